@@ -1,0 +1,41 @@
+"""Mean-pooled, normalised sentence vectors from a BERT folder, with torch (training side only)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+
+@torch.inference_mode()
+def encode(folder: Path, texts: list[str], max_length: int, token_budget: int = 4096) -> np.ndarray:
+    """Return float32 (len(texts), dim) in the order given."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder).eval()
+    ids = [
+        x[:max_length]
+        for x in tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+    ]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    vectors = np.empty((len(ids), model.config.hidden_size), dtype=np.float32)
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and (stop + 1 - start) * len(ids[order[stop]]) <= token_budget:
+            stop += 1
+        rows = order[start:stop]
+        width = max(len(ids[r]) for r in rows)
+        batch = torch.zeros((len(rows), width), dtype=torch.long)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for k, r in enumerate(rows):
+            batch[k, : len(ids[r])] = torch.tensor(ids[r])
+            mask[k, : len(ids[r])] = 1
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden = model(input_ids=batch, attention_mask=mask).last_hidden_state.float()
+        weights = mask.unsqueeze(-1).float()
+        pooled = (hidden * weights).sum(1) / weights.sum(1)
+        vectors[rows] = torch.nn.functional.normalize(pooled, dim=-1).numpy()
+        start = stop
+    return vectors

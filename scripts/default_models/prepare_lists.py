@@ -1,0 +1,157 @@
+"""Make the training lists of the built-in cross-encoder: questions, passages, teacher scores.
+
+Reads squad11 (train split), medquad and nq_open_oracle in BEIR form, cuts their documents into
+passages of about the length people search over, finds negatives for each question with BM25 and
+with the bi-encoder, and stores the bi-encoder's cosine for every (question, passage) of a list.
+The collections kept for measuring are never read.
+
+    python prepare_lists.py --data ../../../shared/data --out work/lists
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+import re
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import Stemmer
+from embed import encode
+
+LIST_SIZE = 12
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])")
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def passages_of(text: str, words: int) -> list[str]:
+    """Cut a text at sentence ends into passages of about `words` words."""
+    passages: list[str] = []
+    current: list[str] = []
+    for sentence in SENTENCE_END.split(text.strip()):
+        current.append(sentence)
+        if sum(len(s.split()) for s in current) >= words:
+            passages.append(" ".join(current))
+            current = []
+    if current:
+        tail = " ".join(current)
+        if passages and len(tail.split()) < 15:
+            passages[-1] += " " + tail
+        else:
+            passages.append(tail)
+    return passages
+
+
+def load(data: Path, rng: random.Random, num_squad: int, num_medquad: int):
+    """Return passages, their document ids, and (question, document id, answers) triples."""
+    passages: list[str] = []
+    document_of: list[str] = []
+    questions: list[tuple[str, str, list[str]]] = []
+    for name, split, keep in (
+        ("squad11", "train", num_squad),
+        ("medquad", "train", num_medquad),
+        ("nq_open_oracle", "test", None),
+    ):
+        folder = data / name
+        documents = {d["_id"]: d for d in read_jsonl(folder / "corpus.jsonl.gz")}
+        queries = {q["_id"]: q for q in read_jsonl(folder / "queries.jsonl.gz")}
+        rows = [
+            line.split("\t")
+            for line in (folder / "qrels" / f"{split}.tsv").read_text().splitlines()[1:]
+        ]
+        if name == "squad11":
+            documents = {k: d for k, d in documents.items() if k.startswith("train-")}
+        for doc_id, document in documents.items():
+            words = rng.choice((30, 45, 60, 90)) if name != "medquad" else rng.choice((45, 70))
+            cut = passages_of(document["text"], words)
+            if name == "medquad":
+                cut = cut[:2]  # the start of an answer names what it is about
+            for passage in cut:
+                title = document.get("title", "")
+                if title and rng.random() < 0.15:
+                    passage = f"{title} {passage}"
+                passages.append(passage)
+                document_of.append(f"{name}/{doc_id}")
+        rng.shuffle(rows)
+        for query_id, doc_id, _ in rows[:keep]:
+            query = queries[query_id]
+            questions.append((query["text"].strip(), f"{name}/{doc_id}", query.get("answers", [])))
+    return passages, document_of, questions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--bi-encoder", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
+    parser.add_argument("--squad", type=int, default=17000)
+    parser.add_argument("--medquad", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=13)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(args.seed)
+
+    passages, document_of, questions = load(args.data, rng, args.squad, args.medquad)
+    rng.shuffle(questions)
+    print(f"{len(passages)} passages, {len(questions)} questions", flush=True)
+
+    by_document: dict[str, list[int]] = {}
+    for row, doc_id in enumerate(document_of):
+        by_document.setdefault(doc_id, []).append(row)
+
+    document_vectors = encode(args.bi_encoder, passages, max_length=160)
+    query_vectors = encode(args.bi_encoder, [q for q, _, _ in questions], max_length=64)
+
+    stemmer = Stemmer.Stemmer("english")
+    index = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
+    index.index(bm25s.tokenize(passages, stemmer=stemmer, show_progress=False), show_progress=False)
+
+    written = 0
+    with (args.out / "lists.jsonl").open("w", encoding="utf-8") as out:
+        for start in range(0, len(questions), 256):
+            block = questions[start : start + 256]
+            tokens = bm25s.tokenize([q for q, _, _ in block], stemmer=stemmer, show_progress=False)
+            bm25_rows, _ = index.retrieve(tokens, k=100, show_progress=False)
+            cosines = query_vectors[start : start + 256] @ document_vectors.T
+            for i, (question, doc_id, answers) in enumerate(block):
+                own = by_document[doc_id]
+                holding = [r for r in own if any(a in passages[r] for a in answers)]
+                if answers and not holding:
+                    continue
+                positive = max(holding or own[:1], key=lambda r: cosines[i, r])
+                barred = set(own)
+                if answers:  # another passage that holds the answer may be right too
+                    barred |= {int(r) for r in bm25_rows[i] if any(a in passages[r] for a in answers)}
+                dense_rows = np.argpartition(-cosines[i], 200)[:200]
+                dense_rows = dense_rows[np.argsort(-cosines[i, dense_rows])]
+
+                def some(rows, count: int, taken: list[int]) -> list[int]:
+                    free = [int(r) for r in rows if int(r) not in barred and int(r) not in taken]
+                    return rng.sample(free, min(count, len(free)))
+
+                picked = [positive]
+                picked += some(bm25_rows[i][:15], 2, picked)
+                picked += some(bm25_rows[i][15:], 3, picked)
+                picked += some(dense_rows[:10], 2, picked)
+                picked += some(dense_rows[10:], 3, picked)
+                while len(picked) < LIST_SIZE:
+                    picked += some([rng.randrange(len(passages))], 1, picked)
+                row = {
+                    "query": question,
+                    "passages": [passages[r] for r in picked],
+                    "teacher": [round(float(cosines[i, r]), 5) for r in picked],
+                }
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                written += 1
+    print(f"{written} lists of {LIST_SIZE} in {args.out / 'lists.jsonl'}")
+
+
+if __name__ == "__main__":
+    main()
