@@ -1,0 +1,1 @@
+"""How a transformer runs: tokenisation, batches, graphs, sessions, machine limits."""

@@ -1,0 +1,99 @@
+"""Lengths to batches, so that a row's score depends on the row alone.
+
+The padded length of a row is a function of its own length: rounded up to a step. Only rows of equal padded
+length share a batch. So the arrays a model sees for a row are the same whatever else is scored with it: no
+neighbour can add padding to it, and there is nothing for a batch to change but the number of rows.
+
+Batches are packed to a budget of tokens rather than to a number of rows. On a CPU small forwards (512 to
+1024 tokens) are the fastest: they waste little padding and their activations stay in the cache.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.errors import InputError
+
+__all__ = ["DEFAULT_TOKEN_BUDGET", "Batch", "padded_length", "padded_lengths", "plan"]
+
+DEFAULT_TOKEN_BUDGET = 1024
+"""Tokens of one forward, padding included."""
+
+
+class Batch(NamedTuple):
+    """Rows that run together.
+
+    Attributes:
+        rows: int64 (batch,), positions in the lengths the plan was made from, ascending.
+        length: what every row is padded to.
+    """
+
+    rows: npt.NDArray[np.int64]
+    length: int
+
+
+def padded_lengths(lengths: npt.ArrayLike, limit: int | None = None) -> npt.NDArray[np.int64]:
+    """Round each length up: to a multiple of 8 up to 128, of 16 up to 256, of 32 above.
+
+    At most 7, 15 and 31 tokens of padding: about 5 % of a row at any length, while a hundred passages of
+    usual spread still fall into some twenty groups.
+
+    Args:
+        lengths: integers (n,), at least 1 each.
+        limit: the longest row the model can take (its position embeddings); padding stops there.
+
+    Raises:
+        InputError: a length is below 1 or above the limit.
+    """
+    wanted = np.asarray(lengths, dtype=np.int64)
+    if wanted.size and int(wanted.min()) < 1:
+        raise InputError(f"a row has {int(wanted.min())} tokens; at least 1 is needed")
+    step = np.where(wanted <= 128, 8, np.where(wanted <= 256, 16, 32))
+    padded: npt.NDArray[np.int64] = -(-wanted // step) * step
+    if limit is not None:
+        if wanted.size and int(wanted.max()) > limit:
+            raise InputError(f"a row has {int(wanted.max())} tokens; the model takes at most {limit}")
+        padded = np.minimum(padded, limit)
+    return padded
+
+
+def padded_length(length: int, limit: int | None = None) -> int:
+    """Round one length up, as `padded_lengths` does."""
+    return int(padded_lengths([length], limit)[0])
+
+
+def plan(
+    lengths: npt.ArrayLike, token_budget: int = DEFAULT_TOKEN_BUDGET, limit: int | None = None
+) -> list[Batch]:
+    """Group rows of equal padded length into batches of at most `token_budget` tokens.
+
+    Every row is in exactly one batch. Longest first, so that memory is at its highest at once and not at
+    the end of a long call. A row longer than the budget is a batch of its own. Rows of one length are
+    spread evenly over their batches (7 and 6 rather than 12 and 1).
+
+    Args:
+        lengths: integers (n,), tokens of each row.
+        token_budget: tokens of a batch, padding included; at least 1.
+        limit: the longest row the model can take; padding stops there.
+
+    Raises:
+        InputError: a budget below 1, or a length outside 1..limit.
+    """
+    if token_budget < 1:
+        raise InputError(f"token_budget is {token_budget}; it must be at least 1")
+    padded = padded_lengths(lengths, limit)
+    order = np.argsort(-padded, kind="stable").astype(np.int64)
+    changes = np.flatnonzero(np.diff(padded[order])) + 1
+    batches = []
+    for group in np.split(order, changes) if order.size else []:
+        length = int(padded[group[0]])
+        num_batches = -(-group.size // max(1, token_budget // length))
+        bounds = np.arange(num_batches + 1) * group.size // num_batches
+        batches += [
+            Batch(group[start:stop], length)
+            for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+        ]
+    return batches
