@@ -187,7 +187,6 @@ def tune(
         )
     if steps < 1:
         raise InputError(f"steps must be at least 1, not {steps!r}")
-    metric = _named_metric(measure) if isinstance(measure, str) else measure
     names = tuple(rankings_by_retriever)
     lists: dict[str, list[Ranking]] = {}
     for query_id in qrels:
@@ -197,6 +196,7 @@ def tune(
             lists[query_id] = [run.get(query_id, nothing) for run in rankings_by_retriever.values()]
     if not lists:
         raise InputError("no query of the qrels has a ranking; check that both use the same query ids")
+    metric = _named_metric(measure) if isinstance(measure, str) else measure
 
     def quality(weights: tuple[float, ...]) -> tuple[float, float]:
         fusion = WeightedSum(weights, normalisation)
@@ -214,6 +214,7 @@ def _shares(parts: int, steps: int) -> Iterator[tuple[float, ...]]:
 
 
 def _named_metric(measure: str) -> Metric:
+    # The one look down the layers: only here, where a measure is asked for by its name.
     from crossrank.evaluation.measures import evaluate
 
     return lambda run, qrels: evaluate(run, qrels, [measure])[measure]
