@@ -1,0 +1,1 @@
+"""The architectures: one file each, config and tensors in, ONNX nodes out."""

@@ -1,0 +1,121 @@
+"""What every encoder offers, and the parts they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from onnx import TensorProto
+
+from crossrank.errors import CheckpointError
+from crossrank.runtime.graph import Graph
+
+__all__ = ["Encoder", "Frame", "find_prefix", "no_head", "read"]
+
+
+class Encoder(Protocol):
+    """An architecture written into a graph: made with (graph, config), then asked once for one output."""
+
+    hidden_size: int
+    frame: Frame
+
+    def tokens(self) -> str:
+        """Write the whole encoder; the vectors of all tokens, (batch × length, hidden)."""
+        ...
+
+    def first(self) -> str:
+        """Write the encoder as far as the first token needs it; its vectors, (batch, hidden).
+
+        Exact: in the last layer only keys and values are computed for all tokens.
+        """
+        ...
+
+    def logits(self, num_labels: int) -> str:
+        """Write encoder and trained classification head; (batch, num_labels).
+
+        Raises:
+            CheckpointError: the checkpoint has no such head.
+        """
+        ...
+
+
+class Frame:
+    """The changes of shape around an encoder whose activations are (batch × length, hidden).
+
+    Args:
+        graph: takes the nodes.
+        hidden_size: features of a token.
+    """
+
+    def __init__(self, graph: Graph, hidden_size: int) -> None:
+        self._graph = graph
+        self._hidden_size = hidden_size
+        self.ids = graph.input("input_ids")
+        self.mask = graph.input("attention_mask")
+        self.length = graph.dimension(self.ids, 1)  # (1,)
+        self.key_mask = graph.node("Cast", [self.mask], to=TensorProto.INT32)  # (batch, length)
+        self._shape = graph.node(
+            "Concat", [graph.node("Shape", [self.ids]), graph.constant([hidden_size])], axis=0
+        )
+
+    def flat(self, x: str) -> str:
+        """(batch, length, hidden) -> (batch × length, hidden)."""
+        return self._graph.reshape(x, (-1, self._hidden_size))
+
+    def deep(self, x: str) -> str:
+        """(batch × length, hidden) -> (batch, length, hidden)."""
+        return self._graph.node("Reshape", [x, self._shape])
+
+    def first(self, x: str) -> str:
+        """(batch × length, hidden) -> the first token of each row, (batch, hidden)."""
+        return self._graph.node("Gather", [self.deep(x), self._graph.constant(0)], axis=1)
+
+    def mean(self, x: str) -> str:
+        """(batch × length, hidden) -> the mean over each row's real tokens, (batch, hidden)."""
+        graph = self._graph
+        mask = graph.node("Cast", [self.mask], to=TensorProto.FLOAT)
+        weights = graph.node("Unsqueeze", [mask, graph.constant([2])])  # (batch, length, 1)
+        masked = graph.node("Mul", [self.deep(x), weights])
+        axis = graph.constant([1])
+        total = graph.node("ReduceSum", [masked, axis], keepdims=0)
+        return graph.node("Div", [total, graph.node("ReduceSum", [weights, axis], keepdims=0)])
+
+    def single(self, x: str) -> str:
+        """(batch, hidden) -> (batch, 1, hidden)."""
+        return self._graph.node("Unsqueeze", [x, self._graph.constant([1])])
+
+
+def read(config: Mapping[str, Any], key: str, kind: type[Any] = int) -> Any:
+    """A value config.json must have.
+
+    Raises:
+        CheckpointError: it is missing or of another type.
+    """
+    value = config.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise CheckpointError(f"config.json: {key} is {value!r}; expected {kind.__name__}")
+    return value
+
+
+def find_prefix(graph: Graph, prefixes: tuple[str, ...], tensor: str) -> str:
+    """The prefix a checkpoint gives its encoder's tensors: bare models have none, models with a head do.
+
+    Raises:
+        CheckpointError: the tensor is there under none of them.
+    """
+    for prefix in prefixes:
+        if graph.has(prefix + tensor):
+            return prefix
+    raise CheckpointError(
+        f"the weights have no tensor {prefixes[0] + tensor!r}; "
+        "they are not of the architecture that config.json states"
+    )
+
+
+def no_head(architecture: str, tensor: str) -> CheckpointError:
+    """The error for scores asked of a checkpoint that was never trained to give them."""
+    return CheckpointError(
+        f"this {architecture} checkpoint has no trained classification head (no tensor {tensor!r}), so it "
+        "cannot score pairs; open a checkpoint fine-tuned as a cross-encoder or sequence classifier, or use "
+        "this one as a bi-encoder"
+    )

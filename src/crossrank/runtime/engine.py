@@ -1,0 +1,273 @@
+"""A checkpoint as something that runs: token arrays in, logits or token vectors out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from crossrank.errors import CheckpointError, InputError, UnsupportedArchitectureError
+from crossrank.runtime.checkpoint import Checkpoint, file_digest
+from crossrank.runtime.encoders.bert import BertEncoder
+from crossrank.runtime.encoders.encoder import Encoder
+from crossrank.runtime.encoders.heads import write_modules
+from crossrank.runtime.graph import Graph, LinearForm
+from crossrank.runtime.limits import available_cores
+
+__all__ = ["ARCHITECTURES", "Engine", "build_graph", "open_engine", "open_session"]
+
+Output = Literal["logits", "tokens"]
+Precision = Literal["auto", "float32", "int8"]
+Source = Literal["auto", "weights", "onnx"]
+
+ARCHITECTURES: Mapping[str, Callable[[Graph, Mapping[str, Any]], Encoder]] = {
+    name: partial(BertEncoder, architecture=name) for name in ("bert", "electra", "roberta", "distilbert")
+}
+"""The architectures there is a graph for, as `Checkpoint.architecture` names them."""
+
+_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+# The exact float32 exports, best known first; O3 and O4 approximate, others are quantised or half-precision.
+_ONNX_FILES = ("model.onnx", "model_O1.onnx", "model_O2.onnx")
+_ONNX_OUTPUTS = {"logits": ("logits",), "tokens": ("last_hidden_state", "token_embeddings")}
+
+
+class Engine(Protocol):
+    """Runs batches; safe to call from many threads at once.
+
+    Attributes:
+        precision: what the linear layers compute in: "float32" or "int8".
+    """
+
+    precision: str
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of everything that decides an output."""
+        ...
+
+    def run(
+        self,
+        input_ids: npt.NDArray[np.int64],
+        attention_mask: npt.NDArray[np.int64],
+        token_type_ids: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.float32]:
+        """Run one batch.
+
+        Args:
+            input_ids: (batch, length) int64, padded on the right.
+            attention_mask: (batch, length) int64, 1 for tokens and 0 for padding.
+            token_type_ids: (batch, length) int64; not read by models that have none.
+
+        Returns:
+            Logits (batch, labels) or token vectors (batch, length, hidden), float32; vectors of padding
+            have no meaning.
+
+        Raises:
+            InputError: the arrays are longer than the model's positions or differ in shape.
+        """
+        ...
+
+
+class SessionEngine:
+    """An ONNX Runtime session that reads token arrays.
+
+    Args:
+        session: declares input_ids and, where it reads them, attention_mask and token_type_ids.
+        output: name of the output to return.
+        checkpoint: where the session came from.
+        precision: see `Engine`.
+        source: what else decides an output, for the fingerprint: SHA-256 (hex) of an ONNX file.
+        kept: what must live as long as the session: arrays it reads in place.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        output: str,
+        checkpoint: Checkpoint,
+        *,
+        precision: str = "float32",
+        source: Callable[[], str] = str,
+        kept: object = None,
+    ) -> None:
+        self.precision = precision
+        self._session = session
+        self._output = output
+        self._checkpoint = checkpoint
+        self._source = source
+        self._kept = kept
+        self._inputs = frozenset(value.name for value in session.get_inputs())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the checkpoint's files and the precision; computed when first asked for."""
+        parts = f"{self._checkpoint.fingerprint} {self.precision} {self._source()}"
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+    def run(
+        self,
+        input_ids: npt.NDArray[np.int64],
+        attention_mask: npt.NDArray[np.int64],
+        token_type_ids: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.float32]:
+        """Run one batch; see `Engine.run`."""
+        if not input_ids.shape == attention_mask.shape == token_type_ids.shape or input_ids.ndim != 2:
+            raise InputError(
+                "input_ids, attention_mask and token_type_ids must have one shape (batch, length), not "
+                f"{input_ids.shape}, {attention_mask.shape} and {token_type_ids.shape}"
+            )
+        limit = self._checkpoint.max_positions
+        if limit is not None and input_ids.shape[1] > limit:
+            raise InputError(
+                f"an input of {input_ids.shape[1]} tokens is longer than the model's {limit} positions; "
+                "lower max_length"
+            )
+        arrays = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+        }
+        feed = {name: array for name, array in arrays.items() if name in self._inputs}
+        result: npt.NDArray[np.float32] = self._session.run([self._output], feed)[0]
+        return result.astype(np.float32, copy=False)
+
+
+def open_engine(
+    checkpoint: Checkpoint,
+    *,
+    output: Output,
+    precision: Precision = "auto",
+    threads: int | None = None,
+    source: Source = "auto",
+) -> Engine:
+    """Open a checkpoint for running.
+
+    Args:
+        checkpoint: the opened folder.
+        output: "logits" for a classifier's raw scores, "tokens" for the last layer's token vectors.
+        precision: what linear layers compute in; "auto" takes the fastest form that is there.
+        threads: threads of one run; None takes the cores this process may use.
+        source: "weights" writes a graph from safetensors, "onnx" runs the folder's own ONNX file, "auto"
+            takes the weights where crossrank has a graph for the architecture, else the file.
+
+    Raises:
+        CheckpointError: the checkpoint cannot give this output or precision, or its tensors do not fit its
+            config.
+        UnsupportedArchitectureError: there is neither a graph for it nor an ONNX file.
+    """
+    if precision == "int8":
+        raise CheckpointError(
+            f"{checkpoint.folder} has no int8 form that passed the parity gate; use precision='float32'"
+        )
+    can_write = checkpoint.architecture in ARCHITECTURES and bool(checkpoint.weight_files)
+    if source == "onnx" or (source == "auto" and not can_write and checkpoint.onnx_files):
+        return _open_file(checkpoint, output, threads)
+    graph = build_graph(checkpoint, output)
+    session, kept = open_session(graph, threads)
+    return SessionEngine(session, graph.output_names[0], checkpoint, kept=kept)
+
+
+def build_graph(checkpoint: Checkpoint, output: Output, form: LinearForm | None = None) -> Graph:
+    """Write a checkpoint's graph.
+
+    Args:
+        checkpoint: the opened folder.
+        output: "logits" gives (batch, labels), "tokens" (batch, length, hidden).
+        form: how the encoder's linear layers are written; float32 by default. Heads are always float32.
+
+    Raises:
+        CheckpointError: there are no weights, no trained head, or tensors do not fit the config.
+        UnsupportedArchitectureError: there is no graph for the architecture or its settings.
+    """
+    if checkpoint.architecture not in ARCHITECTURES:
+        raise UnsupportedArchitectureError(
+            f"{checkpoint.folder}: there is no graph for {checkpoint.architecture!r}; "
+            f"there is one for {', '.join(ARCHITECTURES)}"
+        )
+    if not checkpoint.weight_files:
+        raise CheckpointError(
+            f"{checkpoint.transformer_folder} has no safetensors weights to write a graph from"
+        )
+    try:
+        graph = Graph(checkpoint.tensors(), form)
+        encoder = ARCHITECTURES[checkpoint.architecture](graph, checkpoint.config)
+        if output == "tokens":
+            vectors = encoder.frame.deep(encoder.tokens())
+            graph.output(vectors, "last_hidden_state", ["batch", "length", encoder.hidden_size])
+        else:
+            num_labels = checkpoint.num_labels
+            if checkpoint.is_modular_cross_encoder:
+                logits = write_modules(graph, encoder, checkpoint.modules)
+            else:
+                logits = encoder.logits(num_labels)
+            graph.output(logits, "logits", ["batch", num_labels])
+    except CheckpointError as error:
+        # The encoders know tensors and settings, not where they came from.
+        raise type(error)(f"{checkpoint.transformer_folder}: {error}") from error
+    return graph
+
+
+def open_session(graph: Graph, threads: int | None = None) -> tuple[onnxruntime.InferenceSession, object]:
+    """Make an ONNX Runtime session of a graph.
+
+    Args:
+        graph: a finished graph.
+        threads: threads of one run; None takes the cores this process may use.
+
+    Returns:
+        The session, and an object to keep as long as it: the weights, which the session reads in place.
+    """
+    options = _session_options(threads)
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
+    options.add_external_initializers(list(graph.weights), values)
+    model = graph.model().SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return session, (values, graph.weights)
+
+
+def _session_options(threads: int | None) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or available_cores()
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3  # errors only: a library does not print
+    # Spinning threads burn the cores that other processes, and a container's quota, need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _open_file(checkpoint: Checkpoint, output: Output, threads: int | None) -> Engine:
+    by_name = {file.name: file for file in checkpoint.onnx_files}
+    file = next((by_name[name] for name in _ONNX_FILES if name in by_name), None)
+    if file is None:
+        found = ", ".join(by_name) or "no ONNX file"
+        raise CheckpointError(
+            f"{checkpoint.folder} has {found} under onnx/, but none of {', '.join(_ONNX_FILES)}; quantised "
+            "and half-precision files are not used, as they give a pair another score in another batch"
+        )
+    if checkpoint.is_modular_cross_encoder and output == "logits":
+        raise CheckpointError(
+            f"{file} ends before the Dense modules that give this model's scores; its safetensors are needed"
+        )
+    try:
+        session = onnxruntime.InferenceSession(
+            str(file), _session_options(threads), providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime has no public exception type
+        raise CheckpointError(f"{file} cannot be opened: {error}; fetch the model again") from error
+    unknown = sorted({value.name for value in session.get_inputs()} - _INPUTS)
+    if unknown:
+        raise CheckpointError(f"{file} wants inputs that crossrank does not give: {', '.join(unknown)}")
+    given = [value.name for value in session.get_outputs()]
+    wanted = next((name for name in _ONNX_OUTPUTS[output] if name in given), None)
+    if wanted is None:
+        raise CheckpointError(
+            f"{file} gives {', '.join(given)}, but {output} needs one of {', '.join(_ONNX_OUTPUTS[output])}"
+            + ("; it has no trained classification head" if output == "logits" else "")
+        )
+    return SessionEngine(session, wanted, checkpoint, source=partial(file_digest, file))

@@ -1,0 +1,297 @@
+"""Writes an ONNX graph node by node; weights stay outside it.
+
+Activations are kept two-dimensional, (batch × length, features), so that a linear layer is one `Gemm` that
+reads the weight as checkpoints store it, (out, in): nothing is transposed or copied, and a memory-mapped
+float32 checkpoint is handed to ONNX Runtime as it lies on disk. Only attention sees (batch, length,
+features).
+
+Weights are declared as external data and given to the session as arrays (`Graph.weights`): the graph itself
+stays a few kilobytes, far from protobuf's 2 GB limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from crossrank.errors import CheckpointError, UnsupportedArchitectureError
+
+__all__ = ["Float32Linear", "Graph", "LinearForm"]
+
+_INLINE_BYTES = 1024
+"""Smaller constants go into the graph itself: shapes and axes must be known while it is optimised."""
+
+_OPSET = 20
+_IR_VERSION = 10  # what ONNX Runtime 1.20, the oldest supported, reads
+
+_CONTRIB_ACTIVATIONS = {
+    "gelu": "Gelu",  # the exact, error-function form
+    "gelu_python": "Gelu",
+    "gelu_new": "FastGelu",  # the tanh form
+    "gelu_fast": "FastGelu",
+    "gelu_pytorch_tanh": "FastGelu",
+    "gelu_accurate": "FastGelu",
+}
+_STANDARD_ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "mish": "Mish"}
+
+
+class LinearForm(Protocol):
+    """How linear layers are written: float32 `Gemm`, or something faster that a parity gate has passed."""
+
+    def linear(self, graph: Graph, x: str, name: str) -> str:
+        """Write x @ weight.T + bias.
+
+        Args:
+            graph: takes the nodes.
+            x: a value of shape (rows, in) float32.
+            name: prefix of the layer's tensors in the checkpoint, `name + ".weight"` of shape (out, in) and
+                `name + ".bias"` (out,), which may be absent.
+
+        Returns:
+            A value of shape (rows, out) float32.
+        """
+        ...
+
+    def linear_many(self, graph: Graph, x: str, names: Sequence[str]) -> list[str]:
+        """Write several layers that read the same x: what is done to x can be done once."""
+        ...
+
+
+class Float32Linear:
+    """The reference form: one float32 `Gemm` a layer."""
+
+    def linear(self, graph: Graph, x: str, name: str) -> str:
+        """Write x @ weight.T + bias as one Gemm."""
+        inputs = [x, graph.tensor(f"{name}.weight")]
+        if graph.has(f"{name}.bias"):
+            inputs.append(graph.tensor(f"{name}.bias"))
+        return graph.node("Gemm", inputs, transB=1)
+
+    def linear_many(self, graph: Graph, x: str, names: Sequence[str]) -> list[str]:
+        """Write one Gemm each: joining the weights would copy them, and measured no faster."""
+        return [self.linear(graph, x, name) for name in names]
+
+
+class Graph:
+    """An ONNX graph under construction.
+
+    Values are named by strings: every method that writes nodes takes the names of its inputs and gives the
+    name of its output.
+
+    Args:
+        tensors: the checkpoint's weights by their names there; float32.
+        form: how linear layers are written.
+    """
+
+    def __init__(self, tensors: Mapping[str, npt.NDArray[Any]], form: LinearForm | None = None) -> None:
+        self.tensors = tensors
+        self.weights: dict[str, npt.NDArray[Any]] = {}
+        self._form: LinearForm = form or Float32Linear()
+        self._nodes: list[onnx.NodeProto] = []
+        self._inputs: dict[str, onnx.ValueInfoProto] = {}
+        self._outputs: list[onnx.ValueInfoProto] = []
+        self._initializers: dict[str, TensorProto] = {}
+        self._constants: dict[tuple[Any, ...], str] = {}
+        self._num_values = 0
+
+    # --- the edges of the graph -----------------------------------------------------------------------
+
+    def input(self, name: str, dtype: int = TensorProto.INT64) -> str:
+        """Declare (once) a graph input of shape (batch, length)."""
+        if name not in self._inputs:
+            self._inputs[name] = helper.make_tensor_value_info(name, dtype, ["batch", "length"])
+        return name
+
+    def output(
+        self, value: str, name: str, shape: Sequence[str | int], dtype: int = TensorProto.FLOAT
+    ) -> None:
+        """Make a value an output of the graph."""
+        self._nodes.append(helper.make_node("Identity", [value], [name]))
+        self._outputs.append(helper.make_tensor_value_info(name, dtype, shape))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in the order they were declared."""
+        return tuple(value.name for value in self._outputs)
+
+    def model(self) -> onnx.ModelProto:
+        """The finished model; `weights` has the arrays its external initialisers stand for."""
+        graph = helper.make_graph(
+            self._nodes,
+            "crossrank",
+            list(self._inputs.values()),
+            self._outputs,
+            initializer=list(self._initializers.values()),
+        )
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(
+            graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="crossrank"
+        )
+
+    # --- weights and constants ------------------------------------------------------------------------
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint has a tensor of this name."""
+        return name in self.tensors
+
+    def array(self, name: str, shape: Sequence[int] | None = None) -> npt.NDArray[Any]:
+        """A tensor of the checkpoint, for computing with it while the graph is written.
+
+        Raises:
+            CheckpointError: it is missing, or its shape is not the expected one.
+        """
+        if name not in self.tensors:
+            raise CheckpointError(
+                f"the checkpoint has no tensor {name!r}, which its config.json calls for; "
+                "the weights and the config do not belong together, or the weights are incomplete"
+            )
+        array = self.tensors[name]
+        if shape is not None and array.shape != tuple(shape):
+            raise CheckpointError(
+                f"tensor {name!r} has shape {array.shape}, but config.json calls for {tuple(shape)}; "
+                "the weights and the config do not belong together"
+            )
+        return array
+
+    def tensor(self, name: str, shape: Sequence[int] | None = None) -> str:
+        """A tensor of the checkpoint as a value of the graph, under its own name.
+
+        Raises:
+            CheckpointError: it is missing, or its shape is not the expected one.
+        """
+        return self.weight(name, self.array(name, shape))
+
+    def weight(self, name: str, array: npt.NDArray[Any]) -> str:
+        """An array as a value of the graph, held outside it (small ones inside)."""
+        if name in self._initializers:
+            return name
+        array = np.ascontiguousarray(array)
+        if array.nbytes < _INLINE_BYTES:
+            self._initializers[name] = numpy_helper.from_array(array, name)
+            return name
+        proto = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
+        proto.dims.extend(array.shape)
+        proto.data_location = TensorProto.EXTERNAL
+        location = proto.external_data.add()
+        location.key, location.value = "location", "given to the session as an array"
+        self._initializers[name] = proto
+        self.weights[name] = array
+        return name
+
+    def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike = np.int64) -> str:
+        """A small constant; equal ones are shared."""
+        array = np.asarray(value, dtype=dtype)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self.weight(f"constant_{len(self._constants)}", array)
+        return self._constants[key]
+
+    # --- nodes ----------------------------------------------------------------------------------------
+
+    def node(self, op: str, inputs: Sequence[str], *, domain: str = "", **attributes: Any) -> str:
+        """Write a node with one output. An empty input name leaves an optional input out."""
+        return self.nodes(op, inputs, 1, domain=domain, **attributes)[0]
+
+    def nodes(
+        self, op: str, inputs: Sequence[str], num_outputs: int, *, domain: str = "", **attributes: Any
+    ) -> list[str]:
+        """Write a node with several outputs."""
+        outputs = [f"{op}_{self._num_values + i}" for i in range(num_outputs)]
+        self._num_values += num_outputs
+        self._nodes.append(helper.make_node(op, list(inputs), outputs, domain=domain, **attributes))
+        return outputs
+
+    def microsoft(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Write a node of ONNX Runtime's own operators."""
+        return self.node(op, inputs, domain="com.microsoft", **attributes)
+
+    def reshape(self, x: str, shape: Sequence[int]) -> str:
+        """Reshape to a fixed shape; 0 keeps a dimension, -1 takes what is left."""
+        return self.node("Reshape", [x, self.constant(shape)])
+
+    def slice(self, x: str, start: str, end: str, axis: int) -> str:
+        """x[start:end] along one axis; start and end are values of shape (1,)."""
+        return self.node("Slice", [x, start, end, self.constant([axis])])
+
+    def dimension(self, x: str, axis: int) -> str:
+        """The size of one axis as a value of shape (1,) int64."""
+        return self.node("Shape", [x], start=axis, end=axis + 1)
+
+    def linear(self, x: str, name: str, size: tuple[int, int]) -> str:
+        """A linear layer of the checkpoint, in the graph's form.
+
+        Args:
+            x: (rows, in).
+            name: prefix of the layer's tensors in the checkpoint.
+            size: (out, in), which the weight must have.
+        """
+        self._check_linear(name, size)
+        return self._form.linear(self, x, name)
+
+    def linear_many(self, x: str, names: Sequence[str], size: tuple[int, int]) -> list[str]:
+        """Several linear layers of one size that read the same x."""
+        for name in names:
+            self._check_linear(name, size)
+        return self._form.linear_many(self, x, names)
+
+    def head_linear(self, x: str, name: str, size: tuple[int, int]) -> str:
+        """A linear layer always in float32: heads see one row a pair, and precision is all there."""
+        self._check_linear(name, size)
+        return Float32Linear().linear(self, x, name)
+
+    def _check_linear(self, name: str, size: tuple[int, int]) -> None:
+        self.array(f"{name}.weight", size)
+        if self.has(f"{name}.bias"):
+            self.array(f"{name}.bias", size[:1])
+
+    def norm(self, x: str, name: str, epsilon: float) -> str:
+        """LayerNorm over the last axis; without a bias where the checkpoint has none."""
+        scale, bias = self._norm_tensors(name)
+        return self.node("LayerNormalization", [x, scale, *bias], epsilon=epsilon)
+
+    def add_norm(self, x: str, skip: str, name: str, epsilon: float) -> str:
+        """LayerNorm(x + skip), fused."""
+        scale, bias = self._norm_tensors(name)
+        return self.microsoft("SkipLayerNormalization", [x, skip, scale, *bias], epsilon=epsilon)
+
+    def add_norm_keep(self, x: str, skip: str, name: str, epsilon: float) -> tuple[str, str]:
+        """LayerNorm(x + skip), fused, and x + skip itself."""
+        scale, bias = self._norm_tensors(name)
+        outputs = self.nodes(
+            "SkipLayerNormalization", [x, skip, scale, *bias], 4, domain="com.microsoft", epsilon=epsilon
+        )
+        return outputs[0], outputs[3]
+
+    def _norm_tensors(self, name: str) -> tuple[str, list[str]]:
+        # Checkpoints converted from the first BERT releases still say gamma and beta.
+        for scale, bias in (("weight", "bias"), ("gamma", "beta")):
+            if self.has(f"{name}.{scale}"):
+                has_bias = self.has(f"{name}.{bias}")
+                return self.tensor(f"{name}.{scale}"), [self.tensor(f"{name}.{bias}")] if has_bias else []
+        return self.tensor(f"{name}.weight"), []  # raises, naming the tensor
+
+    def activation(self, x: str, kind: str) -> str:
+        """An activation by the name configs use ("gelu", "gelu_new", "relu", "silu", ...).
+
+        Raises:
+            UnsupportedArchitectureError: no such activation here.
+        """
+        if kind in _CONTRIB_ACTIVATIONS:
+            return self.microsoft(_CONTRIB_ACTIVATIONS[kind], [x])
+        if kind in _STANDARD_ACTIVATIONS:
+            return self.node(_STANDARD_ACTIVATIONS[kind], [x])
+        if kind in ("silu", "swish"):
+            return self.node("Mul", [x, self.node("Sigmoid", [x])])
+        if kind == "quick_gelu":
+            return self.microsoft("QuickGelu", [x], alpha=1.702)
+        if kind in ("linear", "identity"):
+            return x
+        known = sorted({*_CONTRIB_ACTIVATIONS, *_STANDARD_ACTIVATIONS, "silu", "quick_gelu", "identity"})
+        raise UnsupportedArchitectureError(
+            f"activation {kind!r} has no graph here; supported: {', '.join(known)}"
+        )
