@@ -1,0 +1,368 @@
+"""Filters on metadata: which documents may be found.
+
+A filter is written as a dict or as a string, checked against the fields of an index, and then either
+compiled to SQL for the store or evaluated in Python; both give the same answer.
+
+Dict form: every key must hold. A key is a field, or one of "and", "or", "not".
+
+    {"year": {">=": 1990, "<": 2000}, "lang": "en"}
+    {"lang": ["en", "de"], "not": {"draft": True}}
+    {"or": [{"year": {"<": 1950}}, {"tag": {"in": ["classic", "essay"]}}]}
+
+String form, for command lines; see `crossrank.store.filter_syntax` for its grammar:
+
+    year >= 1990 and year < 2000 and lang in ('en', 'de') and not draft = true
+
+Logic has two values. A comparison with a field that a document does not have is false, and `not`
+turns false into true: a document without `year` matches `not year = 2000` and `year != 2000`, and
+does not match `year < 2000`. Strings compare by code point. The field `id` is the document's id.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from crossrank.errors import InputError
+from crossrank.types import Document
+
+__all__ = ["And", "Comparison", "Filter", "FilterLike", "In", "Missing", "Not", "Or", "Scalar", "as_filter"]
+
+Scalar: TypeAlias = "str | int | float | bool"
+FieldTypes: TypeAlias = "Mapping[str, type]"
+
+OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+"""The comparisons; `==` is another way to write `=`, and `!=` is `not =`."""
+
+MAX_DEPTH = 50  # of nesting: far more than people write, far less than recursion allows
+_INT64 = range(-(2**63), 2**63)
+_JOINERS = ("and", "or", "not")
+
+
+def column_of(field: str) -> str:
+    """Return the column of the store that holds a field."""
+    return "id" if field == "id" else f"meta_{field}"
+
+
+class Filter(ABC):
+    """A condition on a document's metadata. Combine with `&`, `|` and `~`."""
+
+    @abstractmethod
+    def matches(self, document: Document) -> bool:
+        """Return whether the document meets the condition."""
+
+    @abstractmethod
+    def to_sql(self, fields: FieldTypes) -> str:
+        """Return the condition as SQL over the store's columns.
+
+        Args:
+            fields: the index's fields and their types: str, int, float or bool.
+
+        Raises:
+            InputError: a field the index does not have, or a value of another type.
+        """
+
+    def __and__(self, other: Filter) -> Filter:
+        return And((self, other))
+
+    def __or__(self, other: Filter) -> Filter:
+        return Or((self, other))
+
+    def __invert__(self) -> Filter:
+        return Not(self)
+
+
+FilterLike: TypeAlias = "Filter | Mapping[str, Any] | str"
+"""What callers may pass as a filter."""
+
+
+@dataclass(frozen=True)
+class Comparison(Filter):
+    """A field compared with a value.
+
+    Attributes:
+        field: name of the field.
+        op: one of =, <, <=, >, >=.
+        value: what to compare with.
+    """
+
+    field: str
+    op: str
+    value: Scalar
+
+    def __post_init__(self) -> None:
+        if self.op not in OPERATORS:
+            raise InputError(
+                f"filter on {self.field!r}: unknown operator {self.op!r}; use one of {', '.join(OPERATORS)}"
+            )
+        _check_value(self.field, self.value)
+        if isinstance(self.value, bool) and self.op != "=":
+            raise InputError(f"filter on {self.field!r}: true and false have no order; use =")
+
+    def matches(self, document: Document) -> bool:
+        """Return whether the document has the field and the comparison holds."""
+        return _holds(_value_of(document, self.field), self.op, self.value)
+
+    def to_sql(self, fields: FieldTypes) -> str:
+        """Return the comparison as SQL."""
+        column = column_of(self.field)
+        literal = _literal(self.field, self.value, fields)
+        return f"(`{column}` IS NOT NULL AND `{column}` {self.op} {literal})"
+
+
+@dataclass(frozen=True)
+class In(Filter):
+    """A field that equals one of several values.
+
+    Attributes:
+        field: name of the field.
+        values: the values; none of them means that nothing matches.
+    """
+
+    field: str
+    values: tuple[Scalar, ...]
+
+    def __post_init__(self) -> None:
+        for value in self.values:
+            _check_value(self.field, value)
+
+    def matches(self, document: Document) -> bool:
+        """Return whether the document's field is one of the values."""
+        stored = _value_of(document, self.field)
+        return any(_holds(stored, "=", value) for value in self.values)
+
+    def to_sql(self, fields: FieldTypes) -> str:
+        """Return the membership as SQL."""
+        _type_of(self.field, fields)
+        if not self.values:
+            return "false"
+        column = column_of(self.field)
+        literals = ", ".join(_literal(self.field, value, fields) for value in self.values)
+        return f"(`{column}` IS NOT NULL AND `{column}` IN ({literals}))"
+
+
+@dataclass(frozen=True)
+class Missing(Filter):
+    """A field the document does not have.
+
+    Attributes:
+        field: name of the field.
+    """
+
+    field: str
+
+    def matches(self, document: Document) -> bool:
+        """Return whether the document lacks the field."""
+        return _value_of(document, self.field) is None
+
+    def to_sql(self, fields: FieldTypes) -> str:
+        """Return the test as SQL."""
+        _type_of(self.field, fields)
+        return f"(`{column_of(self.field)}` IS NULL)"
+
+
+@dataclass(frozen=True)
+class And(Filter):
+    """All of several conditions; none of them means that everything matches.
+
+    Attributes:
+        filters: the conditions.
+    """
+
+    filters: tuple[Filter, ...]
+
+    def matches(self, document: Document) -> bool:
+        """Return whether all conditions hold."""
+        return all(part.matches(document) for part in self.filters)
+
+    def to_sql(self, fields: FieldTypes) -> str:
+        """Return the conjunction as SQL."""
+        return _joined(" AND ", self.filters, fields) or "true"
+
+
+@dataclass(frozen=True)
+class Or(Filter):
+    """At least one of several conditions; none of them means that nothing matches.
+
+    Attributes:
+        filters: the conditions.
+    """
+
+    filters: tuple[Filter, ...]
+
+    def matches(self, document: Document) -> bool:
+        """Return whether a condition holds."""
+        return any(part.matches(document) for part in self.filters)
+
+    def to_sql(self, fields: FieldTypes) -> str:
+        """Return the disjunction as SQL."""
+        return _joined(" OR ", self.filters, fields) or "false"
+
+
+@dataclass(frozen=True)
+class Not(Filter):
+    """The opposite of a condition.
+
+    Attributes:
+        filter: the condition.
+    """
+
+    filter: Filter
+
+    def matches(self, document: Document) -> bool:
+        """Return whether the condition does not hold."""
+        return not self.filter.matches(document)
+
+    def to_sql(self, fields: FieldTypes) -> str:
+        """Return the negation as SQL."""
+        return f"(NOT {self.filter.to_sql(fields)})"
+
+
+def as_filter(condition: FilterLike) -> Filter:
+    """Return the filter that a dict or a string describes; a `Filter` is returned as it is.
+
+    Raises:
+        InputError: the condition cannot be understood; for a string the message has the position.
+    """
+    if isinstance(condition, Filter):
+        return condition
+    if isinstance(condition, str):
+        from crossrank.store.filter_syntax import parse
+
+        return parse(condition)
+    if isinstance(condition, Mapping):
+        return _from_mapping(condition, depth=0)
+    raise InputError(
+        f"a filter must be a dict, a string or a Filter, not {type(condition).__name__}: {condition!r}"
+    )
+
+
+def _from_mapping(condition: Mapping[str, Any], depth: int) -> Filter:
+    if depth > MAX_DEPTH:
+        raise InputError(f"a filter may be nested {MAX_DEPTH} deep at most")
+    parts: list[Filter] = []
+    for key, value in condition.items():
+        if not isinstance(key, str):
+            raise InputError(f"the keys of a filter are field names, not {key!r}")
+        if key in ("and", "or"):
+            if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence):
+                raise InputError(f"filter: {key!r} takes a list of filters, not {value!r}")
+            inner = tuple(_from_inner(key, item, depth + 1) for item in value)
+            parts.append(And(inner) if key == "and" else Or(inner))
+        elif key == "not":
+            parts.append(Not(_from_inner(key, value, depth + 1)))
+        else:
+            parts.extend(_from_field(key, value))
+    return parts[0] if len(parts) == 1 else And(tuple(parts))
+
+
+def _from_inner(key: str, value: Any, depth: int) -> Filter:
+    if not isinstance(value, Mapping):
+        raise InputError(f"filter: {key!r} takes filters in dict form, not {value!r}")
+    return _from_mapping(value, depth)
+
+
+def _from_field(field: str, value: Any) -> list[Filter]:
+    if not isinstance(value, Mapping):
+        return [_test(field, "in" if _is_list(value) else "=", value)]
+    if not value:
+        raise InputError(
+            f'filter on {field!r}: no operator given; write for example {{"{field}": {{"<": 5}}}}'
+        )
+    return [_test(field, op, operand) for op, operand in value.items()]
+
+
+def _test(field: str, op: Any, value: Any) -> Filter:
+    if op in ("!=", "not in"):
+        return Not(_test(field, "=" if op == "!=" else "in", value))
+    if op in ("=", "=="):
+        return Missing(field) if value is None else Comparison(field, "=", value)
+    if op == "in":
+        if not _is_list(value):
+            raise InputError(f"filter on {field!r}: 'in' takes a list of values, not {value!r}")
+        return In(field, tuple(value))
+    if op not in OPERATORS:
+        known = ", ".join([*OPERATORS, "!=", "in", "not in"])
+        raise InputError(f"filter on {field!r}: unknown operator {op!r}; use one of {known}")
+    return Comparison(field, op, value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple, set, frozenset))
+
+
+def _check_value(field: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"filter on {field!r}: {value!r} cannot be compared with; use a finite number")
+    if isinstance(value, int) and not isinstance(value, bool) and value not in _INT64:
+        raise InputError(f"filter on {field!r}: {value!r} does not fit into 64 bits")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"filter on {field!r}: {value!r} is not valid Unicode: {error.reason}") from None
+    if not isinstance(value, (str, int, float)):
+        raise InputError(
+            f"filter on {field!r}: a value must be a string, a number, true or false, "
+            f"not {type(value).__name__}: {value!r}"
+        )
+
+
+def _value_of(document: Document, field: str) -> Any:
+    return document.id if field == "id" else document.metadata.get(field)
+
+
+def _holds(stored: Any, op: str, value: Scalar) -> bool:
+    """Compare as the store does: values of different kinds are never equal, nor ordered."""
+    if isinstance(stored, bool) or isinstance(value, bool):
+        return isinstance(stored, bool) and isinstance(value, bool) and OPERATORS[op](stored, value)
+    if isinstance(stored, str) and isinstance(value, str):
+        return OPERATORS[op](stored, value)
+    if isinstance(stored, (int, float)) and isinstance(value, (int, float)):
+        if isinstance(stored, float) or isinstance(value, float):
+            stored, value = float(stored), float(value)  # 2**53 + 1 as the store's float column has it
+        return OPERATORS[op](stored, value)
+    return False
+
+
+def _type_of(field: str, fields: FieldTypes) -> type:
+    if field == "id":
+        return str
+    if field not in fields:
+        known = ", ".join(f"{name} ({kind.__name__})" for name, kind in fields.items())
+        raise InputError(
+            f"filter: the index has no field {field!r}; it has id (str){', ' + known if known else ''}"
+        )
+    return fields[field]
+
+
+def _literal(field: str, value: Scalar, fields: FieldTypes) -> str:
+    kind = _type_of(field, fields)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is float and number:
+        # + 0.0 turns -0.0 into 0.0: the store orders the two, Python does not.
+        return f"CAST('{float(value) + 0.0!r}' AS DOUBLE)"
+    if kind is bool and isinstance(value, bool):
+        return "true" if value else "false"
+    if kind is int and number and isinstance(value, int):
+        return f"CAST('{value}' AS BIGINT)"  # a bare -2**63 would be read as minus an unsigned number
+    if kind is str and isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    raise InputError(
+        f"filter: the field {field!r} holds {kind.__name__} values and cannot be compared with {value!r}"
+    )
+
+
+def _joined(joiner: str, filters: Sequence[Filter], fields: FieldTypes) -> str:
+    parts = [part.to_sql(fields) for part in filters]
+    return f"({joiner.join(parts)})" if parts else ""
