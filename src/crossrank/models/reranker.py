@@ -1,0 +1,49 @@
+"""What every reranker offers, of whatever kind it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from crossrank.types import Document, Ranking
+
+__all__ = ["Reranker"]
+
+
+@runtime_checkable
+class Reranker(Protocol):
+    """Puts a query's documents in order; callers need not know how.
+
+    Attributes:
+        name: what hits carry as their stage, and people read.
+    """
+
+    @property
+    def name(self) -> str:
+        """What hits carry as their stage, and people read."""
+        ...
+
+    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
+        """Order one query's documents, best first.
+
+        Args:
+            query: not empty.
+            documents: texts or documents; a text's id is its position. Equal scores keep this order.
+            top_k: how many hits to return; None returns all.
+        """
+        ...
+
+    def rank_many(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[str | Document]],
+        top_k: int | None = None,
+    ) -> list[Ranking]:
+        """Order many queries' documents in one go, which is faster than one by one.
+
+        Args:
+            queries: not empty each.
+            documents: one list for each query.
+            top_k: how many hits to return for each query; None returns all.
+        """
+        ...
