@@ -1,0 +1,341 @@
+"""A text's vector: a transformer, pooling, and what a sentence-transformers folder puts after it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.errors import (
+    CheckpointError,
+    CrossrankError,
+    InputError,
+    ModelOutputError,
+    UnsupportedArchitectureError,
+)
+from crossrank.models.hub import BUILT_IN, resolve
+from crossrank.models.pooling import apply_modules, l2_normalised, pool
+from crossrank.progress import Track, track
+from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET, plan
+from crossrank.runtime.checkpoint import Checkpoint
+from crossrank.runtime.engine import Precision, open_engine
+from crossrank.runtime.modules import Module, Pooling, PoolingMode, read_json
+from crossrank.runtime.tokenization import Tokenizer, check_texts
+from crossrank.types import Document
+
+__all__ = ["BiEncoder"]
+
+_BLOCK_TEXTS = 8192  # texts sorted by length and encoded at a time ...
+_BLOCK_CHARACTERS = 8_000_000  # ... and at most about so many characters: bounds what their tokens take
+_QUERY_PROMPTS = ("query",)
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # in sentence-transformers' order
+
+_logger = logging.getLogger(__name__)
+
+
+class BiEncoder:
+    """Gives queries and documents vectors whose inner product says how well they match.
+
+    Opens sentence-transformers folders (mean, CLS, last-token, max, weighted-mean pooling; Dense, LayerNorm
+    and Normalize modules; prompts) and plain transformers ones where `pooling` is given. Vectors are
+    those of sentence-transformers' encode_query and encode_document, to float32 rounding.
+
+    A text's vector depends on the text alone, not on the other texts of a call, their order or the token
+    budget (float32: within 1e-5). Texts are sorted by length, a bounded block at a time, so memory beyond
+    the vectors does not grow with their number. A text that is too long is cut at its end; each call in
+    which that happens logs one WARNING (logger "crossrank.models.bi_encoder") that says how many were cut.
+    Safe to use from many threads.
+
+    Prompts: a folder's "query" prompt is put before queries, and the first of its "document", "passage" and
+    "corpus" prompts before documents. If it states none for one of them, its default prompt is, unless that
+    is one of those named. (sentence-transformers 6 differs in two cases, probably unmeant: a "passage" prompt
+    without a "document" one, and a default prompt, are not used by its encode_document.)
+
+    Args:
+        model: a folder, a name on the Hugging Face hub, or None for the model that ships with crossrank.
+        revision: commit, tag or branch of a model from the hub.
+        precision: "float32", "int8", or "auto" for the fastest form that passed its parity gate.
+        dimensions: keep the first so many (for models trained for it: Matryoshka); None keeps all.
+        max_length: most tokens of a text, prompt and special tokens included; None takes the folder's.
+        pooling: "cls", "mean", "max", "lasttoken", "weightedmean" or "mean_sqrt_len_tokens": for a folder
+            that does not say. Its model card does.
+        query_prompt: put before each query in place of the folder's; "" for none.
+        document_prompt: put before each document in place of the folder's; "" for none.
+        token_budget: tokens of one forward, padding included.
+        threads: of one forward; None takes the cores this process may use.
+        progress: whether long calls show a progress bar; None shows it on a terminal.
+
+    Attributes:
+        name: the model's name, as given.
+        dimensions: of the vectors.
+        max_length: most tokens of a text, prompt and special tokens included.
+        precision: "float32" or "int8".
+        query_prompt: put before each query.
+        document_prompt: put before each document.
+
+    Raises:
+        CheckpointError: the folder cannot be opened, is not a bi-encoder, or does not say how to pool and
+            `pooling` is not given.
+        InputError: dimensions or max_length beyond the model's, or a `pooling` that is not the folder's.
+
+    Source:
+        Reimers and Gurevych 2019, "Sentence-BERT", arXiv:1908.10084. Dimensions: Kusupati et al. 2022,
+        "Matryoshka Representation Learning", arXiv:2205.13147.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        precision: Precision = "auto",
+        dimensions: int | None = None,
+        max_length: int | None = None,
+        pooling: PoolingMode | None = None,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        threads: int | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        self.name = BUILT_IN["bi-encoder"] if model is None else str(model)
+        self._checkpoint = Checkpoint.open(resolve(model, kind="bi-encoder", revision=revision))
+        self._pooling, self._after = _modules(self._checkpoint, pooling)
+        self._tokenizer = Tokenizer(self._checkpoint)
+        self._engine = open_engine(self._checkpoint, output="tokens", precision=precision, threads=threads)
+        self.precision = self._engine.precision
+        self._token_budget = token_budget
+        self._progress = progress
+        self.max_length = self._checked_max_length(max_length)
+        stated_query, stated_document = _stated_prompts(self._checkpoint)
+        self.query_prompt = stated_query if query_prompt is None else query_prompt
+        self.document_prompt = stated_document if document_prompt is None else document_prompt
+        self._query_role = self._role("queries", self.query_prompt)
+        self._document_role = self._role("documents", self.document_prompt)
+        self.dimensions = self._checked_dimensions(dimensions)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of everything that decides a vector; computed when first asked for.
+
+        Weights, tokenizer and configs, precision, pooling, prompts, dimensions and max_length.
+        """
+        settings = {
+            "engine": self._engine.fingerprint,
+            "pooling": [*self._pooling.modes, self._pooling.include_prompt],
+            "prompts": [self.query_prompt, self.document_prompt],
+            "dimensions": self.dimensions,
+            "max_length": self.max_length,
+        }
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    def encode_queries(
+        self, texts: Sequence[str | Document], normalize: bool = True
+    ) -> npt.NDArray[np.float32]:
+        """Return (len(texts), dimensions) float32: a vector for each query, in their order.
+
+        Args:
+            texts: may be empty; an empty string is a text like any other.
+            normalize: whether vectors have length 1, so that inner products are cosines. False leaves them as
+                the model's own modules make them, which may end with a normalisation.
+
+        Raises:
+            InputError: a text that is not a string or has a lone surrogate; names its position.
+            ModelOutputError: the model gave NaN or infinity; names the text's position.
+        """
+        return self._encode(texts, self._query_role, normalize)
+
+    def encode_documents(
+        self, texts: Sequence[str | Document], normalize: bool = True
+    ) -> npt.NDArray[np.float32]:
+        """Return (len(texts), dimensions) float32: a vector for each document, in their order.
+
+        Args:
+            texts: strings, or documents, of which title and text are read (`Document.full_text`).
+            normalize: see `encode_queries`.
+
+        Raises:
+            InputError: a text that is not a string or has a lone surrogate; names its position.
+            ModelOutputError: the model gave NaN or infinity; names the text's position.
+        """
+        return self._encode(texts, self._document_role, normalize)
+
+    def _encode(
+        self, texts: Sequence[str | Document], role: _Role, normalize: bool
+    ) -> npt.NDArray[np.float32]:
+        if isinstance(texts, (str, bytes, Document)):
+            raise InputError(f"{role.name} must be a list of texts, not a single one; wrap it in a list")
+        strings = [text.full_text if isinstance(text, Document) else text for text in texts]
+        check_texts(strings, role.name)
+        vectors = np.empty((len(strings), self.dimensions), dtype=np.float32)
+        cut: list[int] = []
+        with track(len(strings), f"Encoding {role.name}", progress=self._progress) as tracked:
+            for block in _blocks(strings):
+                tokens = self._tokenizer.encode([role.prompt + text for text in strings[block]])
+                ids = [each.ids[: self._room] for each in tokens]
+                cut += [len(each.ids) for each in tokens if len(each.ids) > self._room]
+                pooled = self._run(ids, role, block.start, tracked)[:, : self.dimensions]
+                vectors[block] = l2_normalised(pooled) if normalize else pooled
+        if cut:
+            _logger.warning(
+                "%d of %d %s have more than max_length=%d tokens and were cut at the end; the longest has %d",
+                len(cut),
+                len(strings),
+                role.name,
+                self.max_length,
+                max(cut) + self._tokenizer.num_single_special_tokens,
+            )
+        return vectors
+
+    def _run(
+        self, ids: Sequence[npt.NDArray[np.int32]], role: _Role, first: int = 0, tracked: Track | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return (len(ids), width) float32, in their order; `first` is the position of the first text."""
+        lengths = np.array([len(each) for each in ids], dtype=np.int64)
+        lengths += self._tokenizer.num_single_special_tokens
+        pooled: npt.NDArray[np.float32] | None = None
+        for batch in plan(lengths, self._token_budget, limit=self._checkpoint.max_positions):
+            inputs = self._tokenizer.single_inputs([ids[row] for row in batch.rows], batch.length)
+            vectors = pool(self._engine.run(*inputs), lengths[batch.rows], self._pooling.modes, role.skip)
+            vectors = apply_modules(vectors, self._after)
+            bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+            if bad.size:
+                raise ModelOutputError(
+                    f"{self.name} gave NaN or infinity for {role.name}[{first + batch.rows[bad[0]]}]; "
+                    "its weights may be damaged, or its precision too low"
+                )
+            if pooled is None:
+                pooled = np.empty((len(ids), vectors.shape[1]), dtype=np.float32)
+            pooled[batch.rows] = vectors
+            if tracked is not None:
+                tracked.advance(len(batch.rows))
+        assert pooled is not None  # callers give at least one text
+        return pooled
+
+    @property
+    def _room(self) -> int:
+        return self.max_length - self._tokenizer.num_single_special_tokens
+
+    def _checked_max_length(self, max_length: int | None) -> int:
+        positions = self._checkpoint.max_positions
+        if max_length is None:
+            return self._checkpoint.max_length
+        least = self._tokenizer.num_single_special_tokens + 1
+        if max_length < least or (positions is not None and max_length > positions):
+            raise InputError(
+                f"max_length is {max_length}; {self.name} takes at least {least}"
+                + (f" and at most {positions} tokens" if positions is not None else " tokens")
+            )
+        return max_length
+
+    def _checked_dimensions(self, dimensions: int | None) -> int:
+        """Run an empty text to see how long vectors are, and whether the layers fit one another."""
+        try:
+            nothing = self._tokenizer.encode([""])[0].ids
+            width = self._run([nothing], self._document_role._replace(name="probe")).shape[1]
+        except CrossrankError:
+            raise
+        except ValueError as error:  # numpy: shapes that do not fit
+            raise CheckpointError(
+                f"{self._checkpoint.folder}: a module does not fit the vectors it gets from the one before "
+                f"it: {error}"
+            ) from error
+        if dimensions is not None and not 1 <= dimensions <= width:
+            raise InputError(
+                f"dimensions is {dimensions}; vectors of {self.name} have {width}, so ask for 1 to {width}"
+            )
+        return dimensions or width
+
+    def _role(self, name: str, prompt: str) -> _Role:
+        if not isinstance(prompt, str):
+            raise InputError(f"a prompt must be a string, not {type(prompt).__name__}")
+        tokens = self._tokenizer.encode([prompt])[0]
+        if len(tokens.ids) >= self._room:
+            raise InputError(
+                f"the prompt for {name} has {len(tokens.ids)} tokens, which leaves no room for a text within "
+                f"max_length={self.max_length}; raise max_length or pass a shorter prompt"
+            )
+        if self._pooling.include_prompt or not prompt:
+            return _Role(name, prompt, 0)
+        # As sentence-transformers counts: the prompt by itself, with the special tokens before it.
+        wrapped, _ = self._tokenizer.wrap(tokens)
+        before = next(
+            start
+            for start in range(len(wrapped))
+            if np.array_equal(wrapped[start : start + len(tokens.ids)], tokens.ids)
+        )
+        return _Role(name, prompt, before + len(tokens.ids))
+
+
+class _Role(NamedTuple):
+    """What texts are encoded as.
+
+    Attributes:
+        name: for messages: "queries".
+        prompt: put before each text.
+        skip: tokens at the beginning that do not count in the pooling.
+    """
+
+    name: str
+    prompt: str
+    skip: int
+
+
+def _blocks(texts: Sequence[str]) -> Iterator[slice]:
+    start = 0
+    while start < len(texts):
+        stop, characters = start, 0
+        while stop < min(len(texts), start + _BLOCK_TEXTS) and characters < _BLOCK_CHARACTERS:
+            characters += len(texts[stop])
+            stop += 1
+        yield slice(start, stop)
+        start = stop
+
+
+def _modules(checkpoint: Checkpoint, pooling: PoolingMode | None) -> tuple[Pooling, list[Module]]:
+    """Return the pooling and the modules after it."""
+    if checkpoint.is_modular_cross_encoder:
+        raise CheckpointError(f"{checkpoint.folder} is a cross-encoder; open it with CrossEncoder")
+    stated = checkpoint.pooling
+    if stated is None:
+        if pooling is None:
+            raise CheckpointError(
+                f"{checkpoint.folder} does not say how token vectors become one (no Pooling module in "
+                "modules.json); pass the pooling its model card names, such as pooling='mean' or 'cls'"
+            )
+        if pooling not in get_args(PoolingMode):
+            raise InputError(f"pooling must be one of {', '.join(get_args(PoolingMode))}, not {pooling!r}")
+        return Pooling((pooling,)), list(checkpoint.modules)
+    if pooling is not None and stated.modes != (pooling,):
+        raise InputError(
+            f"pooling is {pooling!r}, but {checkpoint.folder} states {' + '.join(stated.modes)}; leave it out"
+        )
+    place = checkpoint.modules.index(stated)
+    if place != 0:
+        raise UnsupportedArchitectureError(
+            f"{checkpoint.folder} has a {type(checkpoint.modules[0]).__name__} module before its pooling, "
+            "which is not supported"
+        )
+    return stated, list(checkpoint.modules[1:])
+
+
+def _stated_prompts(checkpoint: Checkpoint) -> tuple[str, str]:
+    """Return the folder's prompts for queries and documents, "" for none."""
+    path = checkpoint.folder / "config_sentence_transformers.json"
+    stated = (read_json(path).get("prompts") if path.is_file() else None) or {}
+    default = checkpoint.default_prompt_name
+    if default in (*_QUERY_PROMPTS, *_DOCUMENT_PROMPTS):
+        default = None  # it is for one of the two only
+
+    def first(*names: str | None) -> str:
+        # An empty prompt is a statement too: no other one is looked for.
+        return str(next((stated[name] for name in names if stated.get(name) is not None), ""))
+
+    return first(*_QUERY_PROMPTS, default), first(*_DOCUMENT_PROMPTS, default)
