@@ -164,6 +164,12 @@ class Checkpoint:
         return int(stated) - int(offset)
 
     @property
+    def uses_token_types(self) -> bool:
+        """Whether the tokenizer tells the two texts of a pair apart; if it says no, all types are 0."""
+        names = self.tokenizer_config.get("model_input_names")
+        return names is None or "token_type_ids" in names
+
+    @property
     def pooling(self) -> Pooling | None:
         """How token vectors become one; None when the folder does not say."""
         return next((module for module in self.modules if isinstance(module, Pooling)), None)
@@ -186,7 +192,7 @@ class Checkpoint:
 
     @property
     def similarity(self) -> str | None:
-        """The measure embeddings were trained for: "cosine", "dot", "euclidean", "manhattan"; None if unsaid."""
+        """What embeddings are compared by: "cosine", "dot", "euclidean", "manhattan"; None if unsaid."""
         return self._model_config.get("similarity_fn_name")
 
     @property

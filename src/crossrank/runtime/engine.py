@@ -14,8 +14,10 @@ import onnxruntime
 from crossrank.errors import CheckpointError, InputError, UnsupportedArchitectureError
 from crossrank.runtime.checkpoint import Checkpoint, file_digest
 from crossrank.runtime.encoders.bert import BertEncoder
+from crossrank.runtime.encoders.deberta import DebertaEncoder
 from crossrank.runtime.encoders.encoder import Encoder
 from crossrank.runtime.encoders.heads import write_modules
+from crossrank.runtime.encoders.modernbert import ModernBertEncoder
 from crossrank.runtime.graph import Graph, LinearForm
 from crossrank.runtime.limits import available_cores
 
@@ -26,7 +28,12 @@ Precision = Literal["auto", "float32", "int8"]
 Source = Literal["auto", "weights", "onnx"]
 
 ARCHITECTURES: Mapping[str, Callable[[Graph, Mapping[str, Any]], Encoder]] = {
-    name: partial(BertEncoder, architecture=name) for name in ("bert", "electra", "roberta", "distilbert")
+    "bert": partial(BertEncoder, architecture="bert"),
+    "electra": partial(BertEncoder, architecture="electra"),
+    "roberta": partial(BertEncoder, architecture="roberta"),
+    "distilbert": partial(BertEncoder, architecture="distilbert"),
+    "deberta-v2": DebertaEncoder,
+    "modernbert": ModernBertEncoder,
 }
 """The architectures there is a graph for, as `Checkpoint.architecture` names them."""
 
@@ -101,6 +108,8 @@ class SessionEngine:
         self._checkpoint = checkpoint
         self._source = source
         self._kept = kept
+        self._uses_types = checkpoint.uses_token_types
+        self._max_positions = checkpoint.max_positions
         self._inputs = frozenset(value.name for value in session.get_inputs())
 
     @cached_property
@@ -121,7 +130,7 @@ class SessionEngine:
                 "input_ids, attention_mask and token_type_ids must have one shape (batch, length), not "
                 f"{input_ids.shape}, {attention_mask.shape} and {token_type_ids.shape}"
             )
-        limit = self._checkpoint.max_positions
+        limit = self._max_positions
         if limit is not None and input_ids.shape[1] > limit:
             raise InputError(
                 f"an input of {input_ids.shape[1]} tokens is longer than the model's {limit} positions; "
@@ -130,7 +139,7 @@ class SessionEngine:
         arrays = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
+            "token_type_ids": token_type_ids if self._uses_types else np.zeros_like(token_type_ids),
         }
         feed = {name: array for name, array in arrays.items() if name in self._inputs}
         result: npt.NDArray[np.float32] = self._session.run([self._output], feed)[0]

@@ -170,7 +170,7 @@ class Graph:
         """An array as a value of the graph, held outside it (small ones inside)."""
         if name in self._initializers:
             return name
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
         if array.nbytes < _INLINE_BYTES:
             self._initializers[name] = numpy_helper.from_array(array, name)
             return name
@@ -198,11 +198,11 @@ class Graph:
         return self.nodes(op, inputs, 1, domain=domain, **attributes)[0]
 
     def nodes(
-        self, op: str, inputs: Sequence[str], num_outputs: int, *, domain: str = "", **attributes: Any
+        self, op: str, inputs: Sequence[str], count: int, *, domain: str = "", **attributes: Any
     ) -> list[str]:
-        """Write a node with several outputs."""
-        outputs = [f"{op}_{self._num_values + i}" for i in range(num_outputs)]
-        self._num_values += num_outputs
+        """Write a node with `count` outputs."""
+        outputs = [f"{op}_{self._num_values + i}" for i in range(count)]
+        self._num_values += count
         self._nodes.append(helper.make_node(op, list(inputs), outputs, domain=domain, **attributes))
         return outputs
 

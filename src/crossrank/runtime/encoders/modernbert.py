@@ -1,0 +1,170 @@
+"""ModernBERT: pre-norm, rotary positions, gated feed-forward, local attention between global layers.
+
+Reference: Warner et al. 2024 (arXiv:2412.13663); parity with transformers' modeling_modernbert.py, |Δ| < 1e-5
+(tests/golden).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from crossrank.errors import CheckpointError, UnsupportedArchitectureError
+from crossrank.runtime.encoders.encoder import Frame, find_prefix, no_head, read
+from crossrank.runtime.graph import Graph
+
+__all__ = ["ModernBertEncoder"]
+
+_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
+_THETAS = {_GLOBAL: ("global_rope_theta", 160_000.0), _LOCAL: ("local_rope_theta", 10_000.0)}
+_FAR = -1e9  # added to the attention of tokens outside the window: their weight becomes exactly 0
+
+
+class ModernBertEncoder:
+    """Pre-norm encoder with rotary positions.
+
+    Args:
+        graph: takes the nodes.
+        config: the checkpoint's config.json.
+
+    Raises:
+        CheckpointError: the config lacks what the graph needs.
+        UnsupportedArchitectureError: the config asks for a variant with another computation.
+    """
+
+    def __init__(self, graph: Graph, config: Mapping[str, Any]) -> None:
+        self._graph = graph
+        self._config = config
+        self.hidden_size = read(config, "hidden_size")
+        self._num_heads = read(config, "num_attention_heads")
+        self._num_layers = read(config, "num_hidden_layers")
+        self._inner_size = read(config, "intermediate_size")
+        self._epsilon = config.get("norm_eps", 1e-5)
+        self._activation = config.get("hidden_activation") or "gelu"
+        self._layer_types = _layer_types(config, self._num_layers)
+        self._prefix = find_prefix(graph, ("model.", ""), "embeddings.tok_embeddings.weight")
+        self.frame = Frame(graph, self.hidden_size)
+        self._rotations = {kind: self._rotation(kind) for kind in sorted(set(self._layer_types))}
+        self._window = self._local_window() if _LOCAL in self._layer_types else ""
+
+    def tokens(self) -> str:
+        """Write the whole encoder; the vectors of all tokens, (batch × length, hidden)."""
+        return self._write(first_only=False)
+
+    def first(self) -> str:
+        """Write the encoder as far as the first token needs it; its vectors, (batch, hidden)."""
+        return self._write(first_only=True)
+
+    def logits(self, num_labels: int) -> str:
+        """Write encoder and trained classification head; (batch, num_labels)."""
+        graph, hidden = self._graph, self.hidden_size
+        for name in ("head.dense.weight", "classifier.weight"):
+            if not graph.has(name):
+                raise no_head("modernbert", name)
+        pooling = self._config.get("classifier_pooling") or "cls"
+        if pooling not in ("cls", "mean"):
+            raise CheckpointError(f"config.json: classifier_pooling is {pooling!r}; expected 'cls' or 'mean'")
+        x = self.first() if pooling == "cls" else self.frame.mean(self.tokens())
+        x = graph.head_linear(x, "head.dense", (hidden, hidden))
+        x = graph.activation(x, self._config.get("classifier_activation") or "gelu")
+        x = graph.norm(x, "head.norm", self._epsilon)
+        return graph.head_linear(x, "classifier", (num_labels, hidden))
+
+    def _write(self, *, first_only: bool) -> str:
+        graph, prefix = self._graph, self._prefix
+        shape = (read(self._config, "vocab_size"), self.hidden_size)
+        words = graph.tensor(f"{prefix}embeddings.tok_embeddings.weight", shape)
+        x = self.frame.flat(graph.node("Gather", [words, self.frame.ids]))
+        x = graph.norm(x, f"{prefix}embeddings.norm", self._epsilon)
+        normed = x  # the first layer has no norm of its own: the embeddings' stands in
+        for i in range(self._num_layers):
+            last = i == self._num_layers - 1
+            name = f"{prefix}layers.{i}"
+            attention = self._attention(normed, name, self._layer_types[i], first_only and last)
+            if first_only and last:
+                x = self.frame.first(x)
+            inner, x = graph.add_norm_keep(attention, x, f"{name}.mlp_norm", self._epsilon)
+            following = f"{prefix}final_norm" if last else f"{prefix}layers.{i + 1}.attn_norm"
+            outer = self._feed_forward(inner, f"{name}.mlp")
+            if last:
+                return graph.add_norm(outer, x, following, self._epsilon)
+            normed, x = graph.add_norm_keep(outer, x, following, self._epsilon)
+        return graph.norm(x, f"{prefix}final_norm", self._epsilon)
+
+    def _attention(self, x: str, name: str, kind: str, first_only: bool) -> str:
+        graph, frame, hidden = self._graph, self.frame, self.hidden_size
+        joined = graph.linear(x, f"{name}.attn.Wqkv", (3 * hidden, hidden))
+        query, key, value = graph.nodes("Split", [joined], 3, axis=-1, num_outputs=3)
+        if first_only:  # the rotation of position 0 changes nothing
+            query = frame.single(frame.first(query))
+        else:
+            query = self._rotate(frame.deep(query), kind)
+        key = self._rotate(frame.deep(key), kind)
+        window = ""
+        if kind == _LOCAL:
+            zero, one = graph.constant([0]), graph.constant([1])
+            window = graph.slice(self._window, zero, one, 2) if first_only else self._window
+        mixed = graph.microsoft(
+            "MultiHeadAttention",
+            [query, key, frame.deep(value), "", frame.key_mask, window],
+            num_heads=self._num_heads,
+        )
+        return graph.linear(frame.flat(mixed), f"{name}.attn.Wo", (hidden, hidden))
+
+    def _feed_forward(self, x: str, name: str) -> str:
+        graph, hidden, inner = self._graph, self.hidden_size, self._inner_size
+        both = graph.linear(x, f"{name}.Wi", (2 * inner, hidden))
+        value, gate = graph.nodes("Split", [both], 2, axis=-1, num_outputs=2)
+        gated = graph.node("Mul", [graph.activation(value, self._activation), gate])
+        return graph.linear(gated, f"{name}.Wo", (hidden, inner))
+
+    def _rotate(self, x: str, kind: str) -> str:
+        cosines, sines = self._rotations[kind]
+        start = self._graph.constant([0])
+        return self._graph.microsoft("RotaryEmbedding", [x, start, cosines, sines])
+
+    def _rotation(self, kind: str) -> tuple[str, str]:
+        """Tables of cosines and sines, (positions, head size / 2)."""
+        size = self.hidden_size // self._num_heads
+        frequencies = 1.0 / _theta(self._config, kind) ** (np.arange(0, size, 2, dtype=np.float64) / size)
+        # transformers multiplies in float32; so do we, to get its angles at far positions.
+        positions = np.arange(read(self._config, "max_position_embeddings"), dtype=np.float32)
+        angles = positions[:, None] * frequencies.astype(np.float32)[None, :]
+        graph = self._graph
+        return graph.weight(f"{kind}.cos", np.cos(angles)), graph.weight(f"{kind}.sin", np.sin(angles))
+
+    def _local_window(self) -> str:
+        """What local layers add to attention: 0 within the window, very low outside; (1, 1, length, length)."""
+        graph = self._graph
+        zero, one = graph.constant(0), graph.constant(1)
+        length = graph.node("Squeeze", [self.frame.length])
+        positions = graph.node("Range", [zero, length, one])
+        rows = graph.node("Unsqueeze", [positions, graph.constant([1])])
+        distance = graph.node("Abs", [graph.node("Sub", [rows, positions])])
+        half = graph.constant(int(self._config.get("local_attention", 128)) // 2)
+        far = graph.node("Greater", [distance, half])
+        low, nothing = graph.constant(_FAR, np.float32), graph.constant(0, np.float32)
+        window = graph.node("Where", [far, low, nothing])
+        return graph.node("Unsqueeze", [window, graph.constant([0, 1])])
+
+
+def _layer_types(config: Mapping[str, Any], num_layers: int) -> list[str]:
+    types = config.get("layer_types")
+    if types is None:
+        every = config.get("global_attn_every_n_layers", 3)
+        types = [_LOCAL if i % every else _GLOBAL for i in range(num_layers)]
+    if len(types) != num_layers or set(types) - {_GLOBAL, _LOCAL}:
+        raise CheckpointError(f"config.json: layer_types {types} do not fit {num_layers} layers")
+    return list(types)
+
+
+def _theta(config: Mapping[str, Any], kind: str) -> float:
+    key, default = _THETAS[kind]
+    parameters = (config.get("rope_parameters") or {}).get(kind) or {}
+    if parameters.get("rope_type", "default") != "default" or config.get("rope_scaling"):
+        raise UnsupportedArchitectureError("config.json: scaled rotary positions have no graph here")
+    # Older configs have flat keys, and a null local theta stands for the global one.
+    stated = parameters.get("rope_theta", config.get(key, default))
+    return float(stated if stated is not None else config.get(_THETAS[_GLOBAL][0], _THETAS[_GLOBAL][1]))
