@@ -54,9 +54,10 @@ class BiEncoder:
     Safe to use from many threads.
 
     Prompts: a folder's "query" prompt is put before queries, and the first of its "document", "passage" and
-    "corpus" prompts before documents. If it states none for one of them, its default prompt is, unless that
-    is one of those named. (sentence-transformers 6 differs in two cases, probably unmeant: a "passage" prompt
-    without a "document" one, and a default prompt, are not used by its encode_document.)
+    "corpus" prompts before documents. If it states none for one of them, not even an empty one, its default
+    prompt is, unless that is one of those named. (The last two differ from sentence-transformers 6.2, where
+    "passage" gives way to an empty "document" that the folder never stated, and the default prompt is left
+    out of encode_query and encode_document. `query_prompt` and `document_prompt` settle it either way.)
 
     Args:
         model: a folder, a name on the Hugging Face hub, or None for the model that ships with crossrank.
