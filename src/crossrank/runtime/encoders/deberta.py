@@ -4,9 +4,9 @@ Reference: He et al. 2021 (arXiv:2006.03654, arXiv:2111.09543); parity with tran
 modeling_deberta_v2.py, |Δ| < 1e-5 (tests/golden).
 
 Two things are done otherwise than there, with the same result. The projections of the relative positions do
-not depend on the input, so they are computed once, while the graph is written. And where the reference gathers
-a score for each pair of tokens, here the table is laid out by distance first: the scores of a row are then a
-shifted stretch of it, and all rows are aligned by two reshapes (`_align`), which copy and do not search.
+not depend on the input, so they are computed once, while the graph is written. And where the reference
+gathers a score for each pair of tokens, here the table is laid out by distance first: the scores of a row are
+then a shifted stretch of it, and all rows are aligned by two reshapes (`_align`), which copy, not search.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class DebertaEncoder:
     def __init__(self, graph: Graph, config: Mapping[str, Any]) -> None:
         if config.get("conv_kernel_size", 0) > 0:
             raise UnsupportedArchitectureError(
-                "config.json: conv_kernel_size is set; DeBERTa-v2 with a convolution (xlarge, xxlarge) has no "
-                "graph here"
+                "config.json: conv_kernel_size is set; DeBERTa-v2 with a convolution (xlarge, xxlarge) "
+                "has no graph here"
             )
         self._graph = graph
         self._config = config
@@ -234,7 +234,7 @@ def distance_rows(distances: npt.NDArray[np.int64], buckets: int, span: int) -> 
 
     Args:
         distances: position of the query minus position of the key.
-        buckets: near distances have a row each, far ones share rows logarithmically; 0 or less for no sharing.
+        buckets: near distances have a row each, far ones share rows logarithmically; 0 or less: no sharing.
         span: the largest distance told apart.
 
     Source: make_log_bucket_position in transformers' modeling_deberta_v2.py; in float32, as there.

@@ -97,10 +97,8 @@ class ModernBertEncoder:
         graph, frame, hidden = self._graph, self.frame, self.hidden_size
         joined = graph.linear(x, f"{name}.attn.Wqkv", (3 * hidden, hidden))
         query, key, value = graph.nodes("Split", [joined], 3, axis=-1, num_outputs=3)
-        if first_only:  # the rotation of position 0 changes nothing
-            query = frame.single(frame.first(query))
-        else:
-            query = self._rotate(frame.deep(query), kind)
+        # The rotation of position 0 changes nothing.
+        query = frame.single(frame.first(query)) if first_only else self._rotate(frame.deep(query), kind)
         key = self._rotate(frame.deep(key), kind)
         window = ""
         if kind == _LOCAL:
@@ -136,7 +134,7 @@ class ModernBertEncoder:
         return graph.weight(f"{kind}.cos", np.cos(angles)), graph.weight(f"{kind}.sin", np.sin(angles))
 
     def _local_window(self) -> str:
-        """What local layers add to attention: 0 within the window, very low outside; (1, 1, length, length)."""
+        """What local layers add to attention: 0 near by, very low outside; (1, 1, length, length)."""
         graph = self._graph
         zero, one = graph.constant(0), graph.constant(1)
         length = graph.node("Squeeze", [self.frame.length])
