@@ -252,7 +252,7 @@ def _normalised(scores: npt.NDArray[np.float64], how: Normalisation) -> npt.NDAr
 
 def _fused(
     rankings: Sequence[Ranking],
-    parts: Sequence[Mapping[str, float]],
+    parts: Sequence[dict[str, float]],
     missing: Sequence[float],
     *,
     top_k: int | None,
@@ -278,26 +278,31 @@ def _fused(
             found.setdefault(hit.document_id, []).append((name, hit))
             best_rank[hit.document_id] = min(rank, best_rank.get(hit.document_id, rank))
 
+    # fsum rounds once, whatever the order of the rankings.
+    scores = {
+        document_id: float(
+            np.float32(math.fsum(map(dict.get, parts, itertools.repeat(document_id), missing)))
+        )
+        for document_id in found
+    }
+    order = sorted(found, key=lambda each: (-scores[each], best_rank[each], each))[:top_k]
     hits = []
-    for document_id in sorted(found, key=lambda each: (best_rank[each], each)):
+    for rank, document_id in enumerate(order, start=1):
         sources = found[document_id]
-        # fsum rounds once, whatever the order of the rankings.
-        total = math.fsum(part.get(document_id, least) for part, least in zip(parts, missing, strict=True))
-        score = float(np.float32(total))
         places = {hit.index for _, hit in sources if hit.index is not None}
         hits.append(
             Hit(
                 document_id=document_id,
-                score=score,
-                rank=1,  # from_hits numbers them
+                score=scores[document_id],
+                rank=rank,
                 stage=stage,
                 index=places.pop() if len(places) == 1 else None,
                 document=next((hit.document for _, hit in sources if hit.document is not None), None),
-                stage_scores={name: hit.score for name, hit in sources} | {stage: score},
+                stage_scores={name: hit.score for name, hit in sources} | {stage: scores[document_id]},
             )
         )
     query_id = next((each.query_id for each in rankings if each.query_id is not None), None)
-    return Ranking.from_hits(query, hits, top_k=top_k, query_id=query_id)
+    return Ranking(query, tuple(hits), query_id=query_id)
 
 
 def _names(rankings: Sequence[Ranking], names: Sequence[str] | None, stage: str) -> tuple[str, ...]:
