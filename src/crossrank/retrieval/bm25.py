@@ -39,8 +39,8 @@ class BM25:
     byte. Terms are what `text.Analyzer` makes of `Document.full_text` and of the query.
 
     What a posting adds to a score is computed when the index is made; a query then only adds up. The
-    sum is taken in float64, so that the order of the query's words does not change it. Safe to use
-    from many threads.
+    sum is taken in float64 over the sorted terms: the order of the query's words does not change it. Safe
+    to use from many threads.
 
     Args:
         documents: texts, or documents with ids; a text gets its position as id.
@@ -118,7 +118,7 @@ class BM25:
         """Return (len(documents),) float32: each document's score, 0 where it shares no term."""
         check_queries([query])
         total = np.zeros(len(self.documents), dtype=np.float64)
-        for term, count in Counter(self.analyzer.analyze(query)).items():
+        for term, count in sorted(Counter(self.analyzer.analyze(query)).items()):
             number = self._vocabulary.get(term)
             if number is not None:
                 postings = slice(self._starts[number], self._starts[number + 1])
