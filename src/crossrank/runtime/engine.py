@@ -37,6 +37,7 @@ ARCHITECTURES: Mapping[str, Callable[[Graph, Mapping[str, Any]], Encoder]] = {
 }
 """The architectures there is a graph for, as `Checkpoint.architecture` names them."""
 
+_SLOW_FUSIONS = ["SkipLayerNormFusion"]  # see Graph.add_norm
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 # The exact float32 exports, best known first; O3 and O4 approximate, others are quantised or half-precision.
 _ONNX_FILES = ("model.onnx", "model_O1.onnx", "model_O2.onnx")
@@ -235,7 +236,9 @@ def open_session(graph: Graph, threads: int | None = None) -> tuple[onnxruntime.
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
     options.add_external_initializers(list(graph.weights), values)
     model = graph.model().SerializeToString()
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
+    )
     return session, (values, graph.weights)
 
 
@@ -265,7 +268,10 @@ def _open_file(checkpoint: Checkpoint, output: Output, threads: int | None) -> E
         )
     try:
         session = onnxruntime.InferenceSession(
-            str(file), _session_options(threads), providers=["CPUExecutionProvider"]
+            str(file),
+            _session_options(threads),
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=_SLOW_FUSIONS,
         )
     except Exception as error:  # ONNX Runtime has no public exception type
         raise CheckpointError(f"{file} cannot be opened: {error}; fetch the model again") from error

@@ -174,8 +174,8 @@ class BertEncoder:
             num_heads=self._num_heads,
         )
         mixed = graph.linear(frame.flat(attention), f"{name}.{names.attention_output}", square)
-        x = graph.add_norm(mixed, x, f"{name}.{names.attention_norm}", self._epsilon)
+        x, _ = graph.add_norm(mixed, x, f"{name}.{names.attention_norm}", self._epsilon)
         inner = graph.linear(x, f"{name}.{names.up}", (self._inner_size, hidden))
         inner = graph.activation(inner, self._activation)
         outer = graph.linear(inner, f"{name}.{names.down}", (hidden, self._inner_size))
-        return graph.add_norm(outer, x, f"{name}.{names.output_norm}", self._epsilon)
+        return graph.add_norm(outer, x, f"{name}.{names.output_norm}", self._epsilon)[0]

@@ -133,11 +133,11 @@ class DebertaEncoder:
             scale=float(self._scale),
         )
         mixed = graph.linear(frame.flat(mixed), f"{name}.attention.output.dense", square)
-        x = graph.add_norm(mixed, x, f"{name}.attention.output.LayerNorm", self._epsilon)
+        x, _ = graph.add_norm(mixed, x, f"{name}.attention.output.LayerNorm", self._epsilon)
         inner = graph.linear(x, f"{name}.intermediate.dense", (self._inner_size, hidden))
         inner = graph.activation(inner, self._activation)
         outer = graph.linear(inner, f"{name}.output.dense", (hidden, self._inner_size))
-        return graph.add_norm(outer, x, f"{name}.output.LayerNorm", self._epsilon)
+        return graph.add_norm(outer, x, f"{name}.output.LayerNorm", self._epsilon)[0]
 
     # --- relative positions ---------------------------------------------------------------------------
 
@@ -185,20 +185,20 @@ class DebertaEncoder:
         if "c2p" in self._kinds:
             table = self._table(name, "key_proj" if shared else "pos_key_proj")
             rows = self._from_first if first_only else self._falling
-            rows = graph.node("Gather", [table, rows], axis=2)  # (heads, size, 2 × length)
-            scores = graph.node("MatMul", [self._heads(query), rows])
+            rows = graph.node("Gather", [table, rows], axis=1)  # (heads, 2 × length, size)
+            scores = graph.microsoft("FusedMatMul", [self._heads(query), rows], transB=1)
             scores = scores if first_only else self._align(scores)
         if "p2c" in self._kinds:
             table = self._table(name, "query_proj" if shared else "pos_query_proj")
             rows = self._from_first if first_only else self._rising
-            rows = graph.node("Gather", [table, rows], axis=2)
+            rows = graph.node("Gather", [table, rows], axis=1)
             if first_only:  # one distance a key: a dot product each
-                rows = graph.node("Transpose", [rows], perm=[0, 2, 1])  # (heads, length, size)
                 product = graph.node("Mul", [self._heads(key), rows])
                 inverse = graph.node("ReduceSum", [product, graph.constant([3])], keepdims=0)
                 inverse = graph.node("Unsqueeze", [inverse, graph.constant([2])])
             else:
-                inverse = self._align(graph.node("MatMul", [self._heads(key), rows]))
+                inverse = graph.microsoft("FusedMatMul", [self._heads(key), rows], transB=1)
+                inverse = self._align(inverse)
                 inverse = graph.node("Transpose", [inverse], perm=[0, 1, 3, 2])
             scores = graph.node("Add", [scores, inverse]) if scores else inverse
         return scores
@@ -209,12 +209,12 @@ class DebertaEncoder:
         return self._graph.node("Transpose", [split], perm=[0, 2, 1, 3])
 
     def _table(self, name: str, projection: str) -> str:
-        """Projected and scaled position embeddings, (heads, size, 2 × span)."""
+        """Projected and scaled position embeddings, (heads, 2 × span, size)."""
         graph, hidden = self._graph, self.hidden_size
         weight = graph.array(f"{name}.{projection}.weight", (hidden, hidden))
         bias = graph.array(f"{name}.{projection}.bias", (hidden,))
         projected = (self._relative @ weight.T + bias) * np.float32(self._scale)
-        table = projected.reshape(2 * self._span, self._num_heads, -1).transpose(1, 2, 0)
+        table = projected.reshape(2 * self._span, self._num_heads, -1).transpose(1, 0, 2)
         return graph.weight(f"{name}.{projection}.positions", table)
 
     def _align(self, x: str) -> str:

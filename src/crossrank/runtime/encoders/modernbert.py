@@ -85,12 +85,12 @@ class ModernBertEncoder:
             attention = self._attention(normed, name, self._layer_types[i], first_only and last)
             if first_only and last:
                 x = self.frame.first(x)
-            inner, x = graph.add_norm_keep(attention, x, f"{name}.mlp_norm", self._epsilon)
+            inner, x = graph.add_norm(attention, x, f"{name}.mlp_norm", self._epsilon)
             following = f"{prefix}final_norm" if last else f"{prefix}layers.{i + 1}.attn_norm"
             outer = self._feed_forward(inner, f"{name}.mlp")
             if last:
-                return graph.add_norm(outer, x, following, self._epsilon)
-            normed, x = graph.add_norm_keep(outer, x, following, self._epsilon)
+                return graph.add_norm(outer, x, following, self._epsilon)[0]
+            normed, x = graph.add_norm(outer, x, following, self._epsilon)
         return graph.norm(x, f"{prefix}final_norm", self._epsilon)
 
     def _attention(self, x: str, name: str, kind: str, first_only: bool) -> str:
