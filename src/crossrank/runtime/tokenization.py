@@ -23,7 +23,7 @@ from crossrank.runtime.templates import derive_templates
 if TYPE_CHECKING:
     from crossrank.runtime.checkpoint import Checkpoint
 
-__all__ = ["ModelInputs", "Tokenizer", "Tokens", "check_texts"]
+__all__ = ["ModelInputs", "Tokenizer", "Tokens", "check_text", "check_texts"]
 
 Ids = npt.NDArray[np.int32]
 Row = npt.NDArray[np.int64]
@@ -62,7 +62,8 @@ def check_texts(texts: Sequence[str], name: str) -> None:
         InputError: names the first bad position.
     """
     for position, text in enumerate(texts):
-        check_text(text, f"{name}[{position}]")
+        if not isinstance(text, str) or not text.isascii():  # the usual text costs no more than this
+            check_text(text, f"{name}[{position}]")
 
 
 def check_text(text: str, name: str) -> None:
@@ -73,8 +74,6 @@ def check_text(text: str, name: str) -> None:
     """
     if not isinstance(text, str):
         raise InputError(f"{name} must be a string, not {type(text).__name__}")
-    if text.isascii():
-        return
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

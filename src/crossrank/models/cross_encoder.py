@@ -1,0 +1,345 @@
+"""Rerankers that read query and document together and give one score (or one for each label)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.cache import ScoreCache
+from crossrank.errors import InputError
+from crossrank.models.hub import resolve
+from crossrank.models.pair_scorer import PairScorer, PairScores
+from crossrank.models.pair_settings import LongQuery, PairSettings
+from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
+from crossrank.runtime.checkpoint import Checkpoint
+from crossrank.runtime.engine import Precision, open_engine
+from crossrank.runtime.tokenization import Tokenizer, check_text, check_texts
+from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K, LongDocuments
+from crossrank.types import Document, Hit, Pair, Ranking
+
+__all__ = ["Activation", "CrossEncoder"]
+
+Activation = Literal["identity", "sigmoid", "softmax"]
+
+
+class CrossEncoder:
+    """A sequence classifier over pairs of query and document; safe to use from many threads at once.
+
+    A pair's score depends on the pair alone: not on what else is scored with it, in which order, in what
+    batches or with how many threads (float32: within 1e-5).
+
+    Args:
+        model: None for the built-in model, the name of a built-in model, a local folder, or a hub name.
+        revision: commit, tag or branch of a hub model.
+        precision: "float32", "int8" where the model has an int8 form that passed its parity gate, or "auto"
+            for the fastest form there is.
+        max_length: tokens of a pair, special tokens included. Default: what the model's configs allow.
+        max_query_length: tokens a query may take of them, its prompt included. Default: half of max_length.
+            A document gets all that its query leaves.
+        long_query: what to do with a longer query: "error", or "truncate" to cut its end.
+        long_documents: what to do with a document longer than its share: "truncate", or score windows of it
+            and take the best one's score ("max"), the first one's ("first"), or the mean of the best few
+            ("mean_top_k"). See `crossrank.runtime.windows`.
+        window_tokens: tokens of a window; None (default) takes the document's whole share.
+        window_overlap: part of a window that the next one repeats.
+        top_windows: how many windows "mean_top_k" takes.
+        activation: what `activate` applies. Default: what the model's config says, else "identity". Scores
+            are always raw logits.
+        label: for models with several labels: the one to rank by, by name or position.
+        prompt: put before every query. Default: the model's own default prompt; "" for none.
+        token_budget: tokens of one forward, padding included.
+        threads: threads of one forward. Default: the cores this process may use.
+        cache: scores computed before; share one among models and processes.
+        progress: a progress bar for long calls; None shows one on a terminal.
+
+    Attributes:
+        name: of the model; the stage of its hits.
+        activation: what `activate` applies.
+        settings: how pairs are made, defaults filled in.
+
+    Raises:
+        CheckpointNotFoundError: there is no such model.
+        CheckpointError: it cannot be opened as a cross-encoder.
+        InputError: an option that cannot be used with this model.
+
+    Example:
+        >>> reranker = CrossEncoder()
+        >>> ranking = reranker.rank("who wrote Hamlet", ["A hamlet is a village.", "Shakespeare's Hamlet"])
+        >>> [hit.document_id for hit in ranking]
+        ['1', '0']
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        precision: Precision = "auto",
+        max_length: int | None = None,
+        max_query_length: int | None = None,
+        long_query: LongQuery = "error",
+        long_documents: LongDocuments = "truncate",
+        window_tokens: int | None = None,
+        window_overlap: float = DEFAULT_OVERLAP,
+        top_windows: int = MEAN_TOP_K,
+        activation: Activation | None = None,
+        label: str | int | None = None,
+        prompt: str | None = None,
+        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        threads: int | None = None,
+        cache: ScoreCache | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        folder = resolve(model, kind="cross-encoder", revision=revision)
+        checkpoint = Checkpoint.open(folder)
+        self.name = model if isinstance(model, str) and model != str(folder) else folder.resolve().name
+        self.labels = checkpoint.labels
+        self.activation: Activation = _activation(activation, checkpoint)
+        self._label = self._find_label(label)
+        self._progress = progress
+        tokenizer = Tokenizer(checkpoint)
+        self.settings = PairSettings.for_model(
+            checkpoint,
+            tokenizer.num_special_tokens,
+            max_length=max_length,
+            max_query_length=max_query_length,
+            long_query=long_query,
+            long_documents=long_documents,
+            window_tokens=window_tokens,
+            window_overlap=window_overlap,
+            top_windows=top_windows,
+            prompt=prompt,
+        )
+        if token_budget < 1:
+            raise InputError(f"token_budget is {token_budget}; it must be at least 1")
+        self._engine = open_engine(checkpoint, output="logits", precision=precision, threads=threads)
+        self._scorer = PairScorer(
+            tokenizer,
+            self._engine,
+            self.settings,
+            num_labels=len(self.labels),
+            max_positions=checkpoint.max_positions,
+            token_budget=token_budget,
+            fingerprint=lambda: self.fingerprint,
+            cache=cache,
+        )
+
+    @property
+    def precision(self) -> str:
+        """What the linear layers compute in: "float32" or "int8"."""
+        return self._engine.precision
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of everything that decides a score: model, tokenizer, precision, settings."""
+        parts = {"engine": self._engine.fingerprint, **asdict(self.settings)}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def score(self, pairs: Sequence[Pair | tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """Score pairs.
+
+        Args:
+            pairs: (query, document) each; the query not empty, the document may be.
+
+        Returns:
+            Raw logits, unbounded, higher is more relevant: float32 (n,) of a model with one label, else
+            (n, labels) in the order of `labels`.
+
+        Raises:
+            InputError: something that is no pair of texts; names its position.
+            QueryTooLongError: a query longer than `max_query_length`.
+            ModelOutputError: NaN or infinity from the model.
+        """
+        pairs = _as_list(pairs, "pairs")
+        for position, pair in enumerate(pairs):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise InputError(
+                    f"pairs[{position}] must be a (query, document) pair, not {type(pair).__name__}"
+                    + (f" of {len(pair)}" if isinstance(pair, (tuple, list)) else "")
+                )
+            _check_query(pair[0], f"the query of pairs[{position}]")
+            check_text(pair[1], f"the document of pairs[{position}]")
+        logits = self._scorer.score(
+            [query for query, _ in pairs],
+            [(position, document) for position, (_, document) in enumerate(pairs)],
+            name="pairs[{}]".format,
+            query_name="the query of pairs[{}]".format,
+            progress=self._progress,
+        ).logits
+        return logits[:, 0] if len(self.labels) == 1 else logits
+
+    def activate(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.floating[Any]]:
+        """Apply this model's activation to logits.
+
+        Args:
+            logits: what `score` gives.
+
+        Returns:
+            An array of the same shape: the logits themselves for "identity"; float64 for "sigmoid" (in
+            float32 it would make ties of high scores) and for "softmax", which is over the labels.
+        """
+        if self.activation == "identity":
+            return logits
+        wide = np.asarray(logits, dtype=np.float64)
+        if self.activation == "sigmoid":
+            small = np.exp(-np.abs(wide))  # never overflows
+            return np.asarray(np.where(wide >= 0, 1, small) / (1 + small))
+        powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
+        """Order one query's documents, best first; equal scores keep the order they came in.
+
+        Args:
+            query: not empty.
+            documents: texts, or documents (title and text are read). A text's id is its position.
+            top_k: how many hits to return; None returns all.
+
+        Returns:
+            Hits with the raw logit as score, the document's position as `index`, and with how many document
+            tokens the model did not read (`truncated_tokens`). For a document scored in windows, `span` is
+            the winning window's characters in its text (`Document.full_text`).
+
+        Raises:
+            InputError: an empty query, or something that is no text; a model with several labels and no
+                `label` to rank by.
+            QueryTooLongError: a query longer than `max_query_length`.
+            ModelOutputError: NaN or infinity from the model.
+        """
+        return self._rank([query], [documents], top_k, "query", "documents")[0]
+
+    def rank_many(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[str | Document]],
+        top_k: int | None = None,
+    ) -> list[Ranking]:
+        """Order many queries' documents; pools all pairs, so it is faster than one call for each.
+
+        Args:
+            queries: not empty each.
+            documents: one list for each query.
+            top_k: how many hits to return for each query; None returns all.
+
+        Raises:
+            InputError: as `rank`, and when there is not one list for each query.
+            QueryTooLongError: as `rank`.
+            ModelOutputError: as `rank`.
+        """
+        if isinstance(queries, str) or len(queries) != len(documents):
+            raise InputError(
+                f"rank_many needs a list of queries and one list of documents for each; got "
+                f"{1 if isinstance(queries, str) else len(queries)} and {len(documents)}"
+            )
+        return self._rank(queries, documents, top_k, "queries[{}]", "documents[{}]")
+
+    def _rank(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[str | Document]],
+        top_k: int | None,
+        query_form: str,
+        documents_form: str,
+    ) -> list[Ranking]:
+        if self._label is None:
+            raise InputError(
+                f"{self.name} gives {len(self.labels)} scores ({', '.join(self.labels)}); ranking needs one: "
+                "open it with label= the one to rank by, or use score()"
+            )
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k is {top_k}; it must be at least 1, or None for all")
+        documents = [
+            _as_list(candidates, documents_form.format(number)) for number, candidates in enumerate(documents)
+        ]
+        pairs: list[tuple[int, str]] = []
+        for number, (query, candidates) in enumerate(zip(queries, documents, strict=True)):
+            _check_query(query, query_form.format(number))
+            texts = _texts(candidates, documents_form.format(number))
+            pairs += [(number, text) for text in texts]
+        starts = np.cumsum([0, *map(len, documents)]).tolist()
+
+        def name(position: int) -> str:
+            number = pairs[position][0]
+            return f"{documents_form.format(number)}[{position - starts[number]}]"
+
+        scores = self._scorer.score(
+            queries, pairs, name=name, query_name=query_form.format, progress=self._progress
+        )
+        return [
+            Ranking.from_hits(query, self._hits(documents[number], scores, starts[number]), top_k=top_k)
+            for number, query in enumerate(queries)
+        ]
+
+    def _hits(self, documents: Sequence[str | Document], scores: PairScores, start: int) -> list[Hit]:
+        rows = slice(start, start + len(documents))
+        columns = zip(
+            documents,
+            scores.logits[rows, self._label].tolist(),
+            scores.truncated[rows].tolist(),
+            scores.spans[rows, self._label].tolist(),
+            strict=True,
+        )
+        return [
+            Hit(
+                document_id=document.id if isinstance(document, Document) else str(index),
+                score=score,
+                rank=index + 1,
+                stage=self.name,
+                index=index,
+                document=document if isinstance(document, Document) else None,
+                truncated_tokens=truncated,
+                span=(span[0], span[1]) if span[0] >= 0 else None,
+            )
+            for index, (document, score, truncated, span) in enumerate(columns)
+        ]
+
+    def _find_label(self, label: str | int | None) -> int | None:
+        """The position of the label to rank by; None when there are several and none was chosen."""
+        if label is None:
+            return 0 if len(self.labels) == 1 else None
+        if isinstance(label, str) and label in self.labels:
+            return self.labels.index(label)
+        if isinstance(label, int) and 0 <= label < len(self.labels):
+            return label
+        raise InputError(f"{self.name} has no label {label!r}; its labels are {', '.join(self.labels)}")
+
+    def __repr__(self) -> str:
+        length = self.settings.max_length
+        return f"CrossEncoder({self.name!r}, precision={self.precision!r}, max_length={length})"
+
+
+def _activation(stated: Activation | None, checkpoint: Checkpoint) -> Activation:
+    activation = stated or checkpoint.activation or "identity"
+    for choice in get_args(Activation):
+        if activation == choice:
+            if choice == "softmax" and checkpoint.num_labels == 1:
+                raise InputError("softmax over a single label is always 1; use activation='sigmoid'")
+            return choice  # type: ignore[no-any-return]
+    raise InputError(f"activation is {activation!r}; choose one of {', '.join(get_args(Activation))}")
+
+
+def _check_query(query: str, name: str) -> None:
+    check_text(query, name)
+    if not query.strip():
+        raise InputError(f"{name} is empty; there is nothing to be relevant to")
+
+
+def _texts(documents: Sequence[str | Document], name: str) -> list[str]:
+    texts = [document.full_text if isinstance(document, Document) else document for document in documents]
+    check_texts(texts, name)
+    return texts
+
+
+def _as_list(items: Sequence[Any], name: str) -> list[Any]:
+    """A list of the items, which may come from any ordered iterable."""
+    if isinstance(items, (str, bytes, Mapping, Set)) or not isinstance(items, Iterable):
+        raise InputError(f"{name} must be a list, not {type(items).__name__}")
+    return list(items)

@@ -1,0 +1,284 @@
+"""Pairs of texts to rows of scores: pooling, blocks, truncation, windows, batches, cache.
+
+All pairs of a call are pooled and worked off in blocks, so memory does not grow with their number. Equal
+pairs are computed once. Within a block the rows are batched by length (see runtime/batching.py), so a
+pair's score is the same whatever it is scored with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.cache import ScoreCache, score_key
+from crossrank.errors import ModelOutputError, QueryTooLongError
+from crossrank.models.pair_settings import PairSettings
+from crossrank.progress import Track, track
+from crossrank.runtime.batching import plan
+from crossrank.runtime.engine import Engine
+from crossrank.runtime.tokenization import Tokenizer
+from crossrank.runtime.windows import aggregate, windows
+
+__all__ = ["PairScorer", "PairScores"]
+
+Ids = npt.NDArray[np.int32]
+Scores = npt.NDArray[np.float32]
+
+_BLOCK_PAIRS = 4096
+_BLOCK_CHARACTERS = 4_000_000
+
+
+class PairScores(NamedTuple):
+    """What scoring n pairs gives, in the order of the pairs.
+
+    Attributes:
+        logits: float32 (n, labels).
+        truncated: int32 (n,), document tokens the model did not read.
+        spans: int32 (n, labels, 2), characters [start, end) of the window that won for a label; -1 where the
+            document was read whole or truncated.
+    """
+
+    logits: Scores
+    truncated: npt.NDArray[np.int32]
+    spans: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What the blocks of one call share."""
+
+    query_ids: dict[str, Ids]
+    tracked: Track
+    name: Callable[[tuple[str, str]], str]
+
+
+class PairScorer:
+    """Scores pairs with one model and one way of making pairs; safe to use from many threads at once.
+
+    Args:
+        tokenizer: the model's.
+        engine: the model, giving logits.
+        settings: how pairs are made.
+        num_labels: scores of a pair.
+        max_positions: the longest row the model can take; None for no limit.
+        token_budget: tokens of one forward, padding included.
+        fingerprint: of model and settings, for the cache; asked for only with one.
+        cache: scores computed before; None computes every pair.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        settings: PairSettings,
+        *,
+        num_labels: int,
+        max_positions: int | None,
+        token_budget: int,
+        fingerprint: Callable[[], str],
+        cache: ScoreCache | None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._engine = engine
+        self._settings = settings
+        self._num_labels = num_labels
+        self._max_positions = max_positions
+        self._token_budget = token_budget
+        self._fingerprint = fingerprint
+        self._cache = cache
+
+    def score(
+        self,
+        queries: Sequence[str],
+        pairs: Sequence[tuple[int, str]],
+        *,
+        name: Callable[[int], str],
+        query_name: Callable[[int], str],
+        progress: bool | None,
+    ) -> PairScores:
+        """Score pairs.
+
+        Args:
+            queries: valid texts.
+            pairs: (position in `queries`, document's text) each.
+            name: what the caller calls the pair at a position, for messages.
+            query_name: what the caller calls the query at a position.
+            progress: see `crossrank.progress.track`.
+
+        Raises:
+            QueryTooLongError: a query is longer than its share and may not be cut.
+            ModelOutputError: the model gave NaN or infinity.
+        """
+        query_ids = self._encode_queries(queries, query_name)
+        unique: dict[tuple[str, str], int] = {}
+        positions = np.array(
+            [unique.setdefault((queries[query], document), len(unique)) for query, document in pairs],
+            dtype=np.int64,
+        )
+
+        def name_pair(pair: tuple[str, str]) -> str:
+            return name(int(np.flatnonzero(positions == unique[pair])[0]))
+
+        rows = np.empty((len(unique), 3 * self._num_labels + 1), dtype=np.int32)
+        with track(len(unique), "Scoring pairs", progress=progress) as tracked:
+            call = _Call(query_ids, tracked, name_pair)
+            for start, block in _blocks(list(unique)):
+                rows[start : start + len(block)] = self._score_block(block, call)
+        rows = rows[positions]
+        return PairScores(
+            np.ascontiguousarray(rows[:, : self._num_labels]).view(np.float32),
+            rows[:, self._num_labels],
+            rows[:, self._num_labels + 1 :].reshape(-1, self._num_labels, 2),
+        )
+
+    def _encode_queries(self, queries: Sequence[str], query_name: Callable[[int], str]) -> dict[str, Ids]:
+        settings = self._settings
+        texts = list(dict.fromkeys(queries))
+        encoded = {
+            text: tokens.ids
+            for text, tokens in zip(
+                texts, self._tokenizer.encode([settings.prompt + text for text in texts]), strict=True
+            )
+        }
+        for position, text in enumerate(queries):
+            num_tokens = len(encoded[text])
+            if num_tokens <= settings.max_query_length:
+                continue
+            if settings.long_query == "error":
+                raise QueryTooLongError(
+                    f"{query_name(position)} has {num_tokens} tokens"
+                    + (" with its prompt" if settings.prompt else "")
+                    + f"; of the {settings.max_length} tokens of a pair a query may take "
+                    f"{settings.max_query_length}. Shorten it, open the model with a larger max_query_length "
+                    "(documents then get less) or max_length, or allow cutting with long_query='truncate'"
+                )
+            encoded[text] = encoded[text][: settings.max_query_length]
+        return encoded
+
+    def _score_block(self, block: list[tuple[str, str]], call: _Call) -> npt.NDArray[np.int32]:
+        if self._cache is None:
+            return self._compute(block, call)
+        fingerprint = self._fingerprint()
+        keys = [score_key(fingerprint, query, document) for query, document in block]
+        known = len(block)
+
+        def compute(missing: list[int]) -> Sequence[Scores]:
+            nonlocal known
+            known -= len(missing)
+            return list(self._compute([block[i] for i in missing], call).view(np.float32))  # same bits
+
+        rows = np.stack(self._cache.get_or_compute(keys, compute)).view(np.int32)
+        call.tracked.advance(known)
+        return rows
+
+    def _compute(self, block: list[tuple[str, str]], call: _Call) -> npt.NDArray[np.int32]:
+        """Rows of a block, int32 (pairs, 3 labels + 1): bits of the logits, truncated tokens, spans."""
+        documents = list(dict.fromkeys(document for _, document in block))
+        encoded = self._tokenizer.encode(documents)
+        document_ids = {text: tokens.ids for text, tokens in zip(documents, encoded, strict=True)}
+        inputs: list[tuple[Ids, Ids]] = []
+        covers: list[npt.NDArray[np.int64]] = []  # of each pair: [start, end) of its windows in tokens
+        for query, document in block:
+            ids = document_ids[document]
+            covers.append(self._cover(len(call.query_ids[query]), len(ids)))
+            inputs += [(call.query_ids[query], ids[start:end]) for start, end in covers[-1].tolist()]
+        logits = self._run(inputs, len(block), call.tracked)
+        rows = np.full((len(block), 3 * self._num_labels + 1), -1, dtype=np.int32)
+        scores = rows[:, : self._num_labels].view(np.float32)
+        long_pairs: dict[int, npt.NDArray[np.int64]] = {}
+        end = 0
+        for row, (cover, (_, document)) in enumerate(zip(covers, block, strict=True)):
+            start, end = end, end + len(cover)
+            if not np.isfinite(logits[start:end]).all():
+                raise ModelOutputError(_not_finite(block[row], logits[start:end], call.name(block[row])))
+            scores[row], winners = aggregate(
+                logits[start:end], self._settings.long_documents, self._settings.top_windows
+            )
+            num_tokens = len(document_ids[document])
+            rows[row, self._num_labels] = num_tokens - cover[-1, 1]
+            if self._settings.long_documents != "truncate" and cover[0, 1] < num_tokens:
+                long_pairs[row] = cover[winners]
+        self._fill_spans(rows, long_pairs, block)
+        return rows
+
+    def _cover(self, num_query_tokens: int, num_tokens: int) -> npt.NDArray[np.int64]:
+        """The parts of a document that are read with a query, int64 (windows, 2)."""
+        settings = self._settings
+        room = settings.max_length - self._tokenizer.pair_length(num_query_tokens, 0)
+        if settings.long_documents == "truncate":
+            return np.array([[0, min(room, num_tokens)]], dtype=np.int64)
+        size = min(room, settings.window_tokens or room)
+        if settings.long_documents == "first":
+            return np.array([[0, min(size, num_tokens)]], dtype=np.int64)
+        return windows(num_tokens, size, settings.window_overlap)
+
+    def _run(self, inputs: list[tuple[Ids, Ids]], num_pairs: int, tracked: Track) -> Scores:
+        lengths = [self._tokenizer.pair_length(len(query), len(document)) for query, document in inputs]
+        logits = np.empty((len(inputs), self._num_labels), dtype=np.float32)
+        done = 0
+        for batch in plan(lengths, self._token_budget, self._max_positions):
+            arrays = self._tokenizer.pair_inputs([inputs[row] for row in batch.rows.tolist()], batch.length)
+            logits[batch.rows] = self._engine.run(*arrays)
+            before, done = done, done + len(batch.rows)
+            tracked.advance(num_pairs * done // len(inputs) - num_pairs * before // len(inputs))
+        return logits
+
+    def _fill_spans(
+        self,
+        rows: npt.NDArray[np.int32],
+        winning: dict[int, npt.NDArray[np.int64]],
+        block: list[tuple[str, str]],
+    ) -> None:
+        """Write the characters of the winning windows: tokenises long documents again, with offsets."""
+        texts = list(dict.fromkeys(block[row][1] for row in winning))
+        offsets = {
+            text: tokens.offsets
+            for text, tokens in zip(texts, self._tokenizer.encode(texts, offsets=True), strict=True)
+        }
+        for row, spans in winning.items():
+            text = block[row][1]
+            places = offsets[text]
+            assert places is not None  # asked for above
+            characters = [
+                _trim(text, int(places[start, 0]), int(places[end - 1, 1])) for start, end in spans.tolist()
+            ]
+            rows[row, self._num_labels + 1 :] = np.array(characters, dtype=np.int32).ravel()
+
+
+def _blocks(pairs: list[tuple[str, str]]) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    """Cut pairs into blocks of bounded number and text; yields each one's start with it."""
+    start = characters = 0
+    for position, (_, document) in enumerate(pairs):
+        full = position - start >= _BLOCK_PAIRS or characters + len(document) > _BLOCK_CHARACTERS
+        if full and position > start:
+            yield start, pairs[start:position]
+            start, characters = position, 0
+        characters += len(document)
+    if start < len(pairs):
+        yield start, pairs[start:]
+
+
+def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span without white space at its ends: some tokenizers count the space before a word to it."""
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end
+
+
+def _not_finite(pair: tuple[str, str], logits: Scores, name: str) -> str:
+    query, document = pair
+    return (
+        f"the model gave {logits[~np.isfinite(logits)][0]} for {name} (query {_short(query)}, document "
+        f"{_short(document)}). Its weights may be damaged, or overflow in this precision: fetch the model "
+        "again, or try precision='float32'"
+    )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
