@@ -76,7 +76,7 @@ class Engine(Protocol):
             have no meaning.
 
         Raises:
-            InputError: the arrays are longer than the model's positions or differ in shape.
+            InputError: the arrays are empty, longer than the model's positions, or differ in shape.
         """
         ...
 
@@ -131,6 +131,8 @@ class SessionEngine:
                 "input_ids, attention_mask and token_type_ids must have one shape (batch, length), not "
                 f"{input_ids.shape}, {attention_mask.shape} and {token_type_ids.shape}"
             )
+        if not input_ids.size:
+            raise InputError("an empty batch: there is nothing to run")
         limit = self._max_positions
         if limit is not None and input_ids.shape[1] > limit:
             raise InputError(
@@ -142,7 +144,7 @@ class SessionEngine:
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids if self._uses_types else np.zeros_like(token_type_ids),
         }
-        feed = {name: array for name, array in arrays.items() if name in self._inputs}
+        feed = {name: np.asarray(array, np.int64) for name, array in arrays.items() if name in self._inputs}
         result: npt.NDArray[np.float32] = self._session.run([self._output], feed)[0]
         return result.astype(np.float32, copy=False)
 

@@ -129,6 +129,9 @@ def read_modules(folder: Path) -> tuple[Path, list[Module], list[Path]]:
         ]
     except (TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a list of modules with type and path") from error
+    for _, place in listed:
+        if not place.resolve().is_relative_to(folder.resolve()):
+            raise CheckpointError(f"{path} names a folder outside the model's own: {place}")
     if not listed or listed[0][0] != "Transformer":
         first = listed[0][0] if listed else "nothing"
         raise UnsupportedArchitectureError(

@@ -106,6 +106,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{index} is not an index of safetensors shards: {error}") from error
+        if any(str(name) != Path(str(name)).name for name in names):
+            raise CheckpointError(f"{index} names shards outside its own folder: {names}")
         missing = [name for name in names if not (folder / str(name)).is_file()]
         if missing or not names:
             raise CheckpointError(
