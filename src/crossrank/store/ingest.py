@@ -1,0 +1,204 @@
+"""Adding documents: checked, compared with what is stored, encoded and written batch by batch.
+
+A batch is written in one atomic step, and is safe from then on. Adding the same documents again
+finds them by id and content hash and neither encodes nor writes them, so an interrupted call is
+resumed by repeating it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.errors import FileFormatError, InputError, ModelOutputError
+from crossrank.progress import track
+from crossrank.store import upkeep
+from crossrank.store.readers import DocumentReader, document_from
+from crossrank.store.schema import Row
+from crossrank.store.store import AddReport, DocumentLike, OnDuplicate, OnError, Rejected, VectorEncoder
+from crossrank.store.table import DocumentTable
+from crossrank.types import Document
+
+__all__ = ["Ingestion"]
+
+_BATCH_CHARACTERS = 1 << 24  # a batch of huge documents is cut short of this much text
+
+
+class _Source(NamedTuple):
+    """Where a document came from: a line of a file, or its 1-based position in the iterable."""
+
+    path: Path | None
+    line: int
+
+
+@dataclass
+class Ingestion:
+    """One call of `Index.add`.
+
+    Attributes:
+        table: where the documents go.
+        encoder: gives the vectors; None for an index without a bi-encoder.
+        on_duplicate: what to do with an id that is stored with another content.
+        on_error: whether a document that cannot be stored ends the call or is listed in the report.
+        batch_size: documents in a batch.
+        on_batch: called with the ids of a batch once all its documents are stored.
+        grace_s: see `upkeep.fold`.
+    """
+
+    table: DocumentTable
+    encoder: VectorEncoder | None
+    on_duplicate: OnDuplicate
+    on_error: OnError
+    batch_size: int
+    on_batch: Callable[[tuple[str, ...]], None] | None
+    grace_s: float
+    added: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+    rejected: list[Rejected] = field(default_factory=list)
+    _batch: dict[str, tuple[Row, _Source]] = field(default_factory=dict)
+    _characters: int = 0
+
+    def run(self, documents: Iterable[DocumentLike], *, progress: bool | None) -> AddReport:
+        """Store the documents and return what became of them."""
+        with self.table.writing():
+            upkeep.prepare(self.table)
+        with track(_size(documents), "Indexing", progress=progress) as bar:
+            for document, source in self._checked(documents):
+                self._take(document, source)
+                if len(self._batch) >= self.batch_size or self._characters >= _BATCH_CHARACTERS:
+                    self._flush()
+                    self._upkeep(writing=True)
+                    done = documents.read_bytes if isinstance(documents, DocumentReader) else source.line
+                    bar.advance(done - bar.done)
+            self._flush()
+        self._upkeep(writing=False)
+        if isinstance(documents, DocumentReader):
+            self.rejected.extend(documents.rejected)
+        return AddReport(self.added, self.replaced, self.unchanged, self.skipped, tuple(self.rejected))
+
+    def _upkeep(self, *, writing: bool) -> None:
+        if upkeep.needs_folding(self.table, writing=writing):
+            with self.table.writing():
+                upkeep.fold(self.table, grace_s=self.grace_s)
+
+    def _checked(self, documents: Iterable[DocumentLike]) -> Iterator[tuple[Document, _Source]]:
+        reader = documents if isinstance(documents, DocumentReader) else None
+        for position, item in enumerate(documents, start=1):
+            source = _Source(None, position) if reader is None else _Source(reader.path, reader.line)
+            try:
+                yield document_from(item), source
+            except InputError as error:
+                self._reject(str(error), item.get("id") if isinstance(item, Mapping) else None, source)
+
+    def _take(self, document: Document, source: _Source) -> None:
+        try:
+            row = self.table.settings.row(document)
+        except InputError as error:
+            self._reject(str(error), document.id, source)
+            return
+        earlier = self._batch.get(row.id)
+        if earlier is None:
+            self._characters += len(row.content)
+        elif earlier[0].content_hash == row.content_hash:
+            self.unchanged += 1
+            return
+        elif self.on_duplicate == "skip":
+            self.skipped += 1
+            return
+        elif self.on_duplicate == "error":
+            self._reject_duplicate(row, source)
+            return
+        else:
+            self.replaced += 1
+        self._batch[row.id] = (row, source)
+
+    def _flush(self) -> None:
+        """Write the batch. Encoding, the slow part, happens while other writers may write."""
+        vectors: dict[str, npt.NDArray[np.float32]] = {}
+        while self._batch:
+            version = self.table.version
+            stored = self.table.hashes(list(self._batch))
+            unchanged = [i for i, (row, _) in self._batch.items() if stored.get(i) == row.content_hash]
+            taken = [i for i in self._batch if i in stored and i not in set(unchanged)]
+            if self.on_duplicate == "error" and taken:
+                for name in taken:  # raises unless errors are collected
+                    self._reject_duplicate(*self._batch.pop(name))
+                continue
+            left_alone = {*unchanged, *(taken if self.on_duplicate == "skip" else ())}
+            rows = [row for i, (row, _) in self._batch.items() if i not in left_alone]
+            self._encode([row for row in rows if row.id not in vectors], vectors)
+            with self.table.writing():
+                if self.table.version != version:
+                    continue  # another writer came first: look again
+                if rows:
+                    stacked = np.stack([vectors[row.id] for row in rows]) if self.encoder else None
+                    self.table.write(rows, stacked, replace=any(row.id in stored for row in rows))
+            replaced = sum(row.id in stored for row in rows)
+            self.replaced += replaced
+            self.added += len(rows) - replaced
+            self.unchanged += len(unchanged)
+            self.skipped += len(left_alone) - len(unchanged)
+            ids = tuple(i for i in self._batch if i not in taken or self.on_duplicate == "replace")
+            self._batch, self._characters = {}, 0
+            if self.on_batch is not None:
+                self.on_batch(ids)
+
+    def _encode(self, rows: list[Row], vectors: dict[str, npt.NDArray[np.float32]]) -> None:
+        if self.encoder is None or not rows:
+            return
+        encoded = check_vectors(
+            self.encoder.encode_documents([row.content for row in rows]),
+            len(rows),
+            self.encoder,
+        )
+        vectors.update(zip((row.id for row in rows), encoded, strict=True))
+
+    def _reject_duplicate(self, row: Row, source: _Source) -> None:
+        self._reject(
+            "another document has this id; use on_duplicate='replace' (or upsert) to store the new one "
+            "in its place, or 'skip' to keep the earlier one",
+            row.id,
+            source,
+        )
+
+    def _reject(self, reason: str, document_id: Any, source: _Source) -> None:
+        rejected = Rejected(reason, *source, document_id if isinstance(document_id, str) else None)
+        if self.on_error == "collect":
+            self.rejected.append(rejected)
+            return
+        if rejected.path is not None:
+            raise FileFormatError(
+                f"document {rejected.document_id!r}: {reason}", rejected.path, rejected.line
+            ) from None
+        raise InputError(str(rejected)) from None
+
+
+def check_vectors(vectors: Any, rows: int, encoder: VectorEncoder) -> npt.NDArray[np.float32]:
+    """Return the vectors as float32 after checking them.
+
+    Raises:
+        ModelOutputError: another shape than (rows, dimensions), or NaN or infinity.
+    """
+    checked = np.asarray(vectors, dtype=np.float32)
+    if checked.shape != (rows, encoder.dimensions):
+        raise ModelOutputError(
+            f"{encoder.name} gave vectors of shape {checked.shape}; expected {(rows, encoder.dimensions)}"
+        )
+    if not np.isfinite(checked).all():
+        bad = int(np.flatnonzero(~np.isfinite(checked).all(axis=1))[0])
+        raise ModelOutputError(f"{encoder.name} gave NaN or infinity for text {bad} of {rows}")
+    return checked
+
+
+def _size(documents: Iterable[DocumentLike]) -> int:
+    """Return what progress is counted in: bytes of files, else documents; 0 when nobody can tell."""
+    if isinstance(documents, DocumentReader):
+        return documents.size_bytes
+    return len(documents) if isinstance(documents, Sized) else 0

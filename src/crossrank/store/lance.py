@@ -1,0 +1,446 @@
+"""An index of documents on disk, over LanceDB."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.errors import IndexMismatchError, InputError
+from crossrank.store import upkeep
+from crossrank.store.filters import FilterLike, as_filter
+from crossrank.store.ingest import Ingestion, check_vectors
+from crossrank.store.readers import DocumentReader
+from crossrank.store.schema import ModelSettings, Settings, field_type
+from crossrank.store.search import text_rankings, vector_rankings
+from crossrank.store.store import AddReport, DocumentLike, OnDuplicate, OnError, VectorEncoder
+from crossrank.store.table import DocumentTable
+from crossrank.types import Document, Ranking
+
+__all__ = ["Index", "IndexInfo"]
+
+GRACE_S = 600.0
+"""Old versions of an index stay this long for processes that may be reading them."""
+
+_LOCK_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What an index is and how big.
+
+    Attributes:
+        path: its folder.
+        documents: how many there are.
+        language: of text search; None for no stemming and no stop words.
+        fields: metadata fields and their types.
+        model: the bi-encoder it was made with, None for text search alone.
+        unindexed: documents that text search still finds by a scan.
+        vector_index_rows: documents the vector index was trained on; None while all are compared.
+        version: rises with every write.
+        size_bytes: on disk, old versions included.
+    """
+
+    path: Path
+    documents: int
+    language: str | None
+    fields: Mapping[str, type]
+    model: ModelSettings | None
+    unindexed: int
+    vector_index_rows: int | None
+    version: int
+    size_bytes: int
+
+
+class Index:
+    """Documents with their words, vectors and metadata, in a folder.
+
+    Made with `Index.create` or `Index.open`. Any number of processes and threads may search while one
+    writes; writers take turns. What `add` has returned for, or reported through `on_batch`, survives
+    the death of the process at any moment. (A power failure is left to the file system.)
+
+    Text search is BM25 with k1 = 1.2 and b = 0.75 over title and text, idf = ln(1 + (N - df + 0.5) /
+    (df + 0.5)); words are split at everything that is not a letter or digit, lower-cased, stripped of
+    accents, stemmed (Snowball) and freed of stop words by language. Vector search is by inner product.
+
+    Example:
+        >>> index = Index.create("my-index", fields={"year": int})  # doctest: +SKIP
+        >>> index.add([{"id": "a", "text": "a red fox", "year": 1999}])  # doctest: +SKIP
+        >>> index.search_text(["foxes"], filter="year < 2000")[0].document_ids  # doctest: +SKIP
+        ('a',)
+    """
+
+    def __init__(self, table: DocumentTable, bi_encoder: VectorEncoder | None) -> None:
+        self._table = table
+        self._bi_encoder = bi_encoder
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        bi_encoder: VectorEncoder | None = None,
+        *,
+        language: str | None = "english",
+        fields: Mapping[str, type | str] | None = None,
+        overwrite: bool = False,
+        lock_timeout_s: float = _LOCK_TIMEOUT_S,
+    ) -> Index:
+        """Make an empty index.
+
+        Args:
+            path: its folder; made where it does not exist.
+            bi_encoder: gives the documents their vectors; None for text search alone.
+            language: of the text index: english, german, ...; None for no stemming, no stop words
+                and word boundaries for any script.
+            fields: metadata that can be filtered on: name -> str, int, float or bool, or the type's
+                name. All other metadata is kept and returned, but cannot be filtered on.
+            overwrite: replace an index that is there, in one step; without it that is an error.
+            lock_timeout_s: how long a write waits for another process that is writing.
+
+        Raises:
+            InputError: an unknown language, or a field with an unusable name or type.
+            IndexStoreError: there is an index already, or the folder cannot be written.
+            MissingExtraError: lancedb is not installed.
+        """
+        settings = Settings(
+            language=language.lower() if isinstance(language, str) else language,
+            fields={
+                n: field_type(kind) if isinstance(kind, str) else kind for n, kind in (fields or {}).items()
+            },
+            model=None if bi_encoder is None else _model_settings(bi_encoder),
+        )
+        table = DocumentTable.create(path, settings, overwrite=overwrite, lock_timeout_s=lock_timeout_s)
+        with table.writing():
+            upkeep.prepare(table)
+        return cls(table, bi_encoder)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        bi_encoder: VectorEncoder | None = None,
+        *,
+        lock_timeout_s: float = _LOCK_TIMEOUT_S,
+    ) -> Index:
+        """Open an index.
+
+        Args:
+            path: its folder.
+            bi_encoder: the one the index was made with; without it there is text search, `get` and
+                `delete`, but no vector search, and no `add` if the index has vectors.
+            lock_timeout_s: how long a write waits for another process that is writing.
+
+        Raises:
+            IndexMismatchError: the index was made with another bi-encoder, or without one.
+            IndexStoreError: there is no index, it is damaged, or a newer crossrank made it.
+            MissingExtraError: lancedb is not installed.
+        """
+        table = DocumentTable.open(path, lock_timeout_s=lock_timeout_s)
+        stored = table.settings.model
+        if bi_encoder is not None:
+            given = _model_settings(bi_encoder)
+            if stored is None:
+                raise IndexMismatchError(
+                    f"{path}: this index has no vectors, so it cannot be used with {given.name!r}; open it "
+                    "without a bi-encoder, or create it anew with one"
+                )
+            if (stored.fingerprint, stored.dimensions) != (given.fingerprint, given.dimensions):
+                raise IndexMismatchError(
+                    f"{path}: the vectors in this index are those of {_described(stored)}, which cannot be "
+                    f"compared with those of {_described(given)}; open it with the former, or create it anew"
+                )
+        return cls(table, bi_encoder)
+
+    @property
+    def path(self) -> Path:
+        """The index's folder."""
+        return self._table.path
+
+    @property
+    def fields(self) -> Mapping[str, type]:
+        """Metadata fields that can be filtered on, and their types."""
+        return dict(self._table.settings.fields)
+
+    @property
+    def bi_encoder(self) -> VectorEncoder | None:
+        """The bi-encoder the index was opened with."""
+        return self._bi_encoder
+
+    @property
+    def model(self) -> ModelSettings | None:
+        """The bi-encoder the index was made with; None for text search alone."""
+        return self._table.settings.model
+
+    def add(
+        self,
+        documents: Iterable[DocumentLike],
+        *,
+        on_duplicate: OnDuplicate = "error",
+        on_error: OnError = "raise",
+        batch_size: int = 1024,
+        progress: bool | None = None,
+        on_batch: Callable[[tuple[str, ...]], None] | None = None,
+    ) -> AddReport:
+        """Store documents, batch by batch, and make them searchable.
+
+        A document that is stored already with the same content costs a look-up and nothing more, so a
+        call that was interrupted is resumed by repeating it. When an error ends the call, the
+        batches before stay stored.
+
+        Args:
+            documents: documents, dicts (see `readers.document_from`), or a `DocumentReader` over files.
+            on_duplicate: for an id that is taken by another content, in the index or earlier in the
+                call: "error", "skip" (the earlier document stays) or "replace".
+            on_error: "raise", or "collect" to list documents that cannot be stored in the report and go
+                on. A `DocumentReader` keeps its own setting.
+            batch_size: documents that are encoded and stored at a time.
+            progress: True shows a bar, False does not, None does for long calls on a terminal.
+            on_batch: called with the ids of each batch as soon as it is stored for good.
+
+        Raises:
+            InputError: a document that cannot be stored, or a duplicate; FileFormatError where the
+                documents come from a file. The message says which one.
+            IndexMismatchError: the index has vectors and was opened without a bi-encoder.
+            IndexStoreError: the index cannot be written.
+        """
+        if isinstance(documents, (str, bytes, Path, Document, Mapping)):
+            raise InputError(
+                f"documents must be an iterable of documents, not a single {type(documents).__name__}; "
+                "wrap a document in a list, and read a file with DocumentReader(path)"
+            )
+        for name, value, known in (
+            ("on_duplicate", on_duplicate, ("error", "skip", "replace")),
+            ("on_error", on_error, ("raise", "collect")),
+        ):
+            if value not in known:
+                raise InputError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        if self.model is not None and self._bi_encoder is None:
+            raise self._needs_bi_encoder("documents cannot be added")
+        if isinstance(documents, DocumentReader):
+            on_error = documents.on_error
+            if documents.fields is None:
+                documents = documents.with_fields(self.fields)
+        ingestion = Ingestion(
+            table=self._table,
+            encoder=self._bi_encoder,
+            on_duplicate=on_duplicate,
+            on_error=on_error,
+            batch_size=batch_size,
+            on_batch=on_batch,
+            grace_s=GRACE_S,
+        )
+        return ingestion.run(documents, progress=progress)
+
+    def upsert(
+        self,
+        documents: Iterable[DocumentLike],
+        *,
+        on_error: OnError = "raise",
+        batch_size: int = 1024,
+        progress: bool | None = None,
+        on_batch: Callable[[tuple[str, ...]], None] | None = None,
+    ) -> AddReport:
+        """Store documents, in place of those that have their ids: `add` with `on_duplicate="replace"`."""
+        return self.add(
+            documents,
+            on_duplicate="replace",
+            on_error=on_error,
+            batch_size=batch_size,
+            progress=progress,
+            on_batch=on_batch,
+        )
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete documents and return how many of the ids were stored."""
+        _check_strings(ids, "ids")
+        with self._table.writing():
+            deleted = self._table.delete(ids)
+            if deleted >= max(64, self._table.count() // 10):
+                upkeep.fold(self._table, grace_s=GRACE_S)
+        return deleted
+
+    def get(self, ids: Sequence[str]) -> list[Document | None]:
+        """Return the documents with these ids, in this order; None for an id that is not stored."""
+        _check_strings(ids, "ids")
+        settings = self._table.settings
+        rows = self._table.rows_by_id(ids, settings.document_columns())
+        return [settings.document(rows[name]) if name in rows else None for name in ids]
+
+    def documents(self, filter: FilterLike | None = None) -> Iterator[Document]:
+        """Yield all documents, or those that match, in the order they are stored.
+
+        Documents deleted meanwhile are left out, and ones added meanwhile are not seen.
+        """
+        ids = self._table.ids(self._sql(filter))
+        for start in range(0, len(ids), 1000):
+            yield from (found for found in self.get(ids[start : start + 1000]) if found is not None)
+
+    def count(self, filter: FilterLike | None = None) -> int:
+        """Return how many documents there are, or how many match."""
+        return self._table.count(self._sql(filter))
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def search_text(
+        self, queries: Sequence[str], top_k: int = 100, filter: FilterLike | None = None
+    ) -> list[Ranking]:
+        """Return one BM25 ranking per query, in the order of the queries.
+
+        Documents that share no word with the query are not found. Equal scores are ordered by id.
+
+        Args:
+            queries: texts; none of their characters has a special meaning.
+            top_k: the most hits a ranking may have.
+            filter: only documents that it matches are found. Document frequencies, and so scores, are
+                those of all documents.
+
+        Raises:
+            InputError: queries that are not strings, or a filter that does not fit the fields.
+        """
+        _check_strings(queries, "queries")
+        return text_rankings(self._table, queries, top_k, self._sql(filter))
+
+    def search_vector(
+        self,
+        queries: Sequence[str] | npt.NDArray[np.float32],
+        top_k: int = 100,
+        filter: FilterLike | None = None,
+    ) -> list[Ranking]:
+        """Return one ranking per query by inner product, in the order of the queries.
+
+        Exact: below `upkeep.ANN_THRESHOLD` documents every vector is compared.
+        Approximate: above, the scores are as exact, but documents in the parts of the space farthest from
+        the query can be missed (see `upkeep.num_probes`). Equal scores are ordered by id.
+
+        Args:
+            queries: texts, encoded by the bi-encoder; or their vectors, (n, dimensions) float32.
+            top_k: the most hits a ranking may have.
+            filter: only documents that it matches are found.
+
+        Raises:
+            IndexMismatchError: an index without vectors, or texts and no bi-encoder to encode them.
+            InputError: vectors of another shape or with NaN, or a filter that does not fit the fields.
+        """
+        model = self.model
+        if model is None:
+            raise IndexMismatchError(
+                f"{self.path}: this index has no vectors; create it with a bi-encoder to search by vector"
+            )
+        if isinstance(queries, np.ndarray):
+            vectors, texts = _query_vectors(queries, model.dimensions), [""] * len(queries)
+        else:
+            _check_strings(queries, "queries")
+            if self._bi_encoder is None:
+                raise self._needs_bi_encoder("texts cannot be searched for by vector")
+            texts = list(queries)
+            if not texts:
+                return []
+            vectors = check_vectors(self._bi_encoder.encode_queries(texts), len(texts), self._bi_encoder)
+        return vector_rankings(self._table, texts, vectors, top_k, self._sql(filter))
+
+    def optimize(self, *, grace_s: float = GRACE_S) -> None:
+        """Take all documents into the indices, merge small files, and delete old versions.
+
+        Never needed: `add` and `delete` do it when it pays. Worth it after a last change, for exact
+        BM25 statistics and a smaller folder.
+
+        Args:
+            grace_s: versions of the index younger than this stay, for processes that may be reading
+                them. 0 frees the most space; use it when no other process has the index open.
+        """
+        with self._table.writing():
+            upkeep.prepare(self._table)
+            upkeep.fold(self._table, grace_s=grace_s, exact=True)
+
+    def info(self) -> IndexInfo:
+        """Return what the index is and how big."""
+        settings = self._table.settings
+        return IndexInfo(
+            path=self.path,
+            documents=self.count(),
+            language=settings.language,
+            fields=dict(settings.fields),
+            model=settings.model,
+            unindexed=upkeep.unindexed_rows(self._table),
+            vector_index_rows=upkeep.vector_index_rows(self._table),
+            version=self._table.version,
+            size_bytes=_folder_bytes(self.path),
+        )
+
+    def close(self) -> None:
+        """Let go of the index's files; any further use is an error."""
+        self._table.close()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        model = self.model.name if self.model is not None else None
+        return f"Index({str(self.path)!r}, model={model!r}, fields={sorted(self.fields)})"
+
+    def _sql(self, filter: FilterLike | None) -> str | None:
+        return None if filter is None else as_filter(filter).to_sql(self._table.settings.fields)
+
+    def _needs_bi_encoder(self, what: str) -> IndexMismatchError:
+        name = self.model.name if self.model is not None else ""
+        return IndexMismatchError(
+            f"{self.path}: this index was opened without a bi-encoder, so {what}; "
+            f"open it with {name!r}: Index.open(path, bi_encoder=...)"
+        )
+
+
+def _model_settings(bi_encoder: VectorEncoder) -> ModelSettings:
+    return ModelSettings(bi_encoder.name, bi_encoder.fingerprint, int(bi_encoder.dimensions))
+
+
+def _described(model: ModelSettings) -> str:
+    return f"{model.name!r} ({model.dimensions} dimensions, fingerprint {model.fingerprint[:12]})"
+
+
+def _check_strings(values: Sequence[str], name: str) -> None:
+    if isinstance(values, (str, bytes)):
+        raise InputError(f"{name} must be a list of strings, not a single {type(values).__name__}")
+    for position, value in enumerate(values):
+        if not isinstance(value, str):
+            raise InputError(f"{name}[{position}] must be a string, not {type(value).__name__}")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{name}[{position}] is not valid Unicode: {error.reason}, character {error.start}"
+            ) from None
+
+
+def _query_vectors(vectors: npt.NDArray[np.float32], dimensions: int) -> npt.NDArray[np.float32]:
+    checked = np.asarray(vectors, dtype=np.float32)
+    if checked.ndim != 2 or checked.shape[1] != dimensions:
+        raise InputError(
+            f"query vectors must have shape (n, {dimensions}), one row a query, not {checked.shape}"
+        )
+    if not np.isfinite(checked).all():
+        raise InputError("query vectors must not contain NaN or infinity")
+    return checked
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another process deletes old versions
+            total += path.stat().st_size if path.is_file() else 0
+    return total

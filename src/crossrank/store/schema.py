@@ -1,0 +1,284 @@
+"""How an index lays out documents: its settings, its columns, and rows to and from documents.
+
+Columns of the table: `id`, `content` (title and text joined by a space, what is searched),
+`title_length` (characters of `content` that are the title), `content_hash`, `extra` (metadata
+without a declared field, as JSON), `meta_<field>` for each declared field, and `vector` when the
+index has a bi-encoder. The settings are stored in the table's own schema, so that they appear and
+change in the same atomic step as the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from crossrank.errors import IndexStoreError, InputError, require
+from crossrank.store.filters import column_of
+from crossrank.types import Document
+
+__all__ = ["FIELD_TYPES", "FORMAT_VERSION", "LANGUAGES", "ModelSettings", "Row", "Settings"]
+
+FORMAT_VERSION = 1
+"""Rises when an older crossrank could no longer read what a newer one writes."""
+
+FIELD_TYPES: Mapping[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
+"""The types a metadata field can have, by the name the CLI and the stored settings use."""
+
+LANGUAGES = frozenset(
+    {"arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian"}
+    | {"italian", "norwegian", "portuguese", "romanian", "russian", "spanish", "swedish", "tamil"}
+    | {"turkish"}
+)
+"""Languages the text index can stem and remove stop words for."""
+
+_METADATA_KEY = b"crossrank"
+_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TAKEN_NAMES = frozenset({"id", "text", "title", "and", "or", "not", "in", "is", "null", "true", "false"})
+_INT64 = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The bi-encoder an index was made with.
+
+    Attributes:
+        name: what people call it; for messages.
+        fingerprint: changes whenever its vectors would.
+        dimensions: length of its vectors.
+    """
+
+    name: str
+    fingerprint: str
+    dimensions: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is decided when an index is created.
+
+    Attributes:
+        language: stemming and stop words of text search; None for neither (any script).
+        fields: metadata fields that can be filtered on, and their types.
+        model: the bi-encoder, None for an index with text search alone.
+        format_version: the layout of the table.
+    """
+
+    language: str | None = "english"
+    fields: Mapping[str, type] = field(default_factory=dict)
+    model: ModelSettings | None = None
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.language is not None and self.language not in LANGUAGES:
+            raise InputError(
+                f"language {self.language!r} is not known to the text index; use one of "
+                f"{', '.join(sorted(LANGUAGES))}, or None for no stemming and no stop words"
+            )
+        seen: dict[str, str] = {}
+        for name, kind in self.fields.items():
+            if not isinstance(name, str) or not _FIELD_NAME.fullmatch(name) or name.lower() in _TAKEN_NAMES:
+                raise InputError(
+                    f"{name!r} cannot be the name of a field: use letters, digits and _, and none of "
+                    f"{', '.join(sorted(_TAKEN_NAMES))}"
+                )
+            if kind not in FIELD_TYPES.values():
+                raise InputError(f"field {name!r} must be str, int, float or bool, not {kind!r}")
+            if seen.setdefault(name.lower(), name) != name:
+                raise InputError(f"the fields {seen[name.lower()]!r} and {name!r} differ only in case")
+
+    def arrow_schema(self) -> Any:
+        """Return the table's `pyarrow.Schema`, with these settings in it."""
+        pa = require("pyarrow", "search")
+        arrow_types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+        columns = [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("content", pa.string(), nullable=False),
+            pa.field("title_length", pa.int32(), nullable=False),
+            pa.field("content_hash", pa.string(), nullable=False),
+            pa.field("extra", pa.string()),
+        ]
+        columns += [pa.field(column_of(name), arrow_types[kind]) for name, kind in self.fields.items()]
+        if self.model is not None:
+            columns.append(pa.field("vector", pa.list_(pa.float32(), self.model.dimensions)))
+        return pa.schema(columns, metadata={_METADATA_KEY: self._to_json()})
+
+    @classmethod
+    def from_arrow_schema(cls, schema: Any, where: str) -> Settings:
+        """Read the settings back from a table's schema.
+
+        Args:
+            schema: the `pyarrow.Schema`.
+            where: the index's path, for messages.
+
+        Raises:
+            IndexStoreError: the table is not an index of crossrank, or a newer crossrank made it.
+        """
+        stored = (schema.metadata or {}).get(_METADATA_KEY)
+        if stored is None:
+            raise IndexStoreError(f"{where}: this table was not made by crossrank; create an index elsewhere")
+        values = json.loads(stored)
+        if values["format_version"] > FORMAT_VERSION:
+            raise IndexStoreError(
+                f"{where}: this index has format {values['format_version']}, and this crossrank reads up to "
+                f"format {FORMAT_VERSION}; upgrade crossrank"
+            )
+        model = values["model"]
+        return cls(
+            language=values["language"],
+            fields={name: FIELD_TYPES[kind] for name, kind in values["fields"].items()},
+            model=None if model is None else ModelSettings(**model),
+            format_version=values["format_version"],
+        )
+
+    def _to_json(self) -> str:
+        model = self.model
+        return json.dumps(
+            {
+                "format_version": self.format_version,
+                "language": self.language,
+                "fields": {name: kind.__name__ for name, kind in self.fields.items()},
+                "model": None
+                if model is None
+                else {"name": model.name, "fingerprint": model.fingerprint, "dimensions": model.dimensions},
+            }
+        )
+
+    def row(self, document: Document) -> Row:
+        """Return the document as a row of the table.
+
+        Raises:
+            InputError: text that is not valid Unicode, or metadata that does not fit.
+        """
+        metadata = document.metadata
+        fields = {name: _checked_value(name, metadata.get(name), kind) for name, kind in self.fields.items()}
+        extra = {name: value for name, value in metadata.items() if name not in self.fields}
+        for name in extra:
+            if not isinstance(name, str):
+                raise InputError(f"the keys of its metadata must be strings, not {name!r}")
+        try:
+            # Sorted, so that the order of the keys does not count as a change of the document.
+            extra_json = (
+                json.dumps(extra, ensure_ascii=False, allow_nan=False, sort_keys=True) if extra else None
+            )
+        except (TypeError, ValueError) as error:
+            raise InputError(f"its metadata cannot be stored as JSON: {error}") from None
+        parts = [document.title, document.text, fields, extra_json]
+        try:
+            document.id.encode()
+            identity = json.dumps(parts, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"it has text that is not valid Unicode ({error.reason}, character {error.start}); "
+                "repair it, for example with text.encode(errors='replace').decode()"
+            ) from None
+        return Row(
+            id=document.id,
+            content=document.full_text,
+            title_length=len(document.title),
+            content_hash=hashlib.blake2b(identity, digest_size=16).hexdigest(),
+            extra=extra_json,
+            fields=fields,
+        )
+
+    def document(self, columns: Mapping[str, Any]) -> Document:
+        """Return the document that a row of the table holds."""
+        content, title_length = columns["content"], columns["title_length"]
+        metadata = {name: columns[column_of(name)] for name in self.fields}
+        metadata = {name: value for name, value in metadata.items() if value is not None}
+        if columns["extra"] is not None:
+            metadata.update(json.loads(columns["extra"]))
+        return Document(
+            id=columns["id"],
+            text=content[title_length + 1 :] if title_length else content,
+            title=content[:title_length],
+            metadata=metadata,
+        )
+
+    def document_columns(self) -> list[str]:
+        """Return the columns that `document` needs."""
+        return ["id", "content", "title_length", "extra", *map(column_of, self.fields)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A document as the table has it, without its vector.
+
+    Attributes:
+        id: the document's id.
+        content: title and text, joined by a space.
+        title_length: how many characters of `content` are the title.
+        content_hash: changes with any part of the document.
+        extra: metadata without a declared field, as JSON.
+        fields: values of the declared fields; None where missing.
+    """
+
+    id: str
+    content: str
+    title_length: int
+    content_hash: str
+    extra: str | None
+    fields: Mapping[str, Any]
+
+
+def to_arrow(rows: Sequence[Row], vectors: Any, schema: Any) -> Any:
+    """Return the rows as a `pyarrow.Table`.
+
+    Args:
+        rows: n rows.
+        vectors: (n, dimensions) float32, None for an index without a bi-encoder.
+        schema: the table's `pyarrow.Schema`.
+    """
+    pa = require("pyarrow", "search")
+    columns: dict[str, Any] = {
+        name: [getattr(row, name) for row in rows]
+        for name in ("id", "content", "title_length", "content_hash", "extra")
+    }
+    for name in rows[0].fields if rows else ():
+        columns[column_of(name)] = [row.fields[name] for row in rows]
+    if vectors is not None:
+        columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    return pa.table(columns, schema=schema)
+
+
+def _checked_value(name: str, value: Any, kind: type) -> Any:
+    """Return the value as its field stores it: None, or exactly of the field's type."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or kind is bool:
+        fits = isinstance(value, bool) and kind is bool
+    elif kind is float:
+        fits = isinstance(value, (int, float))
+    else:
+        fits = isinstance(value, kind)
+    if not fits:
+        raise InputError(f"its field {name!r} must be of type {kind.__name__}, not {value!r}")
+    if kind is int and value not in _INT64:
+        raise InputError(f"its field {name!r} does not fit into 64 bits: {value!r}")
+    if kind is float:
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
+        if not math.isfinite(value):
+            raise InputError(
+                f"its field {name!r} must be a finite number, not {value!r}; leave it out instead"
+            )
+        return value + 0.0  # -0.0 becomes 0.0: the store orders the two, Python does not
+    return value
+
+
+def field_type(name: str) -> type:
+    """Return the type that "str", "int", "float" or "bool" names.
+
+    Raises:
+        InputError: another name.
+    """
+    try:
+        return FIELD_TYPES[name]
+    except KeyError:
+        raise InputError(f"a field's type must be one of {', '.join(FIELD_TYPES)}, not {name!r}") from None
