@@ -1,3 +1,94 @@
-"""Two-stage search and reranking: right, fast and offline from the first command."""
+"""Two-stage search and reranking: a fast first stage finds candidates, an accurate second orders them.
 
-__version__ = "0.1.0"
+The names below are all a user needs. They are loaded at first use, so `import crossrank` costs next to
+nothing and never brings in an optional package by itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from crossrank.errors import CrossrankError
+from crossrank.types import Document, Hit, Pair, Qrels, Ranking, Run
+
+if TYPE_CHECKING:
+    from crossrank.evaluation.collections import Collection
+    from crossrank.evaluation.measures import Evaluation, evaluate
+    from crossrank.evaluation.trec import read_qrels, read_run, write_qrels, write_run
+    from crossrank.models.bi_encoder import BiEncoder
+    from crossrank.models.cross_encoder import CrossEncoder
+    from crossrank.models.reranker import Reranker
+    from crossrank.pipeline import Searcher
+    from crossrank.retrieval.bm25 import BM25
+    from crossrank.retrieval.dense import Dense
+    from crossrank.retrieval.hybrid import Hybrid
+    from crossrank.retrieval.retriever import Retriever
+    from crossrank.store.lance import Index
+    from crossrank.store.store import Store
+
+    __version__: str
+
+__all__ = [
+    "BM25",
+    "BiEncoder",
+    "Collection",
+    "CrossEncoder",
+    "CrossrankError",
+    "Dense",
+    "Document",
+    "Evaluation",
+    "Hit",
+    "Hybrid",
+    "Index",
+    "Pair",
+    "Qrels",
+    "Ranking",
+    "Reranker",
+    "Retriever",
+    "Run",
+    "Searcher",
+    "Store",
+    "evaluate",
+    "read_qrels",
+    "read_run",
+    "write_qrels",
+    "write_run",
+]
+
+_LAZY = {
+    "BiEncoder": "crossrank.models.bi_encoder",
+    "BM25": "crossrank.retrieval.bm25",
+    "Collection": "crossrank.evaluation.collections",
+    "CrossEncoder": "crossrank.models.cross_encoder",
+    "Dense": "crossrank.retrieval.dense",
+    "evaluate": "crossrank.evaluation.measures",
+    "Evaluation": "crossrank.evaluation.measures",
+    "Hybrid": "crossrank.retrieval.hybrid",
+    "Index": "crossrank.store.lance",
+    "read_qrels": "crossrank.evaluation.trec",
+    "read_run": "crossrank.evaluation.trec",
+    "Reranker": "crossrank.models.reranker",
+    "Retriever": "crossrank.retrieval.retriever",
+    "Searcher": "crossrank.pipeline",
+    "Store": "crossrank.store.store",
+    "write_qrels": "crossrank.evaluation.trec",
+    "write_run": "crossrank.evaluation.trec",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("crossrank")
+    elif name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # found directly from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY, "__version__"})

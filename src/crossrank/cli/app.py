@@ -1,0 +1,104 @@
+"""The command line's entry: its commands, its exit codes, how errors look."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from crossrank.cli import encode, evaluate, index, info, models, rerank, search
+from crossrank.cli.output import emit_text, messages
+from crossrank.errors import CrossrankError
+
+__all__ = ["app", "run"]
+
+FAILED = 1
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+
+class _Commands(TyperGroup):
+    """Turns what a command raises into one clear line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a closed pipe must show here, not while the interpreter shuts down
+        except BrokenPipeError:
+            # Whoever read our output has what they wanted. Python flushes once more at exit: give it
+            # somewhere to write to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(PIPE_CLOSED) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except (CrossrankError, OSError) as error:
+            messages().print(f"error: {_one_line(error)}", markup=False, style="red")
+            raise typer.Exit(FAILED) from None
+        return result
+
+
+def _one_line(error: CrossrankError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+app = typer.Typer(
+    name="crossrank",
+    cls=_Commands,
+    help="Two-stage search: a fast first stage finds candidates, a reranker puts the best ones on top.",
+    epilog="Exit codes: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        emit_text(f"crossrank {version('crossrank')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    del version  # its callback has done the work
+
+
+def _add(command: Callable[..., None]) -> None:
+    app.command(name=command.__name__)(command)
+
+
+for _command in (
+    index.index,
+    search.search,
+    rerank.rerank,
+    rerank.score,
+    encode.encode,
+    evaluate.evaluate,
+    info.info,
+    models.models,
+):
+    _add(_command)
+
+
+def run() -> None:
+    """Run the command line of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # Results are UTF-8 whatever the locale; a character that cannot be written is escaped in
+            # the form JSON uses, too.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    app(prog_name="crossrank")

@@ -1,0 +1,79 @@
+"""`crossrank encode`: texts to embeddings."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crossrank.cli.inputs import STDIN, read_texts
+from crossrank.cli.loading import (
+    DEFAULT_BI_ENCODER,
+    JsonOption,
+    Precision,
+    PrecisionOption,
+    RevisionOption,
+    ThreadsOption,
+    open_bi_encoder,
+)
+from crossrank.cli.output import emit_json, messages
+
+__all__ = ["encode"]
+
+
+class Role(str, Enum):
+    """What the texts are: a model may treat the two differently."""
+
+    document = "document"
+    query = "query"
+
+
+def encode(
+    input: Annotated[  # the argument's name
+        Path, typer.Argument(help="Texts: lines or JSON lines; '-' is standard input.")
+    ] = STDIN,
+    *,
+    to: Annotated[Path | None, typer.Option("--to", help="Write a .npy array (n, dim) float32 here.")] = None,
+    role: Annotated[Role, typer.Option("--as", help="What the texts are.")] = Role.document,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A built-in model, a folder, or a hub name.")
+    ] = DEFAULT_BI_ENCODER,
+    dimensions: Annotated[
+        int | None, typer.Option(min=1, help="Keep this many (for models trained for it).")
+    ] = None,
+    precision: PrecisionOption = Precision.auto,
+    threads: ThreadsOption = None,
+    revision: RevisionOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Turn texts into embeddings of length 1: JSON lines on standard output, or a .npy file.
+
+    A line is a text, a JSON string, or an object with `text` and perhaps `title`.
+
+    Example: `crossrank encode passages.txt --to passages.npy`
+    """
+    import numpy as np
+
+    if input == STDIN and sys.stdin.isatty():
+        raise typer.BadParameter("give a file of texts, or texts on standard input")
+    texts = list(read_texts(input))
+    encoder = open_bi_encoder(
+        model, precision=precision, threads=threads, revision=revision, dimensions=dimensions
+    )
+    embeddings = encoder.encode_queries(texts) if role is Role.query else encoder.encode_documents(texts)
+    if to is None:
+        for text, embedding in zip(texts, embeddings, strict=True):
+            emit_json({"text": text, "embedding": embedding})
+        return
+    with to.open("wb") as file:
+        np.save(file, embeddings)
+    facts = {"path": str(to), "num_texts": len(texts), "dimensions": encoder.dimensions}
+    if json:
+        emit_json(facts)
+    else:
+        messages().print(
+            "{num_texts} embeddings of {dimensions} dimensions in {path}".format(**facts), markup=False
+        )

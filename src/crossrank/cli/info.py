@@ -1,0 +1,147 @@
+"""`crossrank info`: versions, the machine, facts of a model or an index."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from crossrank.cli.loading import JsonOption
+from crossrank.cli.models import model_facts
+from crossrank.cli.output import console, emit_json, table
+from crossrank.models.hub import resolve
+
+__all__ = ["info"]
+
+PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "tokenizers",
+    "huggingface-hub",
+    "lancedb",
+    "pyarrow",
+    "pytrec-eval-terrier",
+    "torch",
+)
+# What the speed of an integer or float matrix product depends on, as Linux names it.
+CPU_FEATURES = (
+    "avx2",
+    "fma",
+    "f16c",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
+
+
+def info(
+    target: Annotated[str | None, typer.Argument(help="An index, a model folder, or a hub name.")] = None,
+    *,
+    json: JsonOption = False,
+) -> None:
+    """Show versions and machine, or the facts of an index or a model.
+
+    Example: `crossrank info my-index`
+    """
+    facts = _environment() if target is None else _facts_of(target)
+    if json:
+        emit_json(facts, indent=2)
+        return
+    shown = table("", "")
+    shown.show_header = False
+    for name, value in facts.items():
+        shown.add_row(Text(name.replace("_", " "), style="bold"), Text(_readable(value)))
+    console().print(shown)
+
+
+def _environment() -> dict[str, Any]:
+    import onnxruntime
+
+    from crossrank.runtime.limits import available_cores
+
+    return {
+        "crossrank": version("crossrank"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_features": _cpu_features(),
+        "cores_to_use": available_cores(),
+        "onnxruntime_providers": onnxruntime.get_available_providers(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Read the first processor's block of /proc/cpuinfo; empty where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines}
+
+
+def _processor() -> str:
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_features() -> list[str] | None:
+    """Give the features that matter, None where the system does not list them."""
+    listing = _cpuinfo()
+    flags = listing.get("flags") or listing.get("Features")
+    return None if flags is None else [name for name in CPU_FEATURES if name in flags.split()]
+
+
+def _readable(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {'-' if item is None else _readable(item)}" for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_readable(item) for item in value) or "none"
+    return str(value)
+
+
+def _facts_of(target: str) -> dict[str, Any]:
+    folder = Path(target)
+    is_model = (folder / "config.json").is_file() or (folder / "modules.json").is_file()
+    if folder.is_dir() and not is_model:
+        return _index_facts(folder)
+    return {"name": target, **model_facts(resolve(target, kind="cross-encoder"))}
+
+
+def _index_facts(folder: Path) -> dict[str, Any]:
+    from crossrank.store.lance import Index
+
+    with Index.open(folder) as index:
+        found = index.info()
+    return {
+        "index": str(found.path),
+        "documents": found.documents,
+        "language": found.language,
+        "fields": {name: kind.__name__ for name, kind in found.fields.items()},
+        "model": None if found.model is None else found.model.name,
+        "model_fingerprint": None if found.model is None else found.model.fingerprint,
+        "dimensions": None if found.model is None else found.model.dimensions,
+        "documents_not_in_text_index": found.unindexed,
+        "vector_index_rows": found.vector_index_rows,
+        "size_mb": round(found.size_bytes / 1e6, 1),
+    }

@@ -1,0 +1,123 @@
+"""Options that say which model to use and how, and the models they give."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crossrank.models.hub import BUILT_IN
+
+if TYPE_CHECKING:
+    from crossrank.models.bi_encoder import BiEncoder
+    from crossrank.models.cross_encoder import CrossEncoder
+    from crossrank.store.lance import Index
+
+__all__ = [
+    "DEFAULT_BI_ENCODER",
+    "DEFAULT_RERANKER",
+    "JsonOption",
+    "Precision",
+    "PrecisionOption",
+    "RerankerOption",
+    "RevisionOption",
+    "ThreadsOption",
+    "open_bi_encoder",
+    "open_index",
+    "open_reranker",
+]
+
+DEFAULT_RERANKER = BUILT_IN["cross-encoder"]
+DEFAULT_BI_ENCODER = BUILT_IN["bi-encoder"]
+
+
+class Precision(str, Enum):
+    """How the numbers of a model are held."""
+
+    auto = "auto"
+    float32 = "float32"
+    int8 = "int8"
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="auto takes int8 where it has passed its parity gate.")
+]
+RerankerOption = Annotated[
+    str, typer.Option("--reranker", "-r", help="A built-in model, a folder, or a hub name.")
+]
+RevisionOption = Annotated[str | None, typer.Option(help="Commit, tag or branch of a model from the hub.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads for the model; default: the cores this process may use.")
+]
+
+
+def open_reranker(
+    name: str,
+    *,
+    precision: Precision = Precision.auto,
+    threads: int | None = None,
+    revision: str | None = None,
+) -> CrossEncoder:
+    """Open the reranker called `name`."""
+    from crossrank.models.cross_encoder import CrossEncoder
+
+    return CrossEncoder(name, precision=precision.value, threads=threads, revision=revision)
+
+
+def open_bi_encoder(
+    name: str,
+    *,
+    precision: Precision = Precision.auto,
+    threads: int | None = None,
+    revision: str | None = None,
+    dimensions: int | None = None,
+) -> BiEncoder:
+    """Open the bi-encoder called `name`."""
+    from crossrank.models.bi_encoder import BiEncoder
+
+    return BiEncoder(
+        name,
+        precision=precision.value,
+        threads=threads,
+        revision=revision,
+        dimensions=dimensions,
+    )
+
+
+def open_index(
+    directory: Path,
+    *,
+    model: str | None,
+    with_vectors: bool,
+    precision: Precision = Precision.auto,
+    threads: int | None = None,
+    revision: str | None = None,
+) -> Index:
+    """Open an index and, where it has vectors and they are needed, the bi-encoder it was made with.
+
+    Args:
+        directory: the index.
+        model: where that bi-encoder is, if not under the name the index has for it.
+        with_vectors: whether vectors are needed at all: text search alone loads no model.
+        precision: of the bi-encoder.
+        threads: of the bi-encoder.
+        revision: of the bi-encoder.
+    """
+    from crossrank.store.lance import Index
+
+    index = Index.open(directory)
+    stored = index.model
+    if stored is None or not with_vectors:
+        return index
+    index.close()
+    bi_encoder = open_bi_encoder(
+        model or stored.name,
+        precision=precision,
+        threads=threads,
+        revision=revision,
+        dimensions=stored.dimensions,
+    )
+    return Index.open(directory, bi_encoder=bi_encoder)

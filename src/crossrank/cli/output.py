@@ -1,0 +1,163 @@
+"""What commands print: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from crossrank.types import Hit, Ranking
+
+__all__ = [
+    "console",
+    "emit_json",
+    "emit_text",
+    "is_interactive",
+    "messages",
+    "ranking_row",
+    "ranking_table",
+    "table",
+]
+
+
+class _Console(Console):
+    """A console whose closed pipe is the command line's business, as any other one is."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704  (rich calls this while it handles the BrokenPipeError)
+
+
+def console() -> Console:
+    """Give a console on standard output; wide when it is a file or a pipe, so that rows stay whole."""
+    return _Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def messages() -> Console:
+    """Give a console on standard error, for progress, reports and errors."""
+    width = max(shutil.get_terminal_size().columns, 80)
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True, width=width)
+
+
+def is_interactive() -> bool:
+    """Say whether a person types and reads: both standard input and output are a terminal."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def emit_json(value: Any, *, indent: int | None = None) -> None:
+    """Write one JSON document and a line end to standard output.
+
+    Dataclasses become objects, numpy scalars and arrays become numbers and lists.
+    """
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=indent, default=_plain) + "\n")
+
+
+def emit_text(text: str) -> None:
+    """Write text and a line end to standard output as it is, without wrapping or markup."""
+    sys.stdout.write(text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return value.tolist()
+    if hasattr(value, "isoformat"):  # dates and times in metadata
+        return value.isoformat()
+    return str(value)
+
+
+def ranking_row(ranking: Ranking, texts: Sequence[str] | None = None) -> dict[str, Any]:
+    """Turn a ranking into what `--json` prints for one query.
+
+    Args:
+        ranking: the ranking.
+        texts: the list of document texts the hits' `index` points into, where hits carry no document.
+    """
+    row: dict[str, Any] = {} if ranking.query_id is None else {"query_id": ranking.query_id}
+    row |= {"query": ranking.query, "status": ranking.status, "notes": list(ranking.notes)}
+    row["timings_ms"] = dict(ranking.timings_ms)
+    row["hits"] = [_hit_row(hit, texts) for hit in ranking.hits]
+    return row
+
+
+def _hit_row(hit: Hit, texts: Sequence[str] | None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "rank": hit.rank,
+        "document_id": hit.document_id,
+        "score": hit.score,
+        "stage": hit.stage,
+    }
+    if hit.index is not None:
+        row["index"] = hit.index
+    for name in ("probability", "first_stage_rank", "first_stage_score", "span"):
+        if getattr(hit, name) is not None:
+            row[name] = getattr(hit, name)
+    if hit.stage_scores:
+        row["stage_scores"] = dict(hit.stage_scores)
+    if hit.truncated_tokens:
+        row["truncated_tokens"] = hit.truncated_tokens
+    if hit.document is not None:
+        row["title"] = hit.document.title
+        row["text"] = hit.document.text
+        row["metadata"] = dict(hit.document.metadata)
+    elif texts is not None and hit.index is not None:
+        row["text"] = texts[hit.index]
+    return row
+
+
+def table(*columns: str, numeric: Sequence[str] = ()) -> Table:
+    """Give an empty table in the one style all commands use.
+
+    Args:
+        columns: headings.
+        numeric: headings of the columns to set flush right.
+    """
+    built = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        is_number = name in numeric
+        built.add_column(name, justify="right" if is_number else "left", no_wrap=is_number)
+    return built
+
+
+def ranking_table(ranking: Ranking, texts: Sequence[str] | None = None, *, max_chars: int = 160) -> Table:
+    """Lay a ranking out for a person: where each hit stands, where it stood before, and its text.
+
+    Args:
+        ranking: the ranking.
+        texts: as in `ranking_row`.
+        max_chars: how much of each text to show.
+    """
+    has_first_stage = any(hit.first_stage_rank is not None for hit in ranking.hits)
+    headings = (
+        ["rank", "first", "score", "id", "text"] if has_first_stage else ["rank", "score", "id", "text"]
+    )
+    built = table(*headings, numeric=("rank", "first", "score"))
+    for hit in ranking.hits:
+        cells = [str(hit.rank)]
+        if has_first_stage:
+            cells.append("-" if hit.first_stage_rank is None else str(hit.first_stage_rank))
+        cells += [f"{hit.score:.3f}", hit.document_id]
+        # Text, not str: a document may hold what rich would take for markup.
+        built.add_row(*(Text(cell) for cell in cells), Text(_shown(hit, texts, max_chars)))
+    return built
+
+
+def _shown(hit: Hit, texts: Sequence[str] | None, max_chars: int) -> str:
+    if hit.document is not None:
+        document = hit.document
+        text = f"{document.title}: {document.text}" if document.title else document.text
+    elif texts is not None and hit.index is not None:
+        text = texts[hit.index]
+    else:
+        return ""
+    line = " ".join(text.split())
+    return line if len(line) <= max_chars else line[: max_chars - 1].rstrip() + "…"
