@@ -52,12 +52,12 @@ def resolve(model: str | Path | None, *, kind: Kind, revision: str | None = None
     if name in BUILT_IN.values() and not isinstance(model, Path):
         return _built_in(name)
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return folder
     if folder.is_file():
         raise CheckpointNotFoundError(f"{folder} is a file; give the folder that holds the model")
     if isinstance(model, Path) or not _HUB_NAME.fullmatch(name):
-        raise CheckpointNotFoundError(f"there is no folder {name}{_names()}")
+        raise CheckpointNotFoundError(f"there is no folder {name!r}{_names()}")
     return _fetch(name, revision)
 
 
@@ -73,9 +73,10 @@ def _built_in(name: str) -> Path:
 
 def _fetch(name: str, revision: str | None) -> Path:
     folder = _snapshot(name, revision, _FILES, _OTHER_FORMS)
-    if any(folder.rglob("*.safetensors")):
+    # The transformer's weights lie at the top, or in a first module's folder of older layouts.
+    if any(folder.glob("*.safetensors")) or any(folder.glob("0_*/*.safetensors")):
         return folder
-    # Models published as ONNX alone; where there is neither, opening the folder says so.
+    # Published as ONNX alone, perhaps; where there is neither, opening the folder says so.
     return _snapshot(name, revision, [*_FILES, *_ONNX_FILES], _OTHER_FORMS[1:])
 
 
