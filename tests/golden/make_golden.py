@@ -153,6 +153,28 @@ def save(
     write_expected(folder, rows, arrays)
 
 
+def save_onnx(name: str, source: str) -> None:
+    """A folder that has an ONNX export by torch in place of safetensors."""
+    folder = HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(HERE / source, folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "onnx").mkdir()
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        HERE / source, attn_implementation="eager"
+    ).eval()
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    torch.onnx.export(
+        model,
+        tuple(torch.ones(2, 7, dtype=torch.int64) for _ in names),
+        str(folder / "onnx" / "model.onnx"),
+        input_names=names,
+        output_names=["logits"],
+        dynamic_axes={name: {0: "batch", 1: "length"} for name in names},
+        dynamo=False,
+    )
+
+
 def save_cross_encoder(name: str, model: CrossEncoder) -> None:
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -230,6 +252,7 @@ def main() -> None:
     }
     save("modernbert_mean", classifier("modernbert", MODERN_TOKENS, **mean), MODERN_TOKENS)
 
+    save_onnx("bert_onnx", "bert")
     save_cross_encoder("sbert_cross_encoder", CrossEncoder(str(HERE / "electra")))
     transformer = Transformer(str(HERE / "bert"))
     dense = Dense(32, 24, activation_function=torch.nn.GELU(), bias=False)

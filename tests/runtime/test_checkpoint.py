@@ -300,7 +300,7 @@ def test_a_tokenizer_of_another_model(copy: Callable[..., Path]) -> None:
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     content["model"]["vocab"]["##extra"] = 5000
     (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="token ids up to 5000.*do not belong together"):
+    with pytest.raises(CheckpointError, match=r"token ids up to 5000.*do not belong together"):
         Checkpoint.open(folder)
 
 
