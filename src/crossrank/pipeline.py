@@ -1,0 +1,355 @@
+"""Two-stage search: a first stage finds candidates, rerankers put the best of them on top."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+
+from crossrank.errors import InputError
+from crossrank.progress import track
+from crossrank.retrieval.retriever import check_queries, check_top_k
+from crossrank.stages import (
+    FUSION_STAGE,
+    Search,
+    Stage,
+    candidates_of,
+    documents_of,
+    fused,
+    next_chunk,
+    placed,
+    stages_of,
+)
+from crossrank.store.filters import as_filter
+from crossrank.types import Hit, Ranking, Run
+
+if TYPE_CHECKING:
+    from crossrank.models.reranker import Reranker
+    from crossrank.retrieval.retriever import Filter, Retriever
+    from crossrank.store.filters import FilterLike
+
+__all__ = ["Searcher"]
+
+_T = TypeVar("_T")
+
+_BLOCK_PAIRS = 4096  # pairs of many queries that are reranked together: full batches, bounded memory
+
+
+class Searcher:
+    """Finds candidates with a first stage and reranks the best of them.
+
+    **Order and scores.** `rank` is what counts. A reranker orders the first `depth` documents of the
+    order so far; the others keep their order below them. A hit's `score` is the score of the last
+    stage that saw it, and its `stage` names that stage, so scores fall within a stage but can be of
+    different scales between two: a document that was not reranked may have a higher score than one
+    above it. `stage_scores` has all of a hit's scores by stage; `first_stage_rank` and
+    `first_stage_score` say where it came from. Files and measures, which go by score alone, get
+    scores that keep this order: see `crossrank.evaluation.trec.descending_scores`.
+
+    **Failures.** A reranker that raises, or gives NaN or an order that cannot be used, is left out:
+    the order so far stands, later rerankers still run, the ranking's status is "degraded" and a note
+    has the error. An `InputError`, such as a query that is too long for the model, is the caller's to
+    mend and is always raised; so is whatever the first stage or the fusion raises.
+
+    Keeps no state between searches: safe to use from many threads if its stages are.
+
+    Args:
+        first_stage: a retriever, or an index; of an index the hybrid retriever is taken, or the BM25
+            one where it has no vectors. Hits must carry their documents if there is a reranker.
+        reranker: None, one reranker, or a cascade of (reranker, depth) in the order they run; depths
+            may not grow. Two rerankers of the same name get ":2", ":3" added to it as stages.
+        depth: how many candidates a single reranker sees, at least 1; a cascade has its own depths.
+        fuse: a formula such as `retrieval.fusion.RRF()` or `WeightedSum((1, 3))`: called with
+            [first-stage ranking, last reranker's ranking] of the documents that reranker saw, and
+            its order and scores are taken for these, as the stage "fusion".
+        on_error: what a failing reranker does: "degrade" as above, or "raise".
+        clock: seconds on a clock that never goes back; for timings and time budgets.
+
+    Raises:
+        InputError: something that is no retriever, index or reranker, or a depth that is below 1 or
+            grows along the cascade.
+
+    Example:
+        >>> from crossrank.retrieval.bm25 import BM25
+        >>> searcher = Searcher(BM25(["a red fox", "a blue whale"]))
+        >>> searcher.search("whales").document_ids
+        ('1',)
+    """
+
+    def __init__(
+        self,
+        first_stage: Retriever | Any,
+        reranker: Reranker | Sequence[tuple[Reranker, int]] | None = None,
+        *,
+        depth: int = 100,
+        fuse: Callable[[list[Ranking]], Ranking] | None = None,
+        on_error: Literal["degrade", "raise"] = "degrade",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        check_top_k(depth, "depth")
+        if on_error not in ("degrade", "raise"):
+            raise InputError(f'on_error must be "degrade" or "raise", not {on_error!r}')
+        if fuse is not None and not callable(fuse):
+            raise InputError(f"fuse must be a formula such as RRF(), not {fuse!r}")
+        self.first_stage = _as_retriever(first_stage)
+        self.stages = tuple(stages_of(reranker, depth, self.first_stage.name))
+        if fuse is not None and not self.stages:
+            raise InputError("fuse mixes first-stage and reranker scores; give a reranker too")
+        self.fuse = fuse
+        self.on_error = on_error
+        self._clock = clock
+
+    def search(
+        self,
+        query: str,
+        top_k: int = 10,
+        filter: FilterLike | Filter | None = None,
+        budget_ms: float | None = None,
+    ) -> Ranking:
+        """Return the best documents for one query.
+
+        Args:
+            query: not empty.
+            top_k: the most hits that come back, at least 1. Beyond the depth, they are in first-stage
+                order.
+            filter: only documents that it matches are found; see `crossrank.store.filters`.
+            budget_ms: wall milliseconds for the whole search. The first stage always runs; each
+                reranker then takes documents from the best down, a few at a time, while the next few
+                can be expected to fit in what is left. Documents it has no time for stay below those
+                it scored, and a note says how many it scored. A reranker without a `score` method,
+                which compares documents with one another, takes all of its documents if any time
+                is left. None sets no limit.
+
+        Raises:
+            InputError: a query, top_k, filter or budget that cannot be used.
+        """
+        _check_query(query)
+        check_top_k(top_k)
+        if budget_ms is not None and (isinstance(budget_ms, bool) or not 0 <= budget_ms < math.inf):
+            raise InputError(f"budget_ms must be a number of at least 0, or None, not {budget_ms!r}")
+        start = self._clock()
+        searches = self._retrieve([query], [None], top_k, _as_filter(filter))
+        for stage in self.stages:
+            if budget_ms is None:
+                self._rerank(searches, stage)
+            else:
+                self._rerank_within(searches[0], stage, start, budget_ms)
+        return self._finish(searches[0], top_k)
+
+    @overload
+    def search_many(
+        self,
+        queries: Sequence[str],
+        top_k: int = ...,
+        filter: FilterLike | Filter | None = ...,
+        budget_ms: float | None = ...,
+        *,
+        progress: bool | None = ...,
+    ) -> list[Ranking]: ...
+    @overload
+    def search_many(
+        self,
+        queries: Mapping[str, str],
+        top_k: int = ...,
+        filter: FilterLike | Filter | None = ...,
+        budget_ms: float | None = ...,
+        *,
+        progress: bool | None = ...,
+    ) -> Run: ...
+    def search_many(
+        self,
+        queries: Sequence[str] | Mapping[str, str],
+        top_k: int = 10,
+        filter: FilterLike | Filter | None = None,
+        budget_ms: float | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> list[Ranking] | Run:
+        """Return the best documents for many queries: the same as `search` for each, but faster.
+
+        The pairs of many queries are reranked together, some thousands at a time. A ranking's
+        `timings_ms` then are its share of that time, by the number of its documents.
+
+        Args:
+            queries: texts, or query id -> text.
+            top_k: see `search`.
+            filter: see `search`; the same for all.
+            budget_ms: see `search`; for each query, which are then searched one by one.
+            progress: True shows a bar, False none, None one for a long call on a terminal.
+
+        Returns:
+            One ranking per query in their order; for a mapping, a run by query id.
+
+        Raises:
+            InputError: see `search`; a bad query stops the call.
+        """
+        ids: list[str | None] = list(queries) if isinstance(queries, Mapping) else [None] * len(queries)
+        texts = list(queries.values()) if isinstance(queries, Mapping) else queries
+        check_queries(texts)
+        for text in texts:
+            _check_query(text)
+        check_top_k(top_k)
+        found = _as_filter(filter)
+        rankings: list[Ranking] = []
+        size = 1 if budget_ms is not None else max(1, _BLOCK_PAIRS // self._num_candidates(top_k))
+        with track(len(texts), "Searching", progress=progress) as tracked:
+            for begin in range(0, len(texts), size):
+                block, block_ids = list(texts[begin : begin + size]), ids[begin : begin + size]
+                if budget_ms is not None:
+                    ranking = self.search(block[0], top_k, filter, budget_ms)
+                    rankings.append(replace(ranking, query_id=block_ids[0]))
+                else:
+                    searches = self._retrieve(block, block_ids, top_k, found)
+                    for stage in self.stages:
+                        self._rerank(searches, stage)
+                    rankings += [self._finish(search, top_k) for search in searches]
+                tracked.advance(len(block))
+        if isinstance(queries, Mapping):
+            return Run(dict(zip(queries, rankings, strict=True)))
+        return rankings
+
+    def _num_candidates(self, top_k: int) -> int:
+        return max([top_k, *(stage.depth for stage in self.stages)])
+
+    def _retrieve(
+        self, queries: list[str], query_ids: Sequence[str | None], top_k: int, filter: Filter | None
+    ) -> list[Search]:
+        start = self._clock()
+        rankings = self.first_stage.retrieve(queries, top_k=self._num_candidates(top_k), filter=filter)
+        share_ms = (self._clock() - start) * 1000 / len(queries)
+        return [
+            Search(
+                query=query,
+                query_id=query_id,
+                hits=candidates_of(ranking, self.first_stage.name),
+                timings_ms={self.first_stage.name: share_ms},
+                status=ranking.status,
+                notes=list(ranking.notes),
+            )
+            for query, query_id, ranking in zip(queries, query_ids, rankings, strict=True)
+        ]
+
+    def _rerank(self, searches: Sequence[Search], stage: Stage) -> None:
+        """Rerank the first documents of all searches together."""
+        start = self._clock()
+        asked = [(search, search.hits[: stage.depth]) for search in searches if search.hits]
+        if not asked:
+            return
+        documents = [documents_of(candidates, self.first_stage.name) for _, candidates in asked]
+
+        def together() -> list[list[Hit]]:
+            rankings = stage.reranker.rank_many([search.query for search, _ in asked], documents)
+            return [
+                placed(candidates, ranking, stage.name)
+                for (_, candidates), ranking in zip(asked, rankings, strict=True)
+            ]
+
+        def alone(number: int) -> list[Hit]:
+            search, candidates = asked[number]
+            return placed(candidates, stage.reranker.rank(search.query, documents[number]), stage.name)
+
+        pooled = self._attempt(together)
+        outcomes: Sequence[list[Hit] | Exception]
+        if not isinstance(pooled, Exception):
+            outcomes = pooled
+        elif len(asked) == 1:
+            outcomes = [pooled]
+        else:  # one query's failure is not the others': each gets a try of its own
+            outcomes = [self._attempt(partial(alone, number)) for number in range(len(asked))]
+        elapsed_ms = (self._clock() - start) * 1000
+        total = sum(len(candidates) for _, candidates in asked)
+        for (search, candidates), outcome in zip(asked, outcomes, strict=True):
+            search.timings_ms[stage.name] = elapsed_ms * len(candidates) / total
+            search.take(stage, outcome, len(candidates))
+
+    def _rerank_within(self, search: Search, stage: Stage, start: float, budget_ms: float) -> None:
+        """Rerank the first documents of one search, from the best down, while time is left."""
+        begin = self._clock()
+        candidates = search.hits[: stage.depth]
+        documents = documents_of(candidates, self.first_stage.name)
+        pointwise = callable(getattr(stage.reranker, "score", None))
+        done = 0
+
+        def while_time_is_left() -> list[Hit]:
+            nonlocal done
+            order: list[Hit] = []
+            ms_per_document: float | None = None
+            while done < len(candidates):
+                before = self._clock()
+                left_ms = budget_ms - (before - start) * 1000
+                size = next_chunk(left_ms, ms_per_document, len(candidates) - done)
+                if size == 0:
+                    break
+                if not pointwise:
+                    size = len(candidates)  # scores of two calls could not be compared
+                chunk = slice(done, done + size)
+                ranking = stage.reranker.rank(search.query, documents[chunk])
+                order += placed(candidates[chunk], ranking, stage.name)
+                done += size
+                latest = (self._clock() - before) * 1000 / size
+                ms_per_document = latest if ms_per_document is None else (ms_per_document + latest) / 2
+            return sorted(order, key=lambda hit: -hit.score) if pointwise else order
+
+        outcome = self._attempt(while_time_is_left)
+        search.timings_ms[stage.name] = (self._clock() - begin) * 1000
+        if not isinstance(outcome, Exception) and done < len(candidates):
+            search.notes.append(
+                f"{stage.name} scored {done} of {len(candidates)} candidates within the budget of "
+                f"{budget_ms:g} ms"
+            )
+        if done or isinstance(outcome, Exception):
+            search.take(stage, outcome, done)
+
+    def _attempt(self, call: Callable[[], _T]) -> _T | Exception:
+        """Return what the call returns, or the exception that "degrade" is to outlive."""
+        try:
+            return call()
+        except InputError:
+            raise  # the caller's to mend, whatever on_error says
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            return error
+
+    def _finish(self, search: Search, top_k: int) -> Ranking:
+        if self.fuse is not None and search.num_reranked:
+            start = self._clock()
+            top = search.hits[: search.num_reranked]
+            search.hits[: search.num_reranked] = fused(self.fuse, search.query, top, self.first_stage.name)
+            search.timings_ms[FUSION_STAGE] = (self._clock() - start) * 1000
+        return Ranking(
+            query=search.query,
+            hits=tuple(replace(hit, rank=rank) for rank, hit in enumerate(search.hits[:top_k], start=1)),
+            query_id=search.query_id,
+            timings_ms=search.timings_ms,
+            status=search.status,
+            notes=tuple(search.notes),
+        )
+
+
+def _as_retriever(first_stage: Any) -> Retriever:
+    if callable(getattr(first_stage, "retrieve", None)):
+        retriever: Retriever = first_stage
+    elif callable(getattr(first_stage, "retriever", None)):  # an index
+        kind = "hybrid" if getattr(first_stage, "has_vectors", True) else "bm25"
+        retriever = first_stage.retriever(kind)
+    else:
+        raise InputError(
+            f"the first stage must be a retriever or an index, not {type(first_stage).__name__}; over "
+            "a list of texts, BM25(texts) is one"
+        )
+    return retriever
+
+
+def _check_query(query: str) -> None:
+    if not isinstance(query, str) or not query.strip():
+        raise InputError(f"a query must be a string that is not empty, not {query!r}")
+
+
+def _as_filter(condition: FilterLike | Filter | None) -> Filter | None:
+    if condition is None or callable(getattr(condition, "matches", None)):
+        return cast("Filter | None", condition)
+    return as_filter(cast("FilterLike", condition))

@@ -1,0 +1,213 @@
+"""What a search hands from stage to stage: candidates, a reranker's order, a mix of two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from crossrank.errors import InputError, ModelOutputError
+from crossrank.retrieval.retriever import check_top_k
+from crossrank.types import Document, Hit, Ranking
+
+if TYPE_CHECKING:
+    from crossrank.models.reranker import Reranker
+
+__all__ = [
+    "FUSION_STAGE",
+    "Search",
+    "Stage",
+    "candidates_of",
+    "documents_of",
+    "fused",
+    "next_chunk",
+    "placed",
+    "stages_of",
+]
+
+FUSION_STAGE = "fusion"
+"""Name of the stage that mixes first-stage and reranker scores."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A reranker, the name its scores go by, and how many documents it sees."""
+
+    name: str
+    reranker: Reranker
+    depth: int
+
+
+@dataclass
+class Search:
+    """One query on its way through the stages."""
+
+    query: str
+    query_id: str | None
+    hits: list[Hit]  # best first; ranks are those of the first stage until the end
+    timings_ms: dict[str, float]
+    status: str
+    notes: list[str]
+    num_reranked: int = 0  # how many of the first hits have the latest reranker's score
+
+    def take(self, stage: Stage, outcome: list[Hit] | Exception, num_candidates: int) -> None:
+        """Put a stage's order on top, or note why there is none.
+
+        Candidates that the order lacks follow it, in the order they had.
+        """
+        if isinstance(outcome, Exception):
+            self.status = "degraded"
+            reason = " ".join(f"{type(outcome).__name__}: {outcome}".split())
+            self.notes.append(f"{stage.name} failed, the order before it stands: {reason}")
+            return
+        if len(outcome) < num_candidates:
+            self.notes.append(f"{stage.name} returned {len(outcome)} of {num_candidates} candidates")
+        ordered = {hit.document_id for hit in outcome}
+        self.hits = outcome + [hit for hit in self.hits if hit.document_id not in ordered]
+        self.num_reranked = len(outcome)
+
+
+def stages_of(
+    reranker: Reranker | Sequence[tuple[Reranker, int]] | None, depth: int, first_stage_name: str
+) -> Iterator[Stage]:
+    """Yield the stages of one reranker or of a cascade, each with a name of its own.
+
+    Raises:
+        InputError: something that is no reranker, or a depth that is below 1 or grows.
+    """
+    if reranker is None:
+        return
+    cascade: Sequence[Any] = reranker if isinstance(reranker, (list, tuple)) else [(reranker, depth)]
+    taken = [first_stage_name, FUSION_STAGE]
+    last_depth: int | None = None
+    for entry in cascade:
+        if not isinstance(entry, tuple) or len(entry) != 2:
+            raise InputError(f"a cascade is a list of (reranker, depth), not of {type(entry).__name__}")
+        each, own_depth = entry
+        if not all(hasattr(each, attribute) for attribute in ("name", "rank", "rank_many")):
+            raise InputError(
+                f"a reranker has a name and the methods rank and rank_many, {type(each).__name__} has not; "
+                "open a model with CrossEncoder(name)"
+            )
+        check_top_k(own_depth, "the depth of a reranker")
+        if last_depth is not None and own_depth > last_depth:
+            raise InputError(
+                f"depths of a cascade may not grow: {own_depth} comes after {last_depth}, and would mix "
+                "documents that the reranker before has seen with others"
+            )
+        last_depth = own_depth
+        name, number = each.name, 1
+        while name in taken:
+            number += 1
+            name = f"{each.name}:{number}"
+        taken.append(name)
+        yield Stage(name, each, own_depth)
+
+
+def candidates_of(ranking: Ranking, first_stage_name: str) -> list[Hit]:
+    """Return the first stage's hits with their rank and score kept for good."""
+    if len(set(ranking.document_ids)) != len(ranking):
+        raise ModelOutputError(f"the first stage {first_stage_name} found a document twice for one query")
+    return [
+        replace(
+            hit,
+            first_stage_rank=rank,
+            first_stage_score=hit.score,
+            stage_scores={**hit.stage_scores, hit.stage: hit.score},
+        )
+        for rank, hit in enumerate(ranking, start=1)
+    ]
+
+
+def documents_of(candidates: Sequence[Hit], first_stage_name: str) -> list[Document]:
+    """Return the candidates' documents.
+
+    Raises:
+        InputError: the first stage gave a hit without its document.
+    """
+    documents = []
+    for hit in candidates:
+        if hit.document is None:
+            raise InputError(
+                f"the first stage {first_stage_name} gave document {hit.document_id!r} without its text, "
+                "which a reranker needs; use a retriever whose hits have their `document`"
+            )
+        documents.append(hit.document)
+    return documents
+
+
+def placed(candidates: Sequence[Hit], ranking: Ranking, stage_name: str) -> list[Hit]:
+    """Return the candidates in a reranker's order, with its scores; fewer if it left some out.
+
+    Raises:
+        ModelOutputError: a document that was not asked about or comes twice, or a score that is not
+            finite.
+    """
+    waiting = {hit.document_id: hit for hit in candidates}
+    order = []
+    for hit in ranking:
+        candidate = waiting.pop(hit.document_id, None)
+        if candidate is None:
+            raise ModelOutputError(
+                f"{stage_name} returned document {hit.document_id!r}, which was not among its documents or "
+                "came before"
+            )
+        score = float(hit.score)
+        if not math.isfinite(score):
+            raise ModelOutputError(f"{stage_name} gave document {hit.document_id!r} the score {score}")
+        order.append(
+            replace(
+                candidate,
+                score=score,
+                stage=stage_name,
+                probability=hit.probability,
+                stage_scores={**candidate.stage_scores, stage_name: score},
+                truncated_tokens=hit.truncated_tokens,
+                span=hit.span,
+            )
+        )
+    return order
+
+
+def next_chunk(left_ms: float, ms_per_document: float | None, num_left: int) -> int:
+    """Return how many documents to rerank next: none, or at least one.
+
+    Half of what is expected to fit, so that a slow chunk overshoots little. The first document's time
+    is not known; it alone is risked.
+    """
+    if left_ms <= 0:
+        return 0
+    if ms_per_document is None:
+        return 1
+    if ms_per_document * num_left * 2 <= left_ms:
+        return num_left
+    expected = left_ms / ms_per_document
+    return 0 if expected < 1 else max(1, int(expected / 2))
+
+
+def fused(
+    fuse: Callable[[list[Ranking]], Ranking], query: str, hits: Sequence[Hit], first_stage_name: str
+) -> list[Hit]:
+    """Return reranked hits in the order that a formula makes of first-stage and reranker scores."""
+    # every candidate has a first-stage rank and score; the types allow None for other hits
+    by_first_stage = sorted(hits, key=lambda hit: hit.first_stage_rank or 0)
+    first = [
+        replace(hit, rank=rank, score=hit.first_stage_score or 0.0, stage=first_stage_name)
+        for rank, hit in enumerate(by_first_stage, start=1)
+    ]
+    second = [replace(hit, rank=rank) for rank, hit in enumerate(hits, start=1)]
+    mixed = fuse([Ranking(query, tuple(first)), Ranking(query, tuple(second))])
+    scores = {hit.document_id: float(hit.score) for hit in mixed}
+    own = {hit.document_id: hit for hit in hits}
+    if len(mixed) != len(own) or scores.keys() != own.keys():
+        raise ModelOutputError("the fusion lost, added or repeated documents; it must keep each once")
+    return [
+        replace(
+            own[document_id],
+            score=score,
+            stage=FUSION_STAGE,
+            stage_scores={**own[document_id].stage_scores, FUSION_STAGE: score},
+        )
+        for document_id, score in scores.items()
+    ]
