@@ -382,6 +382,26 @@ def test_empty_and_strange_documents_are_scored():
     assert one_label().rank("blue", []).hits == ()
 
 
+def test_a_hundred_thousand_documents():
+    documents = [" ".join(WORDS[i // 19**place % 19] for place in range(4)) for i in range(100_000)]
+    assert len(set(documents)) == 100_000
+    ranking = model(token_budget=16_384).rank("blue", documents, top_k=5)
+    assert len(ranking) == 5
+    alone = one_label().score([("blue", documents[hit.index]) for hit in ranking])
+    np.testing.assert_allclose(ranking.scores, alone, rtol=0, atol=TOLERANCE)
+
+
+def test_a_document_of_two_megabytes():
+    document = "the river of the old city and the mountain " * 48_000  # 432,000 tokens
+    hit = one_label().rank("blue", ["cat", document])
+    long = next(one for one in hit if one.index == 1)
+    assert long.truncated_tokens == 432_000 - (96 - 3 - 1)
+    start = " ".join(document.split()[:92])
+    np.testing.assert_allclose(one_label().score([("blue", start)])[0], long.score, rtol=0, atol=TOLERANCE)
+    windowed = model(long_documents="max", token_budget=16_384).rank("blue", [document[:100_000]])[0]
+    assert tokens(document[slice(*windowed.span)]) == 92
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -426,7 +446,9 @@ def test_nan_names_the_pair(monkeypatch):
         return logits
 
     monkeypatch.setattr(reranker._engine, "run", broken)
-    with pytest.raises(ModelOutputError, match=r"gave nan for documents\[1\] \(query 'blue', document 'the"):
+    with pytest.raises(
+        ModelOutputError, match=r"gave NaN or infinity for documents\[1\] \(query 'blue', document 'the"
+    ):
         reranker.rank("blue", ["the old", "the old city", "the old city"])
     monkeypatch.setattr(reranker._engine, "run", run)
     assert np.isfinite(reranker.score([("blue", "the old city")])).all()  # nothing bad was kept

@@ -274,32 +274,37 @@ class CrossEncoder:
             queries, pairs, name=name, query_name=query_form.format, progress=self._progress
         )
         return [
-            Ranking.from_hits(query, self._hits(documents[number], scores, starts[number]), top_k=top_k)
+            Ranking(query, self._hits(documents[number], scores, starts[number], top_k))
             for number, query in enumerate(queries)
         ]
 
-    def _hits(self, documents: Sequence[str | Document], scores: PairScores, start: int) -> list[Hit]:
+    def _hits(
+        self, documents: Sequence[str | Document], scores: PairScores, start: int, top_k: int | None
+    ) -> tuple[Hit, ...]:
+        """The best hits of one query; `start` is where its documents begin in the scores."""
         rows = slice(start, start + len(documents))
+        logits = scores.logits[rows, self._label]
+        order = np.argsort(-logits, kind="stable")[:top_k]  # equal scores keep their order
         columns = zip(
-            documents,
-            scores.logits[rows, self._label].tolist(),
-            scores.truncated[rows].tolist(),
-            scores.spans[rows, self._label].tolist(),
+            order.tolist(),
+            logits[order].tolist(),
+            scores.truncated[rows][order].tolist(),
+            scores.spans[rows, self._label][order].tolist(),
             strict=True,
         )
-        return [
+        return tuple(
             Hit(
-                document_id=document.id if isinstance(document, Document) else str(index),
+                document_id=document.id if isinstance(document := documents[index], Document) else str(index),
                 score=score,
-                rank=index + 1,
+                rank=rank,
                 stage=self.name,
                 index=index,
                 document=document if isinstance(document, Document) else None,
                 truncated_tokens=truncated,
                 span=(span[0], span[1]) if span[0] >= 0 else None,
             )
-            for index, (document, score, truncated, span) in enumerate(columns)
-        ]
+            for rank, (index, score, truncated, span) in enumerate(columns, start=1)
+        )
 
     def _find_label(self, label: str | int | None) -> int | None:
         """The position of the label to rank by; None when there are several and none was chosen."""

@@ -181,40 +181,43 @@ class PairScorer:
         encoded = self._tokenizer.encode(documents)
         document_ids = {text: tokens.ids for text, tokens in zip(documents, encoded, strict=True)}
         inputs: list[tuple[Ids, Ids]] = []
-        covers: list[npt.NDArray[np.int64]] = []  # of each pair: [start, end) of its windows in tokens
+        covers: list[list[tuple[int, int]]] = []  # of each pair: its windows, [start, end) in tokens
         for query, document in block:
             ids = document_ids[document]
             covers.append(self._cover(len(call.query_ids[query]), len(ids)))
-            inputs += [(call.query_ids[query], ids[start:end]) for start, end in covers[-1].tolist()]
+            inputs += [(call.query_ids[query], ids[start:end]) for start, end in covers[-1]]
         logits = self._run(inputs, len(block), call.tracked)
+        if not np.isfinite(logits).all():
+            owners = np.repeat(np.arange(len(block)), list(map(len, covers)))
+            pair = block[int(owners[~np.isfinite(logits).all(axis=1)][0])]
+            raise ModelOutputError(_not_finite(pair, call.name(pair)))
         rows = np.full((len(block), 3 * self._num_labels + 1), -1, dtype=np.int32)
         scores = rows[:, : self._num_labels].view(np.float32)
-        long_pairs: dict[int, npt.NDArray[np.int64]] = {}
-        end = 0
+        firsts = np.cumsum([0, *map(len, covers)])[:-1]
+        scores[:] = logits[firsts]
+        winning: dict[int, list[tuple[int, int]]] = {}
         for row, (cover, (_, document)) in enumerate(zip(covers, block, strict=True)):
-            start, end = end, end + len(cover)
-            if not np.isfinite(logits[start:end]).all():
-                raise ModelOutputError(_not_finite(block[row], logits[start:end], call.name(block[row])))
-            scores[row], winners = aggregate(
-                logits[start:end], self._settings.long_documents, self._settings.top_windows
-            )
             num_tokens = len(document_ids[document])
-            rows[row, self._num_labels] = num_tokens - cover[-1, 1]
-            if self._settings.long_documents != "truncate" and cover[0, 1] < num_tokens:
-                long_pairs[row] = cover[winners]
-        self._fill_spans(rows, long_pairs, block)
+            rows[row, self._num_labels] = num_tokens - cover[-1][1]
+            if cover[0][1] == num_tokens or self._settings.long_documents == "truncate":
+                continue
+            of_windows = logits[firsts[row] : firsts[row] + len(cover)]
+            scores[row], winners = aggregate(
+                of_windows, self._settings.long_documents, self._settings.top_windows
+            )
+            winning[row] = [cover[winner] for winner in winners.tolist()]
+        self._fill_spans(rows, winning, block)
         return rows
 
-    def _cover(self, num_query_tokens: int, num_tokens: int) -> npt.NDArray[np.int64]:
-        """The parts of a document that are read with a query, int64 (windows, 2)."""
+    def _cover(self, num_query_tokens: int, num_tokens: int) -> list[tuple[int, int]]:
+        """The parts of a document that are read with a query: [start, end) of each window."""
         settings = self._settings
-        room = settings.max_length - self._tokenizer.pair_length(num_query_tokens, 0)
-        if settings.long_documents == "truncate":
-            return np.array([[0, min(room, num_tokens)]], dtype=np.int64)
-        size = min(room, settings.window_tokens or room)
-        if settings.long_documents == "first":
-            return np.array([[0, min(size, num_tokens)]], dtype=np.int64)
-        return windows(num_tokens, size, settings.window_overlap)
+        size = settings.max_length - self._tokenizer.pair_length(num_query_tokens, 0)
+        if settings.long_documents != "truncate":
+            size = min(size, settings.window_tokens or size)
+        if num_tokens <= size or settings.long_documents in ("truncate", "first"):
+            return [(0, min(size, num_tokens))]
+        return [(start, end) for start, end in windows(num_tokens, size, settings.window_overlap).tolist()]
 
     def _run(self, inputs: list[tuple[Ids, Ids]], num_pairs: int, tracked: Track) -> Scores:
         lengths = [self._tokenizer.pair_length(len(query), len(document)) for query, document in inputs]
@@ -230,7 +233,7 @@ class PairScorer:
     def _fill_spans(
         self,
         rows: npt.NDArray[np.int32],
-        winning: dict[int, npt.NDArray[np.int64]],
+        winning: dict[int, list[tuple[int, int]]],
         block: list[tuple[str, str]],
     ) -> None:
         """Write the characters of the winning windows: tokenises long documents again, with offsets."""
@@ -243,9 +246,7 @@ class PairScorer:
             text = block[row][1]
             places = offsets[text]
             assert places is not None  # asked for above
-            characters = [
-                _trim(text, int(places[start, 0]), int(places[end - 1, 1])) for start, end in spans.tolist()
-            ]
+            characters = [_trim(text, int(places[start, 0]), int(places[end - 1, 1])) for start, end in spans]
             rows[row, self._num_labels + 1 :] = np.array(characters, dtype=np.int32).ravel()
 
 
@@ -271,12 +272,12 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _not_finite(pair: tuple[str, str], logits: Scores, name: str) -> str:
+def _not_finite(pair: tuple[str, str], name: str) -> str:
     query, document = pair
     return (
-        f"the model gave {logits[~np.isfinite(logits)][0]} for {name} (query {_short(query)}, document "
-        f"{_short(document)}). Its weights may be damaged, or overflow in this precision: fetch the model "
-        "again, or try precision='float32'"
+        f"the model gave NaN or infinity for {name} (query {_short(query)}, document {_short(document)}). "
+        "Its weights may be damaged, or overflow in this precision: fetch the model again, or try "
+        "precision='float32'"
     )
 
 

@@ -118,12 +118,13 @@ class Tokenizer:
             "model_input_names", ["token_type_ids"]
         )
         self._single, self._pair = derive_templates(self._tokenizer, has_types=has_types, source=str(path))
+        self._num_special_tokens = self._pair.num_special_tokens  # asked for once a pair
         self._can_split = splits_at_spaces(self._tokenizer)
 
     @property
     def num_special_tokens(self) -> int:
         """Special tokens of a pair."""
-        return self._pair.num_special_tokens
+        return self._num_special_tokens
 
     @property
     def num_single_special_tokens(self) -> int:
@@ -168,7 +169,7 @@ class Tokenizer:
 
     def pair_length(self, num_query_tokens: int, num_document_tokens: int) -> int:
         """Tokens of a pair, special tokens included."""
-        return num_query_tokens + num_document_tokens + self._pair.num_special_tokens
+        return num_query_tokens + num_document_tokens + self._num_special_tokens
 
     def join(self, query: Tokens, document: Tokens) -> tuple[Row, Row]:
         """Join a query and a document into (input_ids, token_type_ids), int64 (length,) each."""
