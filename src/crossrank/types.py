@@ -6,11 +6,14 @@ caller passed in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from crossrank.errors import InputError
+
+if TYPE_CHECKING:
+    from crossrank.context import Context
 
 __all__ = ["Document", "Hit", "Pair", "Qrels", "Ranking", "Run"]
 
@@ -47,9 +50,7 @@ class Document:
         for name in ("text", "title"):
             value = getattr(self, name)
             if not isinstance(value, str):
-                raise InputError(
-                    f"document {self.id!r}: {name} must be a string, not {type(value).__name__}"
-                )
+                raise InputError(f"document {self.id!r}: {name} must be a string, not {type(value).__name__}")
 
     @property
     def full_text(self) -> str:
@@ -132,6 +133,25 @@ class Ranking(Sequence[Hit]):
     def scores(self) -> tuple[float, ...]:
         """Scores, best first."""
         return tuple(hit.score for hit in self.hits)
+
+    def as_context(
+        self,
+        *,
+        max_tokens: int = 2000,
+        template: str | None = None,
+        count_tokens: Callable[[str], int] | None = None,
+        allow_cut: bool = False,
+    ) -> Context:
+        """Return the best passages that fit, numbered for citation: see `crossrank.context.as_context`."""
+        from crossrank.context import DEFAULT_TEMPLATE, as_context
+
+        return as_context(
+            self,
+            max_tokens=max_tokens,
+            template=DEFAULT_TEMPLATE if template is None else template,
+            count_tokens=count_tokens,
+            allow_cut=allow_cut,
+        )
 
     @classmethod
     def from_hits(
