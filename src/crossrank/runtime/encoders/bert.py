@@ -170,7 +170,7 @@ class BertEncoder:
             query = frame.deep(query)
         attention = graph.microsoft(
             "MultiHeadAttention",
-            [query, frame.deep(key), frame.deep(value), "", frame.key_mask],
+            [query, frame.deep(key), frame.deep(value), "", frame.lengths],
             num_heads=self._num_heads,
         )
         mixed = graph.linear(frame.flat(attention), f"{name}.{names.attention_output}", square)

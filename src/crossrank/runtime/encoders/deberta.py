@@ -126,7 +126,7 @@ class DebertaEncoder:
                 key,
                 frame.deep(value),
                 "",
-                frame.key_mask,
+                frame.lengths,
                 self._position_scores(query, key, attention, first_only),
             ],
             num_heads=self._num_heads,

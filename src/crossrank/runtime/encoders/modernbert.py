@@ -106,7 +106,7 @@ class ModernBertEncoder:
             window = graph.slice(self._window, zero, one, 2) if first_only else self._window
         mixed = graph.microsoft(
             "MultiHeadAttention",
-            [query, key, frame.deep(value), "", frame.key_mask, window],
+            [query, key, frame.deep(value), "", frame.lengths, window],
             num_heads=self._num_heads,
         )
         return graph.linear(frame.flat(mixed), f"{name}.attn.Wo", (hidden, hidden))
