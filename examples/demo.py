@@ -17,7 +17,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from crossrank import Collection, CrossEncoder, Index, Ranking, Run, Searcher, evaluate
+from crossrank import (
+    BiEncoder,
+    Collection,
+    CrossEncoder,
+    Index,
+    Ranking,
+    Run,
+    Searcher,
+    evaluate,
+    index_retriever,
+)
 
 MEASURES = ["nDCG@10", "MRR@10"]
 
@@ -37,13 +47,13 @@ def main() -> None:
     questions = dict(list(collection.queries("test").items())[: arguments.questions])
     qrels = {query_id: collection.qrels("test")[query_id] for query_id in questions}
 
-    index = Index.open(arguments.index)
+    index = Index.open(arguments.index, BiEncoder())
     reranker = CrossEncoder()
     systems = {
-        "BM25": Searcher(index.retriever("bm25")),
-        "bi-encoder": Searcher(index.retriever("dense")),
-        "hybrid": Searcher(index.retriever("hybrid")),
-        "hybrid + rerank": Searcher(index.retriever("hybrid"), reranker, depth=arguments.depth),
+        "BM25": Searcher(index_retriever(index, "bm25")),
+        "bi-encoder": Searcher(index_retriever(index, "dense")),
+        "hybrid": Searcher(index_retriever(index, "hybrid")),
+        "hybrid + rerank": Searcher(index_retriever(index, "hybrid"), reranker, depth=arguments.depth),
     }
 
     console = Console(highlight=False)
@@ -52,9 +62,8 @@ def main() -> None:
     runs: dict[str, Run] = {}
     for name, searcher in systems.items():
         start = time.perf_counter()
-        rankings = searcher.search_many(list(questions.values()), top_k=arguments.depth)
+        runs[name] = searcher.search_many(questions, top_k=arguments.depth)
         milliseconds = (time.perf_counter() - start) * 1000 / len(questions)
-        runs[name] = Run(dict(zip(questions, rankings, strict=True)))
         values = evaluate(runs[name], qrels, MEASURES)
         measured.add_row(name, *(f"{values[measure]:.3f}" for measure in MEASURES), f"{milliseconds:.0f}")
     console.print(measured)

@@ -1,4 +1,4 @@
-"""The public names: none forgotten, none by chance, in an order a reader can search."""
+"""The public names: none forgotten, none by chance. (Their order is the linter's business, RUF022.)"""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 import crossrank
 
 
-def test_all_is_sorted() -> None:
-    assert crossrank.__all__ == sorted(crossrank.__all__)
+def test_all_has_every_public_name_once() -> None:
+    bound = {name for name in vars(crossrank) if name[0].isupper()} | set(crossrank._LAZY)
+    assert sorted(crossrank.__all__) == sorted(bound - {"TYPE_CHECKING", "Any"})
 
 
 def test_every_public_name_exists_and_says_what_it_is() -> None:

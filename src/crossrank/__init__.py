@@ -13,6 +13,8 @@ from crossrank.errors import CrossrankError
 from crossrank.types import Document, Hit, Pair, Qrels, Ranking, Run
 
 if TYPE_CHECKING:
+    from crossrank.cache import ScoreCache
+    from crossrank.context import Context
     from crossrank.evaluation.collections import Collection
     from crossrank.evaluation.measures import Evaluation, evaluate
     from crossrank.evaluation.trec import read_qrels, read_run, write_qrels, write_run
@@ -22,21 +24,27 @@ if TYPE_CHECKING:
     from crossrank.pipeline import Searcher
     from crossrank.retrieval.bm25 import BM25
     from crossrank.retrieval.dense import Dense
+    from crossrank.retrieval.from_index import index_retriever
+    from crossrank.retrieval.fusion import RRF, WeightedSum
     from crossrank.retrieval.hybrid import Hybrid
     from crossrank.retrieval.retriever import Retriever
     from crossrank.store.lance import Index
+    from crossrank.store.readers import DocumentReader
     from crossrank.store.store import Store
 
     __version__: str
 
 __all__ = [
     "BM25",
+    "RRF",
     "BiEncoder",
     "Collection",
+    "Context",
     "CrossEncoder",
     "CrossrankError",
     "Dense",
     "Document",
+    "DocumentReader",
     "Evaluation",
     "Hit",
     "Hybrid",
@@ -47,9 +55,12 @@ __all__ = [
     "Reranker",
     "Retriever",
     "Run",
+    "ScoreCache",
     "Searcher",
     "Store",
+    "WeightedSum",
     "evaluate",
+    "index_retriever",
     "read_qrels",
     "read_run",
     "write_qrels",
@@ -57,21 +68,27 @@ __all__ = [
 ]
 
 _LAZY = {
-    "BiEncoder": "crossrank.models.bi_encoder",
     "BM25": "crossrank.retrieval.bm25",
+    "BiEncoder": "crossrank.models.bi_encoder",
     "Collection": "crossrank.evaluation.collections",
+    "Context": "crossrank.context",
     "CrossEncoder": "crossrank.models.cross_encoder",
     "Dense": "crossrank.retrieval.dense",
-    "evaluate": "crossrank.evaluation.measures",
+    "DocumentReader": "crossrank.store.readers",
     "Evaluation": "crossrank.evaluation.measures",
     "Hybrid": "crossrank.retrieval.hybrid",
     "Index": "crossrank.store.lance",
-    "read_qrels": "crossrank.evaluation.trec",
-    "read_run": "crossrank.evaluation.trec",
+    "RRF": "crossrank.retrieval.fusion",
     "Reranker": "crossrank.models.reranker",
     "Retriever": "crossrank.retrieval.retriever",
+    "ScoreCache": "crossrank.cache",
     "Searcher": "crossrank.pipeline",
     "Store": "crossrank.store.store",
+    "WeightedSum": "crossrank.retrieval.fusion",
+    "evaluate": "crossrank.evaluation.measures",
+    "index_retriever": "crossrank.retrieval.from_index",
+    "read_qrels": "crossrank.evaluation.trec",
+    "read_run": "crossrank.evaluation.trec",
     "write_qrels": "crossrank.evaluation.trec",
     "write_run": "crossrank.evaluation.trec",
 }

@@ -17,6 +17,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def run_command(*arguments: object, input: str | bytes | None = None) -> Result:
-        return CliRunner().invoke(app, [str(argument) for argument in arguments], input=input)
+        words = [str(argument) for argument in arguments]
+        return CliRunner().invoke(app, words, input=input, catch_exceptions=False)
 
     return run_command

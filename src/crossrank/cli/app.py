@@ -101,4 +101,6 @@ def run() -> None:
             # Results are UTF-8 whatever the locale; a character that cannot be written is escaped in
             # the form JSON uses, too.
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    # LanceDB's own messages about its files are not for the people who type commands.
+    os.environ.setdefault("LANCEDB_LOG", "error")
     app(prog_name="crossrank")

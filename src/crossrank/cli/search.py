@@ -84,6 +84,7 @@ def open_searcher(
 ) -> Iterator[Searcher]:
     """Open an index and what is needed to search it; close it at the end."""
     from crossrank.pipeline import Searcher
+    from crossrank.retrieval.from_index import index_retriever
 
     with open_index(
         directory,
@@ -92,13 +93,10 @@ def open_searcher(
         precision=precision,
         threads=threads,
     ) as index:
-        name = retriever.value
-        if retriever is RetrieverName.auto:
-            name = "bm25" if index.model is None else "hybrid"
         second = (
             None if reranker == NO_RERANKER else open_reranker(reranker, precision=precision, threads=threads)
         )
-        yield Searcher(index.retriever(name), second, depth=depth)
+        yield Searcher(index_retriever(index, retriever.value), second, depth=depth)
 
 
 def search(

@@ -1,0 +1,142 @@
+"""`rerank`, `score`, `encode`, `info`, `models`: the library's own numbers, in every form of input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crossrank import BiEncoder, CrossEncoder
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+RERANKER = GOLDEN / "bert"
+BI_ENCODER = GOLDEN / "sbert_bi_encoder"
+QUERY = "who wrote the play"
+DOCUMENTS = ["a village in the hills", "the play was written in 1600", "[bold]not markup[/bold]"]
+
+
+@pytest.fixture(scope="module")
+def reranker() -> CrossEncoder:
+    return CrossEncoder(RERANKER)
+
+
+def test_rerank_gives_the_librarys_ranking(run, reranker) -> None:
+    result = run("rerank", QUERY, *DOCUMENTS, "-r", RERANKER, "--json")
+    assert result.exit_code == 0
+    printed = json.loads(result.stdout)
+    expected = reranker.rank(QUERY, DOCUMENTS)
+    assert [hit["document_id"] for hit in printed["hits"]] == list(expected.document_ids)
+    assert [hit["score"] for hit in printed["hits"]] == pytest.approx(expected.scores, abs=1e-5)
+    assert [hit["text"] for hit in printed["hits"]] == [DOCUMENTS[hit.index] for hit in expected]
+
+
+def test_rerank_shows_texts_as_they_are(run) -> None:
+    result = run("rerank", QUERY, *DOCUMENTS, "-r", RERANKER, "-k", "3")
+    assert all(document in result.stdout for document in DOCUMENTS)
+
+
+def test_rerank_takes_documents_from_lines(run, reranker) -> None:
+    result = run("rerank", QUERY, "-r", RERANKER, "--json", "-k", "1", input="\n".join(DOCUMENTS))
+    assert json.loads(result.stdout)["hits"][0]["index"] == reranker.rank(QUERY, DOCUMENTS)[0].index
+
+
+def test_rerank_answers_requests_in_their_order(run) -> None:
+    requests = [{"query": f"query {n}", "documents": DOCUMENTS[:n], "query_id": f"q{n}"} for n in (2, 0, 1)]
+    lines = "".join(json.dumps(request) + "\n" for request in requests)
+    result = run("rerank", "-r", RERANKER, "--json", input=lines)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(row["query_id"], row["query"], len(row["hits"])) for row in rows] == [
+        ("q2", "query 2", 2),
+        ("q0", "query 0", 0),
+        ("q1", "query 1", 1),
+    ]
+
+
+def test_a_bad_request_names_its_line(run) -> None:
+    result = run("rerank", "-r", RERANKER, input='{"query": "a", "documents": []}\n{"query": "b"}\n')
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: <stdin>:2: ")
+
+
+def test_score_gives_raw_logits_in_the_order_of_the_pairs(run, reranker) -> None:
+    pairs = [(QUERY, document) for document in DOCUMENTS]
+    lines = "".join(f"{query}\t{document}\n" for query, document in pairs)
+    result = run("score", "-r", RERANKER, input=lines)
+    assert [float(line) for line in result.stdout.splitlines()] == pytest.approx(
+        reranker.score(pairs).tolist(), abs=2e-6
+    )
+
+
+def test_score_activates_when_asked(run, reranker, tmp_path: Path) -> None:
+    pairs = [(QUERY, document) for document in DOCUMENTS]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    result = run("score", path, "-r", RERANKER, "--activate", "--json")
+    scores = [json.loads(line)["score"] for line in result.stdout.splitlines()]
+    assert scores == pytest.approx(reranker.activate(reranker.score(pairs)).tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_encode_writes_the_librarys_vectors(run, tmp_path: Path, role: str) -> None:
+    path = tmp_path / "vectors.npy"
+    result = run("encode", "--as", role, "-m", BI_ENCODER, "--to", path, input="\n".join(DOCUMENTS))
+    assert result.exit_code == 0
+    encoder = BiEncoder(BI_ENCODER)
+    expected = (encoder.encode_queries if role == "query" else encoder.encode_documents)(DOCUMENTS)
+    written = np.load(path)
+    assert written.dtype == np.float32
+    np.testing.assert_allclose(written, expected, atol=1e-5)
+
+
+def test_encode_prints_json_lines(run) -> None:
+    result = run("encode", "-m", BI_ENCODER, input="one\ntwo\n")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["text"] for row in rows] == ["one", "two"]
+    assert [np.linalg.norm(row["embedding"]) for row in rows] == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_encode_of_nothing_is_an_empty_array(run, tmp_path: Path) -> None:
+    run("encode", "-m", BI_ENCODER, "--to", tmp_path / "none.npy", input="")
+    assert np.load(tmp_path / "none.npy").shape == (0, BiEncoder(BI_ENCODER).dimensions)
+
+
+@pytest.mark.parametrize(("folder", "kind"), [("bert", "cross-encoder"), ("sbert_bi_encoder", "bi-encoder")])
+def test_info_says_what_a_model_is(run, folder: str, kind: str) -> None:
+    facts = json.loads(run("info", GOLDEN / folder, "--json").stdout)
+    assert facts["kind"] == kind
+    assert facts["architecture"] == "bert"
+    assert len(facts["fingerprint"]) == 64
+
+
+def test_info_of_the_machine(run) -> None:
+    facts = json.loads(run("info", "--json").stdout)
+    assert facts["cores_to_use"] >= 1
+    assert facts["packages"]["onnxruntime"]
+
+
+def test_info_of_nothing_that_exists(run) -> None:
+    result = run("info", "no/such/thing")
+    assert result.exit_code == 1
+    assert "no/such/thing" in result.stderr
+
+
+def test_models_lists_what_ships_with_the_package(run) -> None:
+    listed = json.loads(run("models", "--json").stdout)
+    assert {(model["name"], model["kind"]) for model in listed["built_in"]} == {
+        ("crossrank-mini", "cross-encoder"),
+        ("crossrank-embed", "bi-encoder"),
+    }
+    assert all(model["license"] for model in listed["built_in"])
+
+
+def test_every_family_listed_can_be_opened() -> None:
+    from crossrank.cli.models import FAMILIES
+    from crossrank.runtime.checkpoint import Checkpoint
+
+    opened = {
+        json.loads(path.read_text())["model_type"]: path.parent for path in GOLDEN.glob("*/config.json")
+    }
+    for family in FAMILIES:
+        assert Checkpoint.open(opened[family]).architecture

@@ -1,0 +1,52 @@
+"""What people install has all it needs: code, types, model weights, licences."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "crossrank"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+def package_files() -> set[str]:
+    return {
+        path.relative_to(ROOT / "src").as_posix()
+        for path in SOURCE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_the_wheel_has_every_file_of_the_package(built: Path) -> None:
+    [wheel] = built.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    inside = {name for name in names if name.startswith("crossrank/")}
+    assert inside == package_files()
+    assert "crossrank/py.typed" in inside
+    assert {Path(name).name for name in names if "/licenses/" in name} == {"LICENSE", "NOTICE"}
+
+
+def test_the_source_distribution_can_build_and_test_itself(built: Path) -> None:
+    [source] = built.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {f"src/{name}" for name in package_files()} <= names
+    for needed in ("pyproject.toml", "Makefile", "LICENSE", "NOTICE", "README.md", "tests/test_packaging.py"):
+        assert needed in names
+    assert {f"data/sample/{name}" for name in ("corpus.jsonl.gz", "qrels/test.tsv", "README.md")} <= names
+    assert not [name for name in names if name.startswith((".venv", ".git/", "demo-index"))]
