@@ -550,22 +550,6 @@ def test_hits_need_documents_and_may_not_repeat() -> None:
         Searcher(Twice(0)).search("q")
 
 
-def test_an_index_gives_its_own_retriever() -> None:
-    class Index:
-        def __init__(self, has_vectors: bool) -> None:
-            self.has_vectors = has_vectors
-            self.kinds: list[str] = []
-
-        def retriever(self, kind: str) -> Retriever:
-            self.kinds.append(kind)
-            return Retriever(2)
-
-    for has_vectors, kind in ((True, "hybrid"), (False, "bm25")):
-        index = Index(has_vectors)
-        assert numbers(Searcher(index).search("q")) == [0, 1]
-        assert index.kinds == [kind]
-
-
 # with a real first stage
 
 
@@ -611,6 +595,34 @@ def test_filters_in_every_form(paragraphs: list[Document]) -> None:
             assert all(hit.document.metadata["n"] < 100 for hit in ranking)
     with pytest.raises(InputError):
         searcher.search("oil", filter=5)
+
+
+def test_over_an_index(paragraphs: list[Document], tmp_path: Path) -> None:
+    pytest.importorskip("lancedb", reason="lancedb is not installed (extra: search)")
+    from crossrank.store.lance import Index
+
+    class Letters:
+        """A bi-encoder that counts letters."""
+
+        name, fingerprint, dimensions = "letters", "l" * 64, 26
+
+        def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
+            counts = [[text.lower().count(chr(97 + i)) + 0.01 for i in range(26)] for text in texts]
+            vectors = np.array(counts, dtype=np.float32)
+            return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+        encode_queries = encode_documents
+
+    with Index.create(tmp_path / "index", bi_encoder=Letters(), fields={"n": int}) as index:
+        index.add([Document(d.id, d.text, d.title, {"n": i}) for i, d in enumerate(paragraphs[:50])])
+        ranking = Searcher(index, Scoring(), depth=5, fuse=RRF()).search("oil embargo", filter="n < 30")
+        assert list(ranking.timings_ms) == ["hybrid", "model", "fusion"]
+        assert len(ranking) == 10
+        assert all(hit.document.metadata["n"] < 30 for hit in ranking if hit.document)
+        assert list(ranking[0].stage_scores)[-3:] == ["hybrid", "model", "fusion"]
+        assert len(ranking.as_context(max_tokens=300).sources) >= 1
+    with Index.open(tmp_path / "index") as index:
+        assert list(Searcher(index).search("oil embargo").timings_ms) == ["bm25"]
 
 
 def test_many_threads_get_what_one_gets(paragraphs: list[Document]) -> None:

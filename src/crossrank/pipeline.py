@@ -57,8 +57,9 @@ class Searcher:
     Keeps no state between searches: safe to use from many threads if its stages are.
 
     Args:
-        first_stage: a retriever, or an index; of an index the hybrid retriever is taken, or the BM25
-            one where it has no vectors. Hits must carry their documents if there is a reranker.
+        first_stage: a retriever, or an index: that is searched by words and vectors, or by words alone
+            if it was opened without its bi-encoder. Hits must carry their documents if there is a
+            reranker.
         reranker: None, one reranker, or a cascade of (reranker, depth) in the order they run; depths
             may not grow. Two rerankers of the same name get ":2", ":3" added to it as stages.
         depth: how many candidates a single reranker sees, at least 1; a cascade has its own depths.
@@ -332,16 +333,15 @@ class Searcher:
 
 def _as_retriever(first_stage: Any) -> Retriever:
     if callable(getattr(first_stage, "retrieve", None)):
-        retriever: Retriever = first_stage
-    elif callable(getattr(first_stage, "retriever", None)):  # an index
-        kind = "hybrid" if getattr(first_stage, "has_vectors", True) else "bm25"
-        retriever = first_stage.retriever(kind)
-    else:
-        raise InputError(
-            f"the first stage must be a retriever or an index, not {type(first_stage).__name__}; over "
-            "a list of texts, BM25(texts) is one"
-        )
-    return retriever
+        return cast("Retriever", first_stage)
+    if callable(getattr(first_stage, "search_text", None)):
+        from crossrank.retrieval.from_index import index_retriever
+
+        return index_retriever(first_stage)
+    raise InputError(
+        f"the first stage must be a retriever or an index, not {type(first_stage).__name__}; over a list "
+        "of texts, BM25(texts) is one"
+    )
 
 
 def _check_query(query: str) -> None:
