@@ -16,12 +16,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from crossrank.errors import InputError
-from crossrank.score_file import ScoreFile
+
+if TYPE_CHECKING:
+    from crossrank.score_file import ScoreFile
 
 __all__ = ["ScoreCache", "score_key"]
 
@@ -79,7 +82,11 @@ class ScoreCache:
         self._rows: OrderedDict[bytes, Scores] = OrderedDict()
         self._in_flight: dict[bytes, Future[Scores | None]] = {}
         self._lock = threading.Lock()
-        self._file = ScoreFile(Path(path), max_bytes) if path is not None else None
+        self._file: ScoreFile | None = None
+        if path is not None:
+            from crossrank.score_file import ScoreFile  # brings SQLite, which memory alone does not need
+
+            self._file = ScoreFile(Path(path), max_bytes)
 
     def get_or_compute(
         self, keys: Sequence[bytes], compute: Callable[[list[int]], Sequence[Scores]]
