@@ -57,8 +57,12 @@ def main() -> None:
     }
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 110
     console.print(f"\n{len(questions)} questions over {index.count():,} paragraphs of Wikipedia\n")
-    measured = Table("", *MEASURES, "ms a question", box=None)
+    measured = Table("", box=None)
+    for heading in (*MEASURES, "ms a question"):
+        measured.add_column(heading, justify="right")
     runs: dict[str, Run] = {}
     for name, searcher in systems.items():
         start = time.perf_counter()
@@ -71,8 +75,8 @@ def main() -> None:
     reranked = runs["hybrid + rerank"]
     changed = [query_id for query_id in questions if reranked[query_id][0].first_stage_rank != 1]
     console.print(
-        f"\nFor {len(changed)} of them the reranker put another paragraph on top. The first {arguments.show}"
-        f" of those; ● marks the judged paragraph.\n"
+        f"\nFor {len(changed)} of them the reranker put another paragraph on top than the hybrid did. "
+        f"The first {arguments.show} of those; ● is the paragraph that was judged to answer.\n"
     )
     for query_id in changed[: arguments.show]:
         console.print(hits_table(reranked[query_id], set(qrels[query_id]), reranker))
@@ -81,14 +85,17 @@ def main() -> None:
 
 
 def hits_table(ranking: Ranking, relevant: set[str], reranker: CrossEncoder) -> Table:
-    title = Text(ranking.query, style="bold")
-    table = Table("before", "after", "score", "", "text", title=title, title_justify="left", box=None)
+    table = Table(title=Text(ranking.query, style="bold"), title_justify="left", box=None)
+    for heading in ("before", "after", "score"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    table.add_column("text, by the sentence that answers best")
     for hit in ranking[:3]:
         assert hit.document is not None  # an index gives its documents with the hits
         # A paragraph is long: show the sentence that the reranker finds closest to the question.
         sentences = re.split(r"(?<=[.!?])\s+", hit.document.text)
         best = sentences[int(reranker.rank(ranking.query, sentences, top_k=1)[0].document_id)]
-        text = Text(f"{hit.document.title}: {best}", overflow="ellipsis", no_wrap=True)
+        text = Text(f"{hit.document.title}: {' '.join(best.split())}")
         mark = "●" if hit.document_id in relevant else ""
         table.add_row(str(hit.first_stage_rank), str(hit.rank), f"{hit.score:.2f}", mark, text)
     return table

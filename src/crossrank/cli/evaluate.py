@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crossrank.cli.loading import JsonOption, Precision, PrecisionOption, ThreadsOption
+from crossrank.cli.loading import (
+    JsonOption,
+    LongDocuments,
+    LongDocumentsOption,
+    LongQuery,
+    LongQueryOption,
+    Precision,
+    PrecisionOption,
+    ThreadsOption,
+)
 from crossrank.cli.output import console, emit_json, messages, table
 from crossrank.cli.search import (
     DepthOption,
@@ -43,6 +52,8 @@ def evaluate(
     relevance_level: Annotated[int, typer.Option(min=1, help="The lowest grade that is relevant.")] = 1,
     per_query: Annotated[bool, typer.Option("--per-query", help="Show every query's values, too.")] = False,
     save_run: Annotated[Path | None, typer.Option("--run", help="Keep the run of --index here.")] = None,
+    long_query: LongQueryOption = LongQuery.error,
+    long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
     json: JsonOption = False,
@@ -75,6 +86,8 @@ def evaluate(
             retriever=retriever,
             reranker=reranker,
             depth=depth,
+            long_query=long_query,
+            long_documents=long_documents,
             precision=precision,
             threads=threads,
         ) as searcher:

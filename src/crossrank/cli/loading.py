@@ -19,6 +19,10 @@ __all__ = [
     "DEFAULT_BI_ENCODER",
     "DEFAULT_RERANKER",
     "JsonOption",
+    "LongDocuments",
+    "LongDocumentsOption",
+    "LongQuery",
+    "LongQueryOption",
     "Precision",
     "PrecisionOption",
     "RerankerOption",
@@ -41,7 +45,29 @@ class Precision(str, Enum):
     int8 = "int8"
 
 
+class LongQuery(str, Enum):
+    """What to do with a query longer than its share of the model's window."""
+
+    error = "error"
+    truncate = "truncate"
+
+
+class LongDocuments(str, Enum):
+    """What to do with a document longer than its share: see `crossrank.runtime.windows`."""
+
+    truncate = "truncate"
+    max = "max"
+    first = "first"
+    mean_top_k = "mean_top_k"
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
+LongDocumentsOption = Annotated[
+    LongDocuments, typer.Option(help="How the reranker reads long documents: their beginning, or windows.")
+]
+LongQueryOption = Annotated[
+    LongQuery, typer.Option(help="What the reranker does with a query that is too long for it.")
+]
 PrecisionOption = Annotated[
     Precision, typer.Option(help="auto takes int8 where it has passed its parity gate.")
 ]
@@ -60,11 +86,22 @@ def open_reranker(
     precision: Precision = Precision.auto,
     threads: int | None = None,
     revision: str | None = None,
+    label: str | None = None,
+    long_query: LongQuery = LongQuery.error,
+    long_documents: LongDocuments = LongDocuments.truncate,
 ) -> CrossEncoder:
     """Open the reranker called `name`."""
     from crossrank.models.cross_encoder import CrossEncoder
 
-    return CrossEncoder(name, precision=precision.value, threads=threads, revision=revision)
+    return CrossEncoder(
+        name,
+        precision=precision.value,
+        threads=threads,
+        revision=revision,
+        label=label,
+        long_query=long_query.value,
+        long_documents=long_documents.value,
+    )
 
 
 def open_bi_encoder(

@@ -15,6 +15,10 @@ from crossrank.cli.inputs import STDIN, RerankRequest, read_pairs, read_requests
 from crossrank.cli.loading import (
     DEFAULT_RERANKER,
     JsonOption,
+    LongDocuments,
+    LongDocumentsOption,
+    LongQuery,
+    LongQueryOption,
     Precision,
     PrecisionOption,
     RerankerOption,
@@ -33,6 +37,8 @@ REQUESTS_AT_ONCE = 64
 """Requests whose pairs share batches."""
 PAIRS_AT_ONCE = 4096
 
+LabelOption = Annotated[str | None, typer.Option(help="Of a model with several labels: the one to rank by.")]
+
 
 def chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
     """Cut a stream into lists of at most `size` rows."""
@@ -50,6 +56,9 @@ def rerank(
     ] = STDIN,
     reranker: RerankerOption = DEFAULT_RERANKER,
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="How many to keep.")] = None,
+    label: LabelOption = None,
+    long_query: LongQueryOption = LongQuery.error,
+    long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
     revision: RevisionOption = None,
@@ -71,7 +80,15 @@ def rerank(
             raise typer.BadParameter("give documents after the query, or lines on standard input")
         requests = [RerankRequest(query, documents or list(read_texts(input)), None)]
 
-    model = open_reranker(reranker, precision=precision, threads=threads, revision=revision)
+    model = open_reranker(
+        reranker,
+        precision=precision,
+        threads=threads,
+        revision=revision,
+        label=label,
+        long_query=long_query,
+        long_documents=long_documents,
+    )
     for chunk in chunks(requests, REQUESTS_AT_ONCE):
         rankings = model.rank_many(
             [request.query for request in chunk], [request.documents for request in chunk], top_k
@@ -98,6 +115,8 @@ def score(
     activate: Annotated[
         bool, typer.Option("--activate", help="Apply the model's activation instead of raw logits.")
     ] = False,
+    long_query: LongQueryOption = LongQuery.error,
+    long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
     revision: RevisionOption = None,
@@ -112,7 +131,14 @@ def score(
     """
     if input == STDIN and sys.stdin.isatty():
         raise typer.BadParameter("give a file of pairs, or pairs on standard input")
-    model = open_reranker(reranker, precision=precision, threads=threads, revision=revision)
+    model = open_reranker(
+        reranker,
+        precision=precision,
+        threads=threads,
+        revision=revision,
+        long_query=long_query,
+        long_documents=long_documents,
+    )
     for pairs in chunks(read_pairs(input), PAIRS_AT_ONCE):
         values = model.score(pairs)
         if activate:

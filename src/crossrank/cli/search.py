@@ -14,6 +14,10 @@ from crossrank.cli.inputs import read_queries
 from crossrank.cli.loading import (
     DEFAULT_RERANKER,
     JsonOption,
+    LongDocuments,
+    LongDocumentsOption,
+    LongQuery,
+    LongQueryOption,
     Precision,
     PrecisionOption,
     ThreadsOption,
@@ -79,6 +83,8 @@ def open_searcher(
     retriever: RetrieverName,
     reranker: str,
     depth: int,
+    long_query: LongQuery,
+    long_documents: LongDocuments,
     precision: Precision,
     threads: int | None,
 ) -> Iterator[Searcher]:
@@ -94,7 +100,15 @@ def open_searcher(
         threads=threads,
     ) as index:
         second = (
-            None if reranker == NO_RERANKER else open_reranker(reranker, precision=precision, threads=threads)
+            None
+            if reranker == NO_RERANKER
+            else open_reranker(
+                reranker,
+                precision=precision,
+                threads=threads,
+                long_query=long_query,
+                long_documents=long_documents,
+            )
         )
         yield Searcher(index_retriever(index, retriever.value), second, depth=depth)
 
@@ -124,6 +138,8 @@ def search(
         float | None, typer.Option(min=0, help="Rerank as many candidates as this time allows, best first.")
     ] = None,
     model: IndexModelOption = None,
+    long_query: LongQueryOption = LongQuery.error,
+    long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
     json: JsonOption = False,
@@ -150,6 +166,8 @@ def search(
         retriever=retriever,
         reranker=reranker,
         depth=depth,
+        long_query=long_query,
+        long_documents=long_documents,
         precision=precision,
         threads=threads,
     ) as searcher:
