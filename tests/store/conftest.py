@@ -46,22 +46,10 @@ def encoder_type() -> type[HashingEncoder]:
     return HashingEncoder
 
 
-WORDS = [
-    "fox",
-    "whale",
-    "river",
-    "mountain",
-    "music",
-    "train",
-    "winter",
-    "copper",
-    "garden",
-    "letter",
-    "engine",
-    "forest",
-    "glass",
-    "bridge",
-]
+WORDS = (
+    *("fox", "whale", "river", "mountain", "music", "train", "winter"),
+    *("copper", "garden", "letter", "engine", "forest", "glass", "bridge"),
+)
 
 
 @pytest.fixture

@@ -142,6 +142,11 @@ def test_nesting_is_bounded() -> None:
         as_filter("not " * 1000 + "year = 1")
     with pytest.raises(InputError, match="nested"):
         as_filter("(" * 1000 + "year = 1" + ")" * 1000)
+    built: Filter = Comparison("year", "=", 1)
+    for _ in range(1000):
+        built = ~built
+    with pytest.raises(InputError, match="nested"):
+        as_filter(built)
     nested: dict = {"year": 1}
     for _ in range(1000):
         nested = {"not": nested}

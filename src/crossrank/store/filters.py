@@ -44,7 +44,7 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
 }
 """The comparisons; `==` is another way to write `=`, and `!=` is `not =`."""
 
-MAX_DEPTH = 50  # of nesting: far more than people write, far less than recursion allows
+MAX_DEPTH = 24  # of nesting: far more than people write; the store's SQL parser gives up at about 36
 _INT64 = range(-(2**63), 2**63)
 _JOINERS = ("and", "or", "not")
 
@@ -62,11 +62,13 @@ class Filter(ABC):
         """Return whether the document meets the condition."""
 
     @abstractmethod
-    def to_sql(self, fields: FieldTypes) -> str:
+    def to_sql(self, fields: FieldTypes, *, negated: bool = False) -> str:
         """Return the condition as SQL over the store's columns.
 
         Args:
             fields: the index's fields and their types: str, int, float or bool.
+            negated: return the opposite. `NOT` never appears in the SQL around anything but a single
+                comparison: the store's parser takes exponential time over nested ones.
 
         Raises:
             InputError: a field the index does not have, or a value of another type.
@@ -113,11 +115,11 @@ class Comparison(Filter):
         """Return whether the document has the field and the comparison holds."""
         return _holds(_value_of(document, self.field), self.op, self.value)
 
-    def to_sql(self, fields: FieldTypes) -> str:
+    def to_sql(self, fields: FieldTypes, *, negated: bool = False) -> str:
         """Return the comparison as SQL."""
         column = column_of(self.field)
-        literal = _literal(self.field, self.value, fields)
-        return f"(`{column}` IS NOT NULL AND `{column}` {self.op} {literal})"
+        test = f"`{column}` {self.op} {_literal(self.field, self.value, fields)}"
+        return _with_missing(column, test, negated)
 
 
 @dataclass(frozen=True)
@@ -141,14 +143,14 @@ class In(Filter):
         stored = _value_of(document, self.field)
         return any(_holds(stored, "=", value) for value in self.values)
 
-    def to_sql(self, fields: FieldTypes) -> str:
+    def to_sql(self, fields: FieldTypes, *, negated: bool = False) -> str:
         """Return the membership as SQL."""
         _type_of(self.field, fields)
         if not self.values:
-            return "false"
+            return "true" if negated else "false"
         column = column_of(self.field)
         literals = ", ".join(_literal(self.field, value, fields) for value in self.values)
-        return f"(`{column}` IS NOT NULL AND `{column}` IN ({literals}))"
+        return _with_missing(column, f"`{column}` IN ({literals})", negated)
 
 
 @dataclass(frozen=True)
@@ -165,10 +167,10 @@ class Missing(Filter):
         """Return whether the document lacks the field."""
         return _value_of(document, self.field) is None
 
-    def to_sql(self, fields: FieldTypes) -> str:
+    def to_sql(self, fields: FieldTypes, *, negated: bool = False) -> str:
         """Return the test as SQL."""
         _type_of(self.field, fields)
-        return f"(`{column_of(self.field)}` IS NULL)"
+        return f"`{column_of(self.field)}` IS {'NOT ' if negated else ''}NULL"
 
 
 @dataclass(frozen=True)
@@ -185,9 +187,9 @@ class And(Filter):
         """Return whether all conditions hold."""
         return all(part.matches(document) for part in self.filters)
 
-    def to_sql(self, fields: FieldTypes) -> str:
+    def to_sql(self, fields: FieldTypes, *, negated: bool = False) -> str:
         """Return the conjunction as SQL."""
-        return _joined(" AND ", self.filters, fields) or "true"
+        return _joined("OR" if negated else "AND", self.filters, fields, negated)
 
 
 @dataclass(frozen=True)
@@ -204,9 +206,9 @@ class Or(Filter):
         """Return whether a condition holds."""
         return any(part.matches(document) for part in self.filters)
 
-    def to_sql(self, fields: FieldTypes) -> str:
+    def to_sql(self, fields: FieldTypes, *, negated: bool = False) -> str:
         """Return the disjunction as SQL."""
-        return _joined(" OR ", self.filters, fields) or "false"
+        return _joined("AND" if negated else "OR", self.filters, fields, negated)
 
 
 @dataclass(frozen=True)
@@ -223,9 +225,9 @@ class Not(Filter):
         """Return whether the condition does not hold."""
         return not self.filter.matches(document)
 
-    def to_sql(self, fields: FieldTypes) -> str:
+    def to_sql(self, fields: FieldTypes, *, negated: bool = False) -> str:
         """Return the negation as SQL."""
-        return f"(NOT {self.filter.to_sql(fields)})"
+        return self.filter.to_sql(fields, negated=not negated)
 
 
 def as_filter(condition: FilterLike) -> Filter:
@@ -235,6 +237,7 @@ def as_filter(condition: FilterLike) -> Filter:
         InputError: the condition cannot be understood; for a string the message has the position.
     """
     if isinstance(condition, Filter):
+        _check_depth(condition)
         return condition
     if isinstance(condition, str):
         from crossrank.store.filter_syntax import parse
@@ -363,6 +366,23 @@ def _literal(field: str, value: Scalar, fields: FieldTypes) -> str:
     )
 
 
-def _joined(joiner: str, filters: Sequence[Filter], fields: FieldTypes) -> str:
-    parts = [part.to_sql(fields) for part in filters]
-    return f"({joiner.join(parts)})" if parts else ""
+def _with_missing(column: str, test: str, negated: bool) -> str:
+    """Return the test as SQL that is true or false, never unknown."""
+    return f"(`{column}` IS NULL OR NOT {test})" if negated else f"(`{column}` IS NOT NULL AND {test})"
+
+
+def _joined(joiner: str, filters: Sequence[Filter], fields: FieldTypes, negated: bool) -> str:
+    parts = [part.to_sql(fields, negated=negated) for part in filters]
+    if not parts:
+        return "true" if joiner == "AND" else "false"
+    return f"({f' {joiner} '.join(parts)})"
+
+
+def _check_depth(condition: Filter, depth: int = 0) -> None:
+    if depth > MAX_DEPTH:
+        raise InputError(f"a filter may be nested {MAX_DEPTH} deep at most")
+    if isinstance(condition, Not):
+        _check_depth(condition.filter, depth + 1)
+    elif isinstance(condition, (And, Or)):
+        for part in condition.filters:
+            _check_depth(part, depth + 1)

@@ -192,9 +192,9 @@ def _jsonl(path: Path, encoding: str) -> Rows:
 
 def _json_row(line: str, number: int, read_bytes: int) -> RawRow:
     try:
-        values = json.loads(line, parse_constant=_refuse_constant)
+        values = json.loads(line.rstrip(), parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        return RawRow(number, reason=f"not JSON: {error.msg} at character {error.colno}")
+        return RawRow(number, reason=f"not JSON: {error.msg} at character {error.pos + 1}")
     except (ValueError, RecursionError) as error:
         return RawRow(number, reason=f"not usable JSON: {error}")
     if not isinstance(values, dict):

@@ -79,8 +79,6 @@ class Ingestion:
                     bar.advance(done - bar.done)
             self._flush()
         self._upkeep(writing=False)
-        if isinstance(documents, DocumentReader):
-            self.rejected.extend(documents.rejected)
         return AddReport(self.added, self.replaced, self.unchanged, self.skipped, tuple(self.rejected))
 
     def _upkeep(self, *, writing: bool) -> None:
@@ -90,12 +88,18 @@ class Ingestion:
 
     def _checked(self, documents: Iterable[DocumentLike]) -> Iterator[tuple[Document, _Source]]:
         reader = documents if isinstance(documents, DocumentReader) else None
+        taken_over = 0
         for position, item in enumerate(documents, start=1):
+            if reader is not None:
+                self.rejected.extend(reader.rejected[taken_over:])
+                taken_over = len(reader.rejected)
             source = _Source(None, position) if reader is None else _Source(reader.path, reader.line)
             try:
                 yield document_from(item), source
             except InputError as error:
                 self._reject(str(error), item.get("id") if isinstance(item, Mapping) else None, source)
+        if reader is not None:
+            self.rejected.extend(reader.rejected[taken_over:])
 
     def _take(self, document: Document, source: _Source) -> None:
         try:
