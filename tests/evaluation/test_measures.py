@@ -331,6 +331,13 @@ def test_empty_rankings_and_numpy_grades() -> None:
     assert result.num_queries == 2  # a query with an empty list of judgements has none
 
 
+@pytest.mark.parametrize("grades", [{"a": -1}, {"a": -1, "b": -2}, {"a": -(10**6)}, {"a": 0}])
+def test_queries_without_any_relevant_document_are_zero(grades: dict[str, int]) -> None:
+    for found in ({"a": 2.0, "c": 1.0, "b": 0.5}, {"c": 1.0}):
+        for _ in range(50):  # trec_eval would go by whatever is in memory
+            assert set(evaluate({"q": found}, {"q": grades}, ALL).values()) == {0.0}
+
+
 def test_callers_objects_are_left_alone() -> None:
     run, qrels = {"q": {"b": 1.0, "a": 2.0}}, {"q": {"b": 1}}
     evaluate(run, qrels)

@@ -248,7 +248,9 @@ def _checked_grades(query_id: str, grades: Mapping[str, int]) -> dict[str, int]:
                 f"the grade of document {document_id!r} for query {query_id!r} must be a whole number "
                 f"of at most {_HIGHEST_GRADE:,}, not {grade!r}"
             )
-        checked[document_id] = int(grade)
+        # Below 0 and 0 are the same to every measure here; but where all grades of a query are below 0,
+        # trec_eval's nDCG reads memory that is not its own and may not come back.
+        checked[document_id] = max(int(grade), 0)
     return checked
 
 
