@@ -105,6 +105,7 @@ def test_the_winning_window_is_the_passage() -> None:
         ((0, 12), "[1] Title\nStart."),  # begins with the title: shown once
         ((2, 12), "[1] tle Start."),  # begins within it: the text as it is
         ((0, 3), "[1] Tit"),
+        ((0, 6), "[1] Title "),
         ((6, 12), "[1] Title\nStart."),
     ],
 )

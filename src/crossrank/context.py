@@ -180,7 +180,7 @@ def _passage(hit: Hit) -> _Passage:
             f"hit {hit.document_id!r} has span {hit.span}, outside its {len(full_text)} characters"
         )
     # A window that starts with the title shows it as title, not twice.
-    if start == 0 and end >= body_start:
+    if start == 0 and end > body_start:
         start = body_start
     title = document.title if start >= body_start else ""
     return _Passage(document, title, full_text[start:end], start, hit.span)
