@@ -34,7 +34,35 @@ def lengthen(passages: list[str], pool: list[str], rng: random.Random) -> list[s
     return longer
 
 
-def logits_of(model, tokenizer, pairs, micro_batch: int, max_length: int) -> torch.Tensor:
+def forward(model, input_ids, token_type_ids, attention_mask) -> torch.Tensor:
+    """The logits of BertForSequenceClassification; the last layer is computed for [CLS] alone."""
+    hidden = model.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
+    num_pairs, length, width = hidden.shape
+    heads = model.config.num_attention_heads
+    bias = None
+    if not bool(attention_mask.all()):
+        padding = ~attention_mask[:, None, None, :].bool()
+        bias = torch.zeros(padding.shape, dtype=torch.bfloat16).masked_fill(padding, -1e4)
+    layers = model.bert.encoder.layer
+    for layer in layers:
+        attention = layer.attention.self
+        source = hidden[:, :1] if layer is layers[-1] else hidden
+        query, key, value = (
+            linear(x).view(num_pairs, -1, heads, width // heads).transpose(1, 2)
+            for linear, x in (
+                (attention.query, source),
+                (attention.key, hidden),
+                (attention.value, hidden),
+            )
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        mixed = mixed.transpose(1, 2).reshape(num_pairs, -1, width)
+        attended = layer.attention.output(mixed, source)
+        hidden = layer.output(layer.intermediate(attended), attended)
+    return model.classifier(torch.tanh(model.bert.pooler.dense(hidden[:, 0]))).squeeze(-1)
+
+
+def logits_of(model, tokenizer, pairs, token_budget: int, max_length: int) -> torch.Tensor:
     """Return one logit a pair, in order; pairs of like length share a forward pass."""
     encoded = tokenizer(
         [q for q, _ in pairs],
@@ -44,17 +72,21 @@ def logits_of(model, tokenizer, pairs, micro_batch: int, max_length: int) -> tor
     )
     lengths = [len(ids) for ids in encoded["input_ids"]]
     order = sorted(range(len(pairs)), key=lambda i: lengths[i])
-    logits, rows_done = [], []
-    for start in range(0, len(order), micro_batch):
-        rows = order[start : start + micro_batch]
-        batch = tokenizer.pad(
-            {k: [v[r] for r in rows] for k, v in encoded.items()}, return_tensors="pt"
-        )
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits.append(model(**batch).logits.float().squeeze(-1))
-        rows_done += rows
-    inverse = torch.empty(len(pairs), dtype=torch.long)
-    inverse[torch.tensor(rows_done)] = torch.arange(len(pairs))
+    logits = []
+    start = 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        while start < len(order):
+            stop = start + 1
+            while stop < len(order) and (stop + 1 - start) * lengths[order[stop]] <= token_budget:
+                stop += 1
+            rows = order[start:stop]
+            batch = tokenizer.pad(
+                {k: [v[r] for r in rows] for k, v in encoded.items()}, return_tensors="pt"
+            )
+            logits.append(forward(model, **batch).float())
+            start = stop
+    inverse = torch.empty(len(order), dtype=torch.long)
+    inverse[torch.tensor(order)] = torch.arange(len(order))
     return torch.cat(logits)[inverse]
 
 
@@ -63,10 +95,11 @@ def main() -> None:
     parser.add_argument("--lists", type=Path, required=True)
     parser.add_argument("--base", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--num-lists", type=int, default=12800, help="lists to train on")
+    parser.add_argument("--num-lists", type=int, default=11800, help="lists to train on")
     parser.add_argument("--lists-per-step", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=8e-5)
-    parser.add_argument("--long-share", type=float, default=0.06)
+    parser.add_argument("--long-share", type=float, default=0.05)
+    parser.add_argument("--token-budget", type=int, default=1200, help="tokens a forward pass")
     parser.add_argument("--max-length", type=int, default=384)
     parser.add_argument("--checkpoint-every", type=int, default=200, help="steps")
     parser.add_argument("--seed", type=int, default=13)
@@ -109,7 +142,7 @@ def main() -> None:
             if rng.random() < args.long_share:
                 texts = lengthen(texts, pool, rng)
             pairs += [(row["query"], text) for text in texts]
-        logits = logits_of(model, tokenizer, pairs, 16, args.max_length).view(len(rows), -1)
+        logits = logits_of(model, tokenizer, pairs, args.token_budget, args.max_length).view(len(rows), -1)
         teacher = torch.tensor([row["teacher"] for row in rows]) * TEACHER_SCALE
         log_probabilities = F.log_softmax(logits, dim=-1)
         distillation = F.kl_div(

@@ -8,13 +8,17 @@ nothing is unpickled.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
+
 from crossrank.errors import CheckpointError, CheckpointNotFoundError, UnsupportedArchitectureError
+from crossrank.runtime.int8 import INT8_FILE, Dequantized
 from crossrank.runtime.modules import Dense, Normalize, Pooling, read_json, read_modules
-from crossrank.runtime.weights import Tensors, open_tensors, weight_files
+from crossrank.runtime.weights import open_tensors, weight_files
 
 __all__ = ["Checkpoint", "file_digest"]
 
@@ -49,6 +53,7 @@ class Checkpoint:
         tokenizer_file: tokenizer.json.
         tokenizer_config: tokenizer_config.json, {} where there is none.
         weight_files: the transformer's safetensors files; empty when there is only an ONNX file.
+        int8_file: the transformer's quantised weights (int8.py); None where there are none.
         onnx_files: `onnx/*.onnx`, sorted by name.
     """
 
@@ -71,9 +76,11 @@ class Checkpoint:
         )
         self._model_config = _optional_json(folder / "config_sentence_transformers.json")
         self.weight_files = weight_files(place)
-        if not self.weight_files and not self.onnx_files:
+        self.int8_file = place / INT8_FILE if (place / INT8_FILE).is_file() else None
+        if not self.weight_files and not self.int8_file and not self.onnx_files:
             raise CheckpointError(_no_weights(place))
         self._tensors = open_tensors(self.weight_files)
+        self._int8_tensors = open_tensors((self.int8_file,) if self.int8_file else ())
         self._check_tokenizer()
 
     @classmethod
@@ -93,9 +100,18 @@ class Checkpoint:
             raise CheckpointNotFoundError(f"there is no folder {folder}")
         return cls(folder)
 
-    def tensors(self) -> Tensors:
-        """The transformer's weights by name, memory-mapped, float32."""
-        return self._tensors
+    def tensors(self) -> Mapping[str, npt.NDArray[Any]]:
+        """The weights by name, float32, memory-mapped; of a folder that has only int8 weights, those."""
+        return self._tensors if self.weight_files else Dequantized(self._int8_tensors)
+
+    def int8_tensors(self) -> Mapping[str, npt.NDArray[Any]]:
+        """What `int8_file` has, as stored; empty where there is none."""
+        return self._int8_tensors
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights to write a graph from."""
+        return bool(self.weight_files or self.int8_file)
 
     # --- what the configs say -------------------------------------------------------------------------
 
@@ -206,7 +222,8 @@ class Checkpoint:
         place = self.transformer_folder
         names = ("config.json", "tokenizer.json", "tokenizer_config.json", *_TRANSFORMER_CONFIGS)
         files = [place / name for name in names] + [self.folder / "config_sentence_transformers.json"]
-        files += [*self._module_files, *(self.weight_files or self.onnx_files)]
+        weights = self.weight_files or ((self.int8_file,) if self.int8_file else self.onnx_files)
+        files += [*self._module_files, *weights]
         digest = hashlib.sha256()
         for file in sorted({file for file in files if file.is_file()}):
             digest.update(f"{file.relative_to(self.folder).as_posix()} {file_digest(file)}\n".encode())

@@ -19,6 +19,7 @@ from crossrank.runtime.encoders.encoder import Encoder
 from crossrank.runtime.encoders.heads import write_modules
 from crossrank.runtime.encoders.modernbert import ModernBertEncoder
 from crossrank.runtime.graph import Graph, LinearForm
+from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, Int8Linear, passed_parity
 from crossrank.runtime.limits import available_cores
 
 __all__ = ["ARCHITECTURES", "Engine", "build_graph", "open_engine", "open_session"]
@@ -172,25 +173,44 @@ def open_engine(
             config.
         UnsupportedArchitectureError: there is neither a graph for it nor an ONNX file.
     """
-    if precision == "int8":
-        raise CheckpointError(
-            f"{checkpoint.folder} has no int8 form that passed the parity gate; use precision='float32'"
-        )
-    can_write = checkpoint.architecture in ARCHITECTURES and bool(checkpoint.weight_files)
+    can_write = checkpoint.architecture in ARCHITECTURES and checkpoint.has_weights
     if source == "onnx" or (source == "auto" and not can_write and checkpoint.onnx_files):
+        if precision == "int8":
+            raise CheckpointError(_no_int8(checkpoint))
         return _open_file(checkpoint, output, threads)
+    int8_file = checkpoint.int8_file
+    if precision == "int8" or (precision == "auto" and int8_file):
+        if int8_file and passed_parity(int8_file.parent):
+            graph = build_graph(checkpoint, output, Int8Linear(), checkpoint.int8_tensors())
+            session, kept = open_session(graph, threads)
+            return SessionEngine(
+                session,
+                graph.output_names[0],
+                checkpoint,
+                precision="int8",
+                source=partial(file_digest, int8_file),
+                kept=kept,
+            )
+        if precision == "int8":
+            raise CheckpointError(_no_int8(checkpoint))
     graph = build_graph(checkpoint, output)
     session, kept = open_session(graph, threads)
     return SessionEngine(session, graph.output_names[0], checkpoint, kept=kept)
 
 
-def build_graph(checkpoint: Checkpoint, output: Output, form: LinearForm | None = None) -> Graph:
+def build_graph(
+    checkpoint: Checkpoint,
+    output: Output,
+    form: LinearForm | None = None,
+    tensors: Mapping[str, npt.NDArray[Any]] | None = None,
+) -> Graph:
     """Write a checkpoint's graph.
 
     Args:
         checkpoint: the opened folder.
         output: "logits" gives (batch, labels), "tokens" (batch, length, hidden).
         form: how the encoder's linear layers are written; float32 by default. Heads are always float32.
+        tensors: the weights in that form; the checkpoint's float32 ones by default.
 
     Raises:
         CheckpointError: there are no weights, no trained head, or tensors do not fit the config.
@@ -201,12 +221,12 @@ def build_graph(checkpoint: Checkpoint, output: Output, form: LinearForm | None 
             f"{checkpoint.folder}: there is no graph for {checkpoint.architecture!r}; "
             f"there is one for {', '.join(ARCHITECTURES)}"
         )
-    if not checkpoint.weight_files:
+    if not checkpoint.has_weights:
         raise CheckpointError(
             f"{checkpoint.transformer_folder} has no safetensors weights to write a graph from"
         )
     try:
-        graph = Graph(checkpoint.tensors(), form)
+        graph = Graph(checkpoint.tensors() if tensors is None else tensors, form)
         encoder = ARCHITECTURES[checkpoint.architecture](graph, checkpoint.config)
         if output == "tokens":
             vectors = encoder.frame.deep(encoder.tokens())
@@ -253,6 +273,13 @@ def _session_options(threads: int | None) -> onnxruntime.SessionOptions:
     # Spinning threads burn the cores that other processes, and a container's quota, need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def _no_int8(checkpoint: Checkpoint) -> str:
+    return (
+        f"{checkpoint.folder} has no int8 form that passed the parity gate ({INT8_FILE} with {PARITY_FILE}); "
+        "use precision='float32'"
+    )
 
 
 def _open_file(checkpoint: Checkpoint, output: Output, threads: int | None) -> Engine:

@@ -222,6 +222,21 @@ class Graph:
         """The size of one axis as a value of shape (1,) int64."""
         return self.node("Shape", [x], start=axis, end=axis + 1)
 
+    def lookup(self, ids: str, name: str, size: tuple[int, int]) -> str:
+        """Rows of an embedding table, which may be stored as int8 with a scale a row.
+
+        Args:
+            ids: row numbers, of any shape.
+            name: the table's tensor in the checkpoint.
+            size: (rows, features), which the table must have.
+        """
+        rows = self.node("Gather", [self.tensor(name, size), ids])
+        scale = f"{name}_scale"
+        if not self.has(scale):
+            return rows
+        scales = self.node("Gather", [self.tensor(scale, (size[0], 1)), ids])
+        return self.node("Mul", [self.node("Cast", [rows], to=TensorProto.FLOAT), scales])
+
     def linear(self, x: str, name: str, size: tuple[int, int]) -> str:
         """A linear layer of the checkpoint, in the graph's form.
 

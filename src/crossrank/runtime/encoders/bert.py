@@ -127,8 +127,8 @@ class BertEncoder:
         # ELECTRA's small models have narrower embeddings, projected up below.
         size = config.get("embedding_size", self.hidden_size) if self._architecture == "electra" else None
         size = size or self.hidden_size
-        words = graph.tensor(f"{name}.word_embeddings.weight", (read(config, "vocab_size"), size))
-        x = graph.node("Gather", [words, frame.ids])  # (batch, length, size)
+        table_size = (read(config, "vocab_size"), size)
+        x = graph.lookup(frame.ids, f"{name}.word_embeddings.weight", table_size)  # (batch, length, size)
         num_types = config.get("type_vocab_size", 0) if self._architecture != "distilbert" else 0
         if num_types:
             types = graph.tensor(f"{name}.token_type_embeddings.weight", (num_types, size))

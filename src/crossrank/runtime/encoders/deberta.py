@@ -91,8 +91,8 @@ class DebertaEncoder:
         graph, frame, config = self._graph, self.frame, self._config
         name = f"{self._prefix}embeddings"
         size = config.get("embedding_size") or self.hidden_size
-        words = graph.tensor(f"{name}.word_embeddings.weight", (read(config, "vocab_size"), size))
-        x = graph.node("Gather", [words, frame.ids])  # (batch, length, size)
+        table_size = (read(config, "vocab_size"), size)
+        x = graph.lookup(frame.ids, f"{name}.word_embeddings.weight", table_size)  # (batch, length, size)
         if config.get("position_biased_input", True):
             table = graph.tensor(f"{name}.position_embeddings.weight", (self._num_positions, size))
             x = graph.node("Add", [x, graph.slice(table, graph.constant([0]), frame.length, 0)])

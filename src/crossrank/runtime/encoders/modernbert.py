@@ -75,8 +75,8 @@ class ModernBertEncoder:
     def _write(self, *, first_only: bool) -> str:
         graph, prefix = self._graph, self._prefix
         shape = (read(self._config, "vocab_size"), self.hidden_size)
-        words = graph.tensor(f"{prefix}embeddings.tok_embeddings.weight", shape)
-        x = self.frame.flat(graph.node("Gather", [words, self.frame.ids]))
+        words = graph.lookup(self.frame.ids, f"{prefix}embeddings.tok_embeddings.weight", shape)
+        x = self.frame.flat(words)
         x = graph.norm(x, f"{prefix}embeddings.norm", self._epsilon)
         normed = x  # the first layer has no norm of its own: the embeddings' stands in
         for i in range(self._num_layers):

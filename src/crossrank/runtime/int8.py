@@ -1,0 +1,142 @@
+"""Static int8: linear layers whose activation scales are fixed beforehand, so a pair's score is its own.
+
+Dynamic quantisation takes the scale of a whole batch's activations, and with it a pair's score depends on its
+neighbours. Here scales come from a calibration (quantization.py) and are stored with the weights: each linear
+layer is QuantizeLinear (uint8, one scale) and an integer product with one weight scale an output feature
+(int8). Heads, norms, attention and activation functions stay float32.
+
+A quantised checkpoint is one file, `model.int8.safetensors`, beside config.json and tokenizer.json. For a
+layer `name` it has `name.weight` (out, in) int8, `name.weight_scale` (out,), `name.input_scale` (1,),
+`name.input_zero_point` (1,) and, where smoothing helped, `name.input_smooth` (in,): inputs are multiplied by
+it. A table `name` of word embeddings has `name` (rows, size) int8 and `name_scale` (rows, 1).
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.errors import CheckpointError
+from crossrank.runtime.graph import Float32Linear, Graph
+
+__all__ = ["INT8_FILE", "PARITY_FILE", "Dequantized", "Int8Linear", "passed_parity"]
+
+INT8_FILE = "model.int8.safetensors"
+"""Name of the quantised weights in a model folder."""
+
+PARITY_FILE = "parity.json"
+"""Name of the parity gate's record beside them."""
+
+Array = npt.NDArray[Any]
+
+
+class Int8Linear:
+    """The form of linear layers that reads `model.int8.safetensors`; layers without a scale stay float32."""
+
+    def __init__(self) -> None:
+        self._quantized: dict[tuple[Any, ...], str] = {}
+        self._signed = _multiplies_exactly()
+
+    def linear(self, graph: Graph, x: str, name: str) -> str:
+        """Write QuantizeLinear and MatMulIntegerToFloat."""
+        if not graph.has(f"{name}.input_scale"):
+            return Float32Linear().linear(graph, x, name)
+        scale, zero_point = graph.array(f"{name}.input_scale"), graph.array(f"{name}.input_zero_point")
+        smooth = graph.array(f"{name}.input_smooth") if graph.has(f"{name}.input_smooth") else None
+        rounded = self._round(graph, x, scale, zero_point, smooth)
+        weight = np.ascontiguousarray(graph.array(f"{name}.weight").T)  # (in, out)
+        if not self._signed:
+            weight = (weight.astype(np.int16) + 128).astype(np.uint8)
+        offset = np.full(weight.shape[1], 0 if self._signed else 128, weight.dtype)
+        return graph.microsoft(
+            "MatMulIntegerToFloat",
+            [
+                rounded,
+                graph.weight(f"{name}.weight", weight),
+                graph.constant(scale[0], np.float32),
+                graph.tensor(f"{name}.weight_scale"),
+                graph.constant(zero_point[0], np.uint8),
+                graph.constant(offset, weight.dtype),
+                graph.tensor(f"{name}.bias"),
+            ],
+        )
+
+    def linear_many(self, graph: Graph, x: str, names: Sequence[str]) -> list[str]:
+        """Write one product each; an input they share is rounded once."""
+        return [self.linear(graph, x, name) for name in names]
+
+    def _round(self, graph: Graph, x: str, scale: Array, zero_point: Array, smooth: Array | None) -> str:
+        key = (x, scale.tobytes(), zero_point.tobytes(), None if smooth is None else smooth.tobytes())
+        if key not in self._quantized:
+            if smooth is not None:
+                x = graph.node("Mul", [x, graph.weight(f"{x}.smooth", smooth)])
+            constants = [graph.constant(scale[0], np.float32), graph.constant(zero_point[0], np.uint8)]
+            self._quantized[key] = graph.node("QuantizeLinear", [x, *constants])
+        return self._quantized[key]
+
+
+class Dequantized(Mapping[str, Array]):
+    """The tensors of an int8 file as float32, under the names of the float32 checkpoint.
+
+    Args:
+        tensors: the file's tensors.
+    """
+
+    def __init__(self, tensors: Mapping[str, Array]) -> None:
+        self._tensors = tensors
+        added = ("weight_scale", ".input_scale", ".input_zero_point", ".input_smooth")
+        self._names = [name for name in tensors if not name.endswith(added)]
+
+    def __getitem__(self, name: str) -> Array:
+        array = self._tensors[name]
+        if f"{name}_scale" not in self._tensors:
+            return array
+        weight = array.astype(np.float32) * self._tensors[f"{name}_scale"].reshape(-1, 1)
+        smooth = f"{name.removesuffix('.weight')}.input_smooth"
+        return weight * self._tensors[smooth] if smooth in self._tensors else weight
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def passed_parity(folder: Path) -> bool:
+    """Whether a folder's int8 weights have a record of passing the parity gate.
+
+    Raises:
+        CheckpointError: the record cannot be read.
+    """
+    path = folder / PARITY_FILE
+    if not path.is_file():
+        return False
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["passed"] is True
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is not a record of the parity gate; quantise the model again"
+        ) from error
+
+
+@cache
+def _multiplies_exactly() -> bool:
+    """Whether uint8 × int8 products are exact here.
+
+    x86 without VNNI adds pairs of them in 16 bits and saturates; there uint8 weights, offset by 128, give the
+    same integers by a slower instruction.
+    """
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return True
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return "avx512_vnni" in flags or "avx_vnni" in flags

@@ -1,0 +1,238 @@
+"""Calibration of static int8, and the parity gate it must pass.
+
+Per layer, the smoothing of input features (Xiao et al. 2023, arXiv:2211.10438, eq. 4) and the clipping of the
+input range are those that give the least squared error of the layer's output on unlabelled inputs; the mean
+error that is left is taken off the bias (Nagel et al. 2019, arXiv:1906.04721, sec. 4.2). int8.py runs the
+result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+
+from crossrank.errors import InputError
+from crossrank.runtime.checkpoint import Checkpoint
+from crossrank.runtime.engine import Output, build_graph, open_session
+from crossrank.runtime.graph import Float32Linear, Graph
+from crossrank.runtime.tokenization import ModelInputs
+
+__all__ = ["Parity", "QuantizedLayer", "calibrate", "compare", "write_int8"]
+
+Array = npt.NDArray[Any]
+
+_LEVELS = 255  # of uint8 inputs
+_MAX_WEIGHT = 127  # symmetric int8
+_CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+_SMOOTHINGS = (None, 0.25, 0.5, 0.75)
+
+
+class QuantizedLayer(NamedTuple):
+    """One linear layer in int8; see the module's description for the names."""
+
+    weight: Array  # (out, in) int8
+    weight_scale: Array  # (out,) float32
+    bias: Array  # (out,) float32
+    input_scale: Array  # (1,) float32
+    input_zero_point: Array  # (1,) uint8
+    input_smooth: Array | None  # (in,) float32: inputs are multiplied by it
+
+
+class _Observer:
+    """A float32 form that also makes the input of every linear layer an output of the graph.
+
+    Attributes:
+        inputs: layer name -> name of the output that has its input, (rows, in) float32.
+    """
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, str] = {}
+        self._seen: dict[str, str] = {}
+
+    def linear(self, graph: Graph, x: str, name: str) -> str:
+        """Write the layer in float32 and show its input."""
+        if x not in self._seen:
+            self._seen[x] = f"observed_{len(self._seen)}"
+            graph.output(x, self._seen[x], ["rows", graph.array(f"{name}.weight").shape[1]])
+        self.inputs[name] = self._seen[x]
+        return Float32Linear().linear(graph, x, name)
+
+    def linear_many(self, graph: Graph, x: str, names: Sequence[str]) -> list[str]:
+        """Write the layers in float32 and show their input once."""
+        return [self.linear(graph, x, name) for name in names]
+
+
+def _quantize_layer(inputs: Array, weight: Array, bias: Array | None) -> QuantizedLayer:
+    """Quantise one layer so that its output on the given inputs changes least.
+
+    Args:
+        inputs: (rows, in) float32, real activations.
+        weight: (out, in) float32.
+        bias: (out,) float32, or None.
+    """
+    exact = inputs @ weight.T  # (rows, out)
+    best: tuple[float, QuantizedLayer] | None = None
+    for alpha in _SMOOTHINGS:
+        smooth = None if alpha is None else _smoothing(inputs, weight, alpha)
+        x = inputs if smooth is None else inputs * smooth
+        scaled_weight = weight if smooth is None else weight / smooth
+        weight_scale = np.maximum(np.abs(scaled_weight).max(axis=1), 1e-12).astype(np.float32) / _MAX_WEIGHT
+        rounded_weight = np.rint(scaled_weight / weight_scale[:, None])
+        low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+        for clip in _CLIPS:
+            scale = np.float32(max((high - low) * clip / _LEVELS, 1e-12))
+            zero_point = np.rint(np.clip(-low * clip / scale, 0, _LEVELS))
+            rounded = np.clip(np.rint(x / scale) + zero_point, 0, _LEVELS) - zero_point
+            got = (rounded @ rounded_weight.T.astype(np.float32)) * (scale * weight_scale)
+            difference = got - exact
+            drift = difference.mean(axis=0)
+            error = float(np.square(difference - drift).mean())
+            if best is None or error < best[0]:
+                best = (
+                    error,
+                    QuantizedLayer(
+                        rounded_weight.astype(np.int8),
+                        weight_scale,
+                        ((0.0 if bias is None else bias) - drift).astype(np.float32),
+                        np.array([scale], np.float32),
+                        np.array([zero_point], np.uint8),
+                        None if smooth is None else smooth.astype(np.float32),
+                    ),
+                )
+    assert best is not None  # _SMOOTHINGS and _CLIPS are not empty
+    return best[1]
+
+
+def _quantize_table(table: Array) -> tuple[Array, Array]:
+    """An embedding table as int8 rows and one float32 scale a row, (rows, 1)."""
+    scale = np.maximum(np.abs(table).max(axis=1, keepdims=True), 1e-12).astype(np.float32) / _MAX_WEIGHT
+    return np.rint(table / scale).astype(np.int8), scale
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    output: Output,
+    inputs: Sequence[ModelInputs],
+    *,
+    rows_per_input: int = 8,
+    seed: int = 0,
+) -> dict[str, QuantizedLayer]:
+    """Quantise every linear layer of a checkpoint's encoder.
+
+    Args:
+        checkpoint: with float32 weights.
+        output: what the model will be run for; layers see other inputs for "logits" than for "tokens".
+        inputs: a few hundred unlabelled inputs like those the model will meet, one row each, unpadded.
+        rows_per_input: token positions taken of each input, at random.
+        seed: of that choice.
+
+    Raises:
+        InputError: there are no inputs.
+    """
+    if not inputs:
+        raise InputError("calibration needs inputs: a few hundred unlabelled texts or pairs")
+    observer = _Observer()
+    session, _kept = open_session(build_graph(checkpoint, output, observer))
+    declared = {value.name for value in session.get_inputs()}
+    outputs = sorted(set(observer.inputs.values()))
+    seen: dict[str, list[Array]] = {name: [] for name in outputs}
+    random = np.random.default_rng(seed)
+    for arrays in inputs:
+        feed = {name: array for name, array in arrays._asdict().items() if name in declared}
+        for name, rows in zip(outputs, session.run(outputs, feed), strict=True):
+            seen[name].append(rows[random.permutation(len(rows))[:rows_per_input]])
+    tensors = checkpoint.tensors()
+    return {
+        name: _quantize_layer(
+            np.concatenate(seen[source]), np.array(tensors[f"{name}.weight"]), tensors.get(f"{name}.bias")
+        )
+        for name, source in observer.inputs.items()
+    }
+
+
+class Parity(NamedTuple):
+    """How far the scores of a faster form are from the reference.
+
+    Attributes:
+        num_pairs: scores compared.
+        max_delta: largest |difference|.
+        mean_delta: mean |difference|.
+        reference_std: standard deviation of the reference scores, to read the differences by.
+        kendall_tau: mean over the rankings of Kendall's tau-b.
+    """
+
+    num_pairs: int
+    max_delta: float
+    mean_delta: float
+    reference_std: float
+    kendall_tau: float
+
+
+def compare(reference: Sequence[Array], scores: Sequence[Array]) -> Parity:
+    """Compare the scores of rankings, one array a query.
+
+    Args:
+        reference: float32 scores of the reference form, (documents,) a query.
+        scores: the same of the other form.
+    """
+    wanted, got = np.concatenate(reference), np.concatenate(scores)
+    delta = np.abs(wanted - got)
+    return Parity(
+        num_pairs=len(wanted),
+        max_delta=float(delta.max()),
+        mean_delta=float(delta.mean()),
+        reference_std=float(wanted.std()),
+        kendall_tau=float(np.mean([_kendall_tau(a, b) for a, b in zip(reference, scores, strict=True)])),
+    )
+
+
+def _at_least_a_fifth_of_the_mean(values: Array) -> Array:
+    result: Array = np.maximum(values, max(0.2 * float(values.mean()), 1e-6))
+    return result
+
+
+def _kendall_tau(a: Array, b: Array) -> float:
+    """Kendall's tau-b (Kendall 1945), by all pairs."""
+    rows, columns = np.triu_indices(len(a), 1)
+    x, y = np.sign(a[rows] - a[columns]), np.sign(b[rows] - b[columns])
+    ties = float(np.sqrt(np.count_nonzero(x) * np.count_nonzero(y)))
+    return float((x * y).sum()) / ties if ties else 1.0
+
+
+def write_int8(path: Path, tensors: Mapping[str, Array], layers: Mapping[str, QuantizedLayer]) -> None:
+    """Write `model.int8.safetensors`: layers and word embeddings in int8, the rest as it is.
+
+    Args:
+        path: the file; written beside it first and moved into place whole.
+        tensors: the float32 checkpoint.
+        layers: quantised layers by name.
+    """
+    content: dict[str, Array] = {}
+    for name in tensors:
+        if name.rpartition(".")[0] not in layers:
+            content[name] = np.array(tensors[name])
+    for name, array in list(content.items()):
+        if name.endswith("word_embeddings.weight"):
+            content[name], content[f"{name}_scale"] = _quantize_table(array)
+    for name, layer in layers.items():
+        for part, value in layer._asdict().items():
+            if value is not None:
+                content[f"{name}.{part}"] = np.ascontiguousarray(value)
+    temporary = path.with_name(path.name + ".tmp")
+    safetensors.numpy.save_file(content, temporary)
+    temporary.replace(path)
+
+
+def _smoothing(inputs: Array, weight: Array, alpha: float) -> Array:
+    """Factors of the input features: large activations shrink, and their weights grow instead."""
+    # A feature that slept during calibration may wake later, so none counts as much smaller than the others.
+    largest_input = _at_least_a_fifth_of_the_mean(np.abs(inputs).max(axis=0))
+    largest_weight = _at_least_a_fifth_of_the_mean(np.abs(weight).max(axis=0))
+    factor = largest_weight ** (1 - alpha) / largest_input**alpha
+    result: Array = (factor / np.exp(np.log(factor).mean())).astype(np.float32)
+    return result

@@ -1,0 +1,166 @@
+"""Static int8: calibration, what the files say, and scores that depend on the row alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crossrank.errors import CheckpointError, InputError
+from crossrank.runtime import int8
+from crossrank.runtime.checkpoint import Checkpoint
+from crossrank.runtime.engine import Engine, build_graph, open_engine, open_session
+from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, Int8Linear
+from crossrank.runtime.quantization import calibrate, compare, write_int8
+from crossrank.runtime.tokenization import ModelInputs
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+FAMILIES = ["bert", "distilbert", "electra", "roberta", "deberta_v2", "modernbert"]
+
+
+def inputs_of(name: str) -> list[ModelInputs]:
+    rows = json.loads((GOLDEN / name / "expected.json").read_text(encoding="utf-8"))["rows"]
+    return [
+        ModelInputs(
+            np.array([row["ids"]], np.int64),
+            np.ones((1, len(row["ids"])), np.int64),
+            np.array([row["types"]], np.int64),
+        )
+        for row in rows
+    ]
+
+
+def quantised(name: str, folder: Path, *, passed: bool = True, keep_float: bool = True) -> Checkpoint:
+    """A golden checkpoint with its int8 form beside (or in place of) its float32 weights."""
+    shutil.copytree(GOLDEN / name, folder)
+    checkpoint = Checkpoint.open(folder)
+    layers = calibrate(checkpoint, "logits", inputs_of(name))
+    write_int8(folder / INT8_FILE, checkpoint.tensors(), layers)
+    (folder / PARITY_FILE).write_text(json.dumps({"passed": passed}), encoding="utf-8")
+    if not keep_float:
+        (folder / "model.safetensors").unlink()
+    return Checkpoint.open(folder)
+
+
+def scores(engine: Engine, inputs: list[ModelInputs]) -> np.ndarray:
+    return np.concatenate([engine.run(*row) for row in inputs])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_int8_is_near_float32_and_not_it(name: str, tmp_path: Path) -> None:
+    checkpoint = quantised(name, tmp_path / "model")
+    inputs = inputs_of(name)
+    exact = scores(open_engine(checkpoint, output="logits", precision="float32", threads=1), inputs)
+    engine = open_engine(checkpoint, output="logits", threads=1)
+    got = scores(engine, inputs)
+    assert engine.precision == "int8"
+    # Random weights 32 wide average little out; real models are held by the gate, not by this bound.
+    assert 0 < np.abs(got - exact).max() < 0.15 * (1 + np.abs(exact).max())
+
+
+def test_auto_is_float32_until_the_gate_is_passed(tmp_path: Path) -> None:
+    checkpoint = quantised("bert", tmp_path / "model", passed=False)
+    assert open_engine(checkpoint, output="logits", threads=1).precision == "float32"
+    with pytest.raises(CheckpointError, match="no int8 form that passed the parity gate"):
+        open_engine(checkpoint, output="logits", precision="int8")
+
+
+def test_a_damaged_record_of_the_gate_is_an_error(tmp_path: Path) -> None:
+    checkpoint = quantised("bert", tmp_path / "model")
+    (checkpoint.folder / PARITY_FILE).write_text("{", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="not a record of the parity gate"):
+        open_engine(checkpoint, output="logits")
+
+
+def test_int8_weights_alone_are_a_whole_model(tmp_path: Path) -> None:
+    both = quantised("bert", tmp_path / "both")
+    alone = quantised("bert", tmp_path / "alone", keep_float=False)
+    inputs = inputs_of("bert")
+    np.testing.assert_array_equal(
+        scores(open_engine(alone, output="logits", threads=1), inputs),
+        scores(open_engine(both, output="logits", threads=1), inputs),
+    )
+    float32 = open_engine(alone, output="logits", precision="float32", threads=1)
+    exact = scores(open_engine(both, output="logits", precision="float32", threads=1), inputs)
+    assert 0 < np.abs(scores(float32, inputs) - exact).max() < 0.15 * (1 + np.abs(exact).max())
+
+
+def test_fingerprints_tell_the_forms_apart(tmp_path: Path) -> None:
+    checkpoint = quantised("bert", tmp_path / "model")
+    first = open_engine(checkpoint, output="logits", precision="int8", threads=1)
+    other = open_engine(checkpoint, output="logits", precision="float32", threads=1)
+    assert first.fingerprint != other.fingerprint
+    layers = calibrate(checkpoint, "logits", inputs_of("bert")[:1])
+    write_int8(checkpoint.folder / INT8_FILE, checkpoint.tensors(), layers)
+    again = open_engine(Checkpoint.open(checkpoint.folder), output="logits", precision="int8", threads=1)
+    assert again.fingerprint != first.fingerprint
+
+
+def test_calibration_twice_writes_the_same_bytes(tmp_path: Path) -> None:
+    one, two = quantised("bert", tmp_path / "one"), quantised("bert", tmp_path / "two")
+    assert one.int8_file is not None
+    assert two.int8_file is not None
+    assert one.int8_file.read_bytes() == two.int8_file.read_bytes()
+
+
+def test_calibration_without_inputs_is_an_error() -> None:
+    with pytest.raises(InputError, match="calibration needs inputs"):
+        calibrate(Checkpoint.open(GOLDEN / "bert"), "logits", [])
+
+
+@pytest.fixture(scope="module")
+def int8_engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return open_engine(
+        quantised("bert", tmp_path_factory.mktemp("int8") / "model"), output="logits", threads=1
+    )
+
+
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_row_scores_the_same_among_any_neighbours(int8_engine: Engine, data: st.DataObject) -> None:
+    length = data.draw(st.integers(4, 40))
+    ids = st.lists(st.integers(5, 77), min_size=length, max_size=length)
+    rows = np.array(data.draw(st.lists(ids, min_size=2, max_size=12)), np.int64)
+    lengths = data.draw(st.lists(st.integers(3, length), min_size=len(rows), max_size=len(rows)))
+    mask = (np.arange(length) < np.array(lengths)[:, None]).astype(np.int64)
+    types = np.zeros_like(rows)
+    together = int8_engine.run(rows * mask, mask, types)
+    order = np.array(data.draw(st.permutations(range(len(rows)))))
+    alone = np.concatenate(
+        [int8_engine.run(rows[[i]] * mask[[i]], mask[[i]], types[[i]]) for i in range(len(rows))]
+    )
+    np.testing.assert_allclose(together, alone, atol=1e-4, rtol=0)
+    shuffled = int8_engine.run((rows * mask)[order], mask[order], types[order])
+    np.testing.assert_allclose(shuffled, together[order], atol=1e-4, rtol=0)
+
+
+def test_processors_without_exact_signed_products_give_the_same_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = quantised("bert", tmp_path / "model")
+    inputs = inputs_of("bert")
+    results = []
+    for exact in (True, False):
+        monkeypatch.setattr(int8, "_multiplies_exactly", lambda exact=exact: exact)
+        graph = build_graph(checkpoint, "logits", Int8Linear(), checkpoint.int8_tensors())
+        session, kept = open_session(graph, 1)
+        names = {value.name for value in session.get_inputs()}
+        feeds = [{k: v for k, v in row._asdict().items() if k in names} for row in inputs]
+        results.append(np.concatenate([session.run(None, feed)[0] for feed in feeds]))
+        assert kept is not None
+    np.testing.assert_allclose(results[0], results[1], atol=1e-5, rtol=0)
+
+
+def test_compare_by_hand() -> None:
+    parity = compare(
+        [np.array([3.0, 2.0, 1.0]), np.array([1.0, 0.0])], [np.array([3.0, 1.0, 2.0]), np.array([1.5, 0.0])]
+    )
+    assert parity.num_pairs == 5
+    assert parity.max_delta == 1.0
+    assert parity.mean_delta == pytest.approx(0.5)
+    assert parity.kendall_tau == pytest.approx((1 / 3 + 1.0) / 2)
