@@ -97,7 +97,8 @@ def fold(table: DocumentTable, *, grace_s: float, exact: bool = False) -> None:
     with table.errors():
         if exact:
             _build_text_index(table)
-        table.lance.optimize(cleanup_older_than=timedelta(seconds=grace_s))
+        # A millisecond is as good as 0, of which lancedb warns at every call.
+        table.lance.optimize(cleanup_older_than=timedelta(seconds=max(grace_s, 0.001)))
         _train_vector_index(table)
 
 
