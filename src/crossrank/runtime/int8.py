@@ -6,9 +6,10 @@ layer is QuantizeLinear (uint8, one scale) and an integer product with one weigh
 (int8). Heads, norms, attention and activation functions stay float32.
 
 A quantised checkpoint is one file, `model.int8.safetensors`, beside config.json and tokenizer.json. For a
-layer `name` it has `name.weight` (out, in) int8, `name.weight_scale` (out,), `name.input_scale` (1,),
-`name.input_zero_point` (1,) and, where smoothing helped, `name.input_smooth` (in,): inputs are multiplied by
-it. A table `name` of word embeddings has `name` (rows, size) int8 and `name_scale` (rows, 1).
+layer `name` it has `name.weight` (out, in) int8, `name.weight_scale` (out,), `name.bias` (out,) and
+`name.bias_correction` (out,), which are added up in int8, `name.input_scale` (1,), `name.input_zero_point`
+(1,) and, where smoothing helped, `name.input_smooth` (in,): inputs are multiplied by it. A table `name` of
+word embeddings has `name` (rows, size) int8 and `name_scale` (rows, 1).
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Int8Linear:
         scale, zero_point = graph.array(f"{name}.input_scale"), graph.array(f"{name}.input_zero_point")
         smooth = graph.array(f"{name}.input_smooth") if graph.has(f"{name}.input_smooth") else None
         rounded = self._round(graph, x, scale, zero_point, smooth)
+        bias = graph.array(f"{name}.bias") + graph.array(f"{name}.bias_correction")
         weight = np.ascontiguousarray(graph.array(f"{name}.weight").T)  # (in, out)
         if not self._signed:
             weight = (weight.astype(np.int16) + 128).astype(np.uint8)
@@ -64,7 +66,7 @@ class Int8Linear:
                 graph.tensor(f"{name}.weight_scale"),
                 graph.constant(zero_point[0], np.uint8),
                 graph.constant(offset, weight.dtype),
-                graph.tensor(f"{name}.bias"),
+                graph.weight(f"{name}.bias", bias),
             ],
         )
 
@@ -91,10 +93,12 @@ class Dequantized(Mapping[str, Array]):
 
     def __init__(self, tensors: Mapping[str, Array]) -> None:
         self._tensors = tensors
-        added = ("weight_scale", ".input_scale", ".input_zero_point", ".input_smooth")
-        self._names = [name for name in tensors if not name.endswith(added)]
+        added = ("weight_scale", ".input_scale", ".input_zero_point", ".input_smooth", ".bias_correction")
+        self._names = {name: None for name in tensors if not name.endswith(added)}  # in order
 
     def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
         array = self._tensors[name]
         if f"{name}_scale" not in self._tensors:
             return array

@@ -38,6 +38,7 @@ class QuantizedLayer(NamedTuple):
     weight: Array  # (out, in) int8
     weight_scale: Array  # (out,) float32
     bias: Array  # (out,) float32
+    bias_correction: Array  # (out,) float32: added to the bias, makes up for the mean error of int8
     input_scale: Array  # (1,) float32
     input_zero_point: Array  # (1,) uint8
     input_smooth: Array | None  # (in,) float32: inputs are multiplied by it
@@ -98,7 +99,8 @@ def _quantize_layer(inputs: Array, weight: Array, bias: Array | None) -> Quantiz
                     QuantizedLayer(
                         rounded_weight.astype(np.int8),
                         weight_scale,
-                        ((0.0 if bias is None else bias) - drift).astype(np.float32),
+                        np.zeros(len(weight), np.float32) if bias is None else np.array(bias),
+                        (-drift).astype(np.float32),
                         np.array([scale], np.float32),
                         np.array([zero_point], np.uint8),
                         None if smooth is None else smooth.astype(np.float32),
