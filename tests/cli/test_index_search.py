@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -180,6 +184,25 @@ def test_bm25_finds_both_judged_documents_first(run, vector_index: Path, collect
         *("--measures", "MRR@10"),
     )
     assert json.loads(result.stdout)["measures"] == {"MRR@10": 1.0}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
+def test_without_a_query_it_asks_for_queries_until_the_end_of_input(text_index: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "crossrank", "search", str(text_index), "--reranker", "none"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE) as process:
+        os.close(theirs)
+        os.write(ours, b"red fox\n\nblue whale\n\x04")  # the last is Ctrl-D
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux says EIO when the other side has closed
+            while block := os.read(ours, 4096):
+                shown += block
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"A red fox runs" in shown
+    assert b"The blue whale" in shown
 
 
 def test_a_folder_that_is_no_index_is_an_error(run, tmp_path: Path) -> None:
