@@ -14,10 +14,7 @@ def encode(folder: Path, texts: list[str], max_length: int, token_budget: int = 
     """Return float32 (len(texts), dim) in the order given."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
-    ids = [
-        x[:max_length]
-        for x in tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
-    ]
+    ids = [x[:max_length] for x in tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     vectors = np.empty((len(ids), model.config.hidden_size), dtype=np.float32)
     start = 0

@@ -15,6 +15,7 @@ import gzip
 import json
 import random
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import bm25s
@@ -62,10 +63,7 @@ def load(data: Path, rng: random.Random, num_squad: int, num_medquad: int):
         folder = data / name
         documents = {d["_id"]: d for d in read_jsonl(folder / "corpus.jsonl.gz")}
         queries = {q["_id"]: q for q in read_jsonl(folder / "queries.jsonl.gz")}
-        rows = [
-            line.split("\t")
-            for line in (folder / "qrels" / f"{split}.tsv").read_text().splitlines()[1:]
-        ]
+        rows = [line.split("\t") for line in (folder / "qrels" / f"{split}.tsv").read_text().splitlines()[1:]]
         if name == "squad11":
             documents = {k: d for k, d in documents.items() if k.startswith("train-")}
         for doc_id, document in documents.items():
@@ -75,15 +73,22 @@ def load(data: Path, rng: random.Random, num_squad: int, num_medquad: int):
                 cut = cut[:2]  # the start of an answer names what it is about
             for passage in cut:
                 title = document.get("title", "")
-                if title and rng.random() < 0.15:
-                    passage = f"{title} {passage}"
-                passages.append(passage)
+                titled = title and rng.random() < 0.15
+                passages.append(f"{title} {passage}" if titled else passage)
                 document_of.append(f"{name}/{doc_id}")
         rng.shuffle(rows)
         for query_id, doc_id, _ in rows[:keep]:
             query = queries[query_id]
             questions.append((query["text"].strip(), f"{name}/{doc_id}", query.get("answers", [])))
     return passages, document_of, questions
+
+
+def sample(
+    rng: random.Random, barred: set[int], rows: Iterable[int], count: int, taken: list[int]
+) -> list[int]:
+    """Draw rows that are neither barred nor taken."""
+    free = [int(r) for r in rows if int(r) not in barred and int(r) not in taken]
+    return rng.sample(free, min(count, len(free)))
 
 
 def main() -> None:
@@ -132,17 +137,13 @@ def main() -> None:
                 dense_rows = np.argpartition(-cosines[i], 200)[:200]
                 dense_rows = dense_rows[np.argsort(-cosines[i, dense_rows])]
 
-                def some(rows, count: int, taken: list[int]) -> list[int]:
-                    free = [int(r) for r in rows if int(r) not in barred and int(r) not in taken]
-                    return rng.sample(free, min(count, len(free)))
-
                 picked = [positive]
-                picked += some(bm25_rows[i][:15], 2, picked)
-                picked += some(bm25_rows[i][15:], 3, picked)
-                picked += some(dense_rows[:10], 2, picked)
-                picked += some(dense_rows[10:], 3, picked)
+                picked += sample(rng, barred, bm25_rows[i][:15], 2, picked)
+                picked += sample(rng, barred, bm25_rows[i][15:], 3, picked)
+                picked += sample(rng, barred, dense_rows[:10], 2, picked)
+                picked += sample(rng, barred, dense_rows[10:], 3, picked)
                 while len(picked) < LIST_SIZE:
-                    picked += some([rng.randrange(len(passages))], 1, picked)
+                    picked += sample(rng, barred, [rng.randrange(len(passages))], 1, picked)
                 row = {
                     "query": question,
                     "passages": [passages[r] for r in picked],

@@ -30,14 +30,14 @@ def lengthen(passages: list[str], pool: list[str], rng: random.Random) -> list[s
     for passage in passages:
         others = rng.sample(pool, rng.choice((1, 2)))
         cut = rng.randrange(len(others) + 1)
-        longer.append(" ".join(others[:cut] + [passage] + others[cut:]))
+        longer.append(" ".join([*others[:cut], passage, *others[cut:]]))
     return longer
 
 
 def forward(model, input_ids, token_type_ids, attention_mask) -> torch.Tensor:
     """The logits of BertForSequenceClassification; the last layer is computed for [CLS] alone."""
     hidden = model.bert.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)
-    num_pairs, length, width = hidden.shape
+    num_pairs, _, width = hidden.shape
     heads = model.config.num_attention_heads
     bias = None
     if not bool(attention_mask.all()):
@@ -80,9 +80,7 @@ def logits_of(model, tokenizer, pairs, token_budget: int, max_length: int) -> to
             while stop < len(order) and (stop + 1 - start) * lengths[order[stop]] <= token_budget:
                 stop += 1
             rows = order[start:stop]
-            batch = tokenizer.pad(
-                {k: [v[r] for r in rows] for k, v in encoded.items()}, return_tensors="pt"
-            )
+            batch = tokenizer.pad({k: [v[r] for r in rows] for k, v in encoded.items()}, return_tensors="pt")
             logits.append(forward(model, **batch).float())
             start = stop
     inverse = torch.empty(len(order), dtype=torch.long)
