@@ -9,6 +9,7 @@ result.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,37 +78,40 @@ def _quantize_layer(inputs: Array, weight: Array, bias: Array | None) -> Quantiz
         bias: (out,) float32, or None.
     """
     exact = inputs @ weight.T  # (rows, out)
-    best: tuple[float, QuantizedLayer] | None = None
-    for alpha in _SMOOTHINGS:
-        smooth = None if alpha is None else _smoothing(inputs, weight, alpha)
-        x = inputs if smooth is None else inputs * smooth
-        scaled_weight = weight if smooth is None else weight / smooth
-        weight_scale = np.maximum(np.abs(scaled_weight).max(axis=1), 1e-12).astype(np.float32) / _MAX_WEIGHT
-        rounded_weight = np.rint(scaled_weight / weight_scale[:, None])
-        low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
-        for clip in _CLIPS:
-            scale = np.float32(max((high - low) * clip / _LEVELS, 1e-12))
-            zero_point = np.rint(np.clip(-low * clip / scale, 0, _LEVELS))
-            rounded = np.clip(np.rint(x / scale) + zero_point, 0, _LEVELS) - zero_point
-            got = (rounded @ rounded_weight.T.astype(np.float32)) * (scale * weight_scale)
-            difference = got - exact
-            drift = difference.mean(axis=0)
-            error = float(np.square(difference - drift).mean())
-            if best is None or error < best[0]:
-                best = (
-                    error,
-                    QuantizedLayer(
-                        rounded_weight.astype(np.int8),
-                        weight_scale,
-                        np.zeros(len(weight), np.float32) if bias is None else np.array(bias),
-                        (-drift).astype(np.float32),
-                        np.array([scale], np.float32),
-                        np.array([zero_point], np.uint8),
-                        None if smooth is None else smooth.astype(np.float32),
-                    ),
-                )
-    assert best is not None  # _SMOOTHINGS and _CLIPS are not empty
-    return best[1]
+    # First how to smooth, then how far to clip: the best of all combinations is hardly ever better.
+    smoothings = [None if alpha is None else _smoothing(inputs, weight, alpha) for alpha in _SMOOTHINGS]
+    unclipped = [_rounded(inputs, weight, exact, smooth, _CLIPS[0]) for smooth in smoothings]
+    _, best = min(unclipped, key=itemgetter(0))
+    clipped = [_rounded(inputs, weight, exact, best.input_smooth, clip) for clip in _CLIPS[1:]]
+    _, best = min([*unclipped, *clipped], key=itemgetter(0))
+    return best if bias is None else best._replace(bias=np.array(bias))
+
+
+def _rounded(
+    inputs: Array, weight: Array, exact: Array, smooth: Array | None, clip: float
+) -> tuple[float, QuantizedLayer]:
+    """Quantise a layer in one way; the mean squared error of its output, and the layer, its bias 0."""
+    x = inputs if smooth is None else inputs * smooth
+    scaled_weight = weight if smooth is None else weight / smooth
+    weight_scale = np.maximum(np.abs(scaled_weight).max(axis=1), 1e-12).astype(np.float32) / _MAX_WEIGHT
+    rounded_weight = np.rint(scaled_weight / weight_scale[:, None])
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    scale = np.float32(max((high - low) * clip / _LEVELS, 1e-12))
+    zero_point = np.rint(np.clip(-low * clip / scale, 0, _LEVELS))
+    rounded = np.clip(np.rint(x / scale) + zero_point, 0, _LEVELS) - zero_point
+    got = (rounded @ rounded_weight.T.astype(np.float32)) * (scale * weight_scale)
+    difference = got - exact
+    drift = difference.mean(axis=0)
+    layer = QuantizedLayer(
+        rounded_weight.astype(np.int8),
+        weight_scale,
+        np.zeros(len(weight), np.float32),
+        (-drift).astype(np.float32),
+        np.array([scale], np.float32),
+        np.array([zero_point], np.uint8),
+        smooth,
+    )
+    return float(np.square(difference - drift).mean()), layer
 
 
 def _quantize_table(table: Array) -> tuple[Array, Array]:
