@@ -3,15 +3,7 @@
 A filter is written as a dict or as a string, checked against the fields of an index, and then either
 compiled to SQL for the store or evaluated in Python; both give the same answer.
 
-Dict form: every key must hold. A key is a field, or one of "and", "or", "not".
-
-    {"year": {">=": 1990, "<": 2000}, "lang": "en"}
-    {"lang": ["en", "de"], "not": {"draft": True}}
-    {"or": [{"year": {"<": 1950}}, {"tag": {"in": ["classic", "essay"]}}]}
-
-String form, for command lines; see `crossrank.store.filter_syntax` for its grammar:
-
-    year >= 1990 and year < 2000 and lang in ('en', 'de') and not draft = true
+Forms: `crossrank.store.filter_mapping` for dicts, `crossrank.store.filter_syntax` for strings.
 
 Logic has two values. A comparison with a field that a document does not have is false, and `not`
 turns false into true: a document without `year` matches `not year = 2000` and `year != 2000`, and
@@ -46,7 +38,6 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 MAX_DEPTH = 24  # of nesting: far more than people write; the store's SQL parser gives up at about 36
 _INT64 = range(-(2**63), 2**63)
-_JOINERS = ("and", "or", "not")
 
 
 def column_of(field: str) -> str:
@@ -244,64 +235,12 @@ def as_filter(condition: FilterLike) -> Filter:
 
         return parse(condition)
     if isinstance(condition, Mapping):
-        return _from_mapping(condition, depth=0)
+        from crossrank.store.filter_mapping import from_mapping
+
+        return from_mapping(condition)
     raise InputError(
         f"a filter must be a dict, a string or a Filter, not {type(condition).__name__}: {condition!r}"
     )
-
-
-def _from_mapping(condition: Mapping[str, Any], depth: int) -> Filter:
-    if depth > MAX_DEPTH:
-        raise InputError(f"a filter may be nested {MAX_DEPTH} deep at most")
-    parts: list[Filter] = []
-    for key, value in condition.items():
-        if not isinstance(key, str):
-            raise InputError(f"the keys of a filter are field names, not {key!r}")
-        if key in ("and", "or"):
-            if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Sequence):
-                raise InputError(f"filter: {key!r} takes a list of filters, not {value!r}")
-            inner = tuple(_from_inner(key, item, depth + 1) for item in value)
-            parts.append(And(inner) if key == "and" else Or(inner))
-        elif key == "not":
-            parts.append(Not(_from_inner(key, value, depth + 1)))
-        else:
-            parts.extend(_from_field(key, value))
-    return parts[0] if len(parts) == 1 else And(tuple(parts))
-
-
-def _from_inner(key: str, value: Any, depth: int) -> Filter:
-    if not isinstance(value, Mapping):
-        raise InputError(f"filter: {key!r} takes filters in dict form, not {value!r}")
-    return _from_mapping(value, depth)
-
-
-def _from_field(field: str, value: Any) -> list[Filter]:
-    if not isinstance(value, Mapping):
-        return [_test(field, "in" if _is_list(value) else "=", value)]
-    if not value:
-        raise InputError(
-            f'filter on {field!r}: no operator given; write for example {{"{field}": {{"<": 5}}}}'
-        )
-    return [_test(field, op, operand) for op, operand in value.items()]
-
-
-def _test(field: str, op: Any, value: Any) -> Filter:
-    if op in ("!=", "not in"):
-        return Not(_test(field, "=" if op == "!=" else "in", value))
-    if op in ("=", "=="):
-        return Missing(field) if value is None else Comparison(field, "=", value)
-    if op == "in":
-        if not _is_list(value):
-            raise InputError(f"filter on {field!r}: 'in' takes a list of values, not {value!r}")
-        return In(field, tuple(value))
-    if op not in OPERATORS:
-        known = ", ".join([*OPERATORS, "!=", "in", "not in"])
-        raise InputError(f"filter on {field!r}: unknown operator {op!r}; use one of {known}")
-    return Comparison(field, op, value)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, (list, tuple, set, frozenset))
 
 
 def _check_value(field: str, value: Any) -> None:

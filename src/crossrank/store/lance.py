@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -14,47 +12,21 @@ import numpy.typing as npt
 from crossrank.errors import IndexMismatchError, InputError
 from crossrank.store import upkeep
 from crossrank.store.filters import FilterLike, as_filter
+from crossrank.store.info import IndexInfo, index_info
 from crossrank.store.ingest import Ingestion, check_vectors
 from crossrank.store.readers import DocumentReader
 from crossrank.store.schema import ModelSettings, Settings, field_type
-from crossrank.store.search import text_rankings, vector_rankings
+from crossrank.store.search import check_query_vectors, check_strings, text_rankings, vector_rankings
 from crossrank.store.store import AddReport, DocumentLike, OnDuplicate, OnError, VectorEncoder
 from crossrank.store.table import DocumentTable
 from crossrank.types import Document, Ranking
 
-__all__ = ["Index", "IndexInfo"]
+__all__ = ["Index"]
 
 GRACE_S = 600.0
 """Old versions of an index stay this long for processes that may be reading them."""
 
 _LOCK_TIMEOUT_S = 300.0
-
-
-@dataclass(frozen=True)
-class IndexInfo:
-    """What an index is and how big.
-
-    Attributes:
-        path: its folder.
-        documents: how many there are.
-        language: of text search; None for no stemming and no stop words.
-        fields: metadata fields and their types.
-        model: the bi-encoder it was made with, None for text search alone.
-        unindexed: documents that text search still finds by a scan.
-        vector_index_rows: documents the vector index was trained on; None while all are compared.
-        version: rises with every write.
-        size_bytes: on disk, old versions included.
-    """
-
-    path: Path
-    documents: int
-    language: str | None
-    fields: Mapping[str, type]
-    model: ModelSettings | None
-    unindexed: int
-    vector_index_rows: int | None
-    version: int
-    size_bytes: int
 
 
 class Index:
@@ -259,7 +231,7 @@ class Index:
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete documents and return how many of the ids were stored."""
-        _check_strings(ids, "ids")
+        check_strings(ids, "ids")
         with self._table.writing():
             deleted = self._table.delete(ids)
             if deleted >= max(64, self._table.count() // 10):
@@ -268,7 +240,7 @@ class Index:
 
     def get(self, ids: Sequence[str]) -> list[Document | None]:
         """Return the documents with these ids, in this order; None for an id that is not stored."""
-        _check_strings(ids, "ids")
+        check_strings(ids, "ids")
         settings = self._table.settings
         rows = self._table.rows_by_id(ids, settings.document_columns())
         return [settings.document(rows[name]) if name in rows else None for name in ids]
@@ -305,7 +277,7 @@ class Index:
         Raises:
             InputError: queries that are not strings, or a filter that does not fit the fields.
         """
-        _check_strings(queries, "queries")
+        check_strings(queries, "queries")
         return text_rankings(self._table, queries, top_k, self._sql(filter))
 
     def search_vector(
@@ -335,9 +307,9 @@ class Index:
                 f"{self.path}: this index has no vectors; create it with a bi-encoder to search by vector"
             )
         if isinstance(queries, np.ndarray):
-            vectors, texts = _query_vectors(queries, model.dimensions), [""] * len(queries)
+            vectors, texts = check_query_vectors(queries, model.dimensions), [""] * len(queries)
         else:
-            _check_strings(queries, "queries")
+            check_strings(queries, "queries")
             if self._bi_encoder is None:
                 raise self._needs_bi_encoder("texts cannot be searched for by vector")
             texts = list(queries)
@@ -362,18 +334,7 @@ class Index:
 
     def info(self) -> IndexInfo:
         """Return what the index is and how big."""
-        settings = self._table.settings
-        return IndexInfo(
-            path=self.path,
-            documents=self.count(),
-            language=settings.language,
-            fields=dict(settings.fields),
-            model=settings.model,
-            unindexed=upkeep.unindexed_rows(self._table),
-            vector_index_rows=upkeep.vector_index_rows(self._table),
-            version=self._table.version,
-            size_bytes=_folder_bytes(self.path),
-        )
+        return index_info(self._table)
 
     def close(self) -> None:
         """Let go of the index's files; any further use is an error."""
@@ -411,36 +372,3 @@ def _model_settings(bi_encoder: VectorEncoder) -> ModelSettings:
 
 def _described(model: ModelSettings) -> str:
     return f"{model.name!r} ({model.dimensions} dimensions, fingerprint {model.fingerprint[:12]})"
-
-
-def _check_strings(values: Sequence[str], name: str) -> None:
-    if isinstance(values, (str, bytes)):
-        raise InputError(f"{name} must be a list of strings, not a single {type(values).__name__}")
-    for position, value in enumerate(values):
-        if not isinstance(value, str):
-            raise InputError(f"{name}[{position}] must be a string, not {type(value).__name__}")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{name}[{position}] is not valid Unicode: {error.reason}, character {error.start}"
-            ) from None
-
-
-def _query_vectors(vectors: npt.NDArray[np.float32], dimensions: int) -> npt.NDArray[np.float32]:
-    checked = np.asarray(vectors, dtype=np.float32)
-    if checked.ndim != 2 or checked.shape[1] != dimensions:
-        raise InputError(
-            f"query vectors must have shape (n, {dimensions}), one row a query, not {checked.shape}"
-        )
-    if not np.isfinite(checked).all():
-        raise InputError("query vectors must not contain NaN or infinity")
-    return checked
-
-
-def _folder_bytes(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # another process deletes old versions
-            total += path.stat().st_size if path.is_file() else 0
-    return total

@@ -13,10 +13,37 @@ from crossrank.store import upkeep
 from crossrank.store.table import DocumentTable
 from crossrank.types import Hit, Ranking
 
-__all__ = ["text_rankings", "vector_rankings"]
+__all__ = ["check_query_vectors", "check_strings", "text_rankings", "vector_rankings"]
 
 _TIE_MARGIN = 8  # rows fetched beyond top_k, to see whether the last score goes on behind the cut
 _MOST_TIES = 10_000
+
+
+def check_strings(values: Sequence[str], name: str) -> None:
+    """Raise InputError unless `values`, called `name` in the message, is a list of valid strings."""
+    if isinstance(values, (str, bytes)):
+        raise InputError(f"{name} must be a list of strings, not a single {type(values).__name__}")
+    for position, value in enumerate(values):
+        if not isinstance(value, str):
+            raise InputError(f"{name}[{position}] must be a string, not {type(value).__name__}")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{name}[{position}] is not valid Unicode: {error.reason}, character {error.start}"
+            ) from None
+
+
+def check_query_vectors(vectors: npt.NDArray[np.float32], dimensions: int) -> npt.NDArray[np.float32]:
+    """Return the vectors as (n, dimensions) float32, or raise InputError."""
+    checked = np.asarray(vectors, dtype=np.float32)
+    if checked.ndim != 2 or checked.shape[1] != dimensions:
+        raise InputError(
+            f"query vectors must have shape (n, {dimensions}), one row a query, not {checked.shape}"
+        )
+    if not np.isfinite(checked).all():
+        raise InputError("query vectors must not contain NaN or infinity")
+    return checked
 
 
 def text_rankings(

@@ -61,16 +61,16 @@ class DocumentTable:
         with _locked(folder, lock_timeout_s), _store_errors(folder):
             database = _connect(folder)
             try:
-                table = database.create_table(
-                    _TABLE, schema=schema, mode="overwrite" if overwrite else "create"
-                )
+                table = database.create_table(_TABLE, schema=schema)
             except ValueError as error:
                 if "already exists" not in str(error):
                     raise
-                raise IndexStoreError(
-                    f"{folder}: there is an index already; use Index.open to add to it, "
-                    "or overwrite=True to start anew"
-                ) from None
+                if not overwrite:
+                    raise IndexStoreError(
+                        f"{folder}: there is an index already; use Index.open to add to it, "
+                        "or overwrite=True to start anew"
+                    ) from None
+                table = database.create_table(_TABLE, schema=schema, mode="overwrite")
         return cls(folder, table, settings, lock_timeout_s)
 
     @classmethod
