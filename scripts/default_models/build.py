@@ -108,6 +108,32 @@ def calibration_inputs(checkpoint: Checkpoint, lists: Path, *, pairs: bool) -> l
     return inputs
 
 
+def card(name: str, record: dict) -> str:
+    """Fill a model card with the figures of the parity record."""
+    heads = ("collection", "candidates", "nDCG@10 float32", "nDCG@10 int8", "mean, max of the differences")
+    rows = [
+        f"| {collection} | {row['candidates']} | {row['ndcg@10_float32']:.4f} | {row['ndcg@10_int8']:.4f} "
+        f"| {row['mean_delta']:.4f}, {row['max_delta']:.4f} | {row['kendall_tau']:.3f} |"
+        for collection, row in record["collections"].items()
+    ]
+    table = [f"| {' | '.join(heads)} | Kendall's tau |", "|---|---|---:|---:|---:|---:|", *rows]
+    results = [
+        {
+            "task": {"type": "text-ranking"},
+            "dataset": {"name": f"{collection}, {row['candidates']}", "type": collection},
+            "metrics": [{"type": "nDCG@10", "value": round(row["ndcg@10_int8"], 4)}],
+        }
+        for collection, row in record["collections"].items()
+    ]
+    model_index = "model-index: " + json.dumps([{"name": name, "results": results}])
+    template = (Path(__file__).parent / "cards" / f"{name}.md").read_text(encoding="utf-8")
+    return (
+        template.replace("{parity_table}", "\n".join(table))
+        .replace("{sha256}", record["sha256"])
+        .replace("{model_index}", model_index)
+    )
+
+
 def build(
     source: Path,
     out: Path,
@@ -133,7 +159,7 @@ def build(
         write_int8(work / INT8_FILE, checkpoint.tensors(), layers)
         (work / PARITY_FILE).write_text('{"passed": true}', encoding="utf-8")  # to be measured now
         record: dict = {"reference": "float32", "limits": LIMITS, "collections": {}, "passed": True}
-        for name, depth in (("msmarco_dl19", 100), ("scifact", 20), ("cranfield", 20)):
+        for name, depth in (("msmarco_dl19", 100), ("scifact", 10), ("cranfield", 10)):
             lists, qrels = candidates(args.data, name, depth)
             reference, got = (scores(work, precision, lists) for precision in ("float32", "int8"))
             parity = compare(reference, got)
@@ -157,6 +183,7 @@ def build(
         (work / PARITY_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if not record["passed"]:
             raise SystemExit(f"{out.name} fails the parity gate; nothing was written")
+        (work / "README.md").write_text(card(out.name, record), encoding="utf-8")
         (work / "model.safetensors").unlink()
         shutil.copytree(work, out, dirs_exist_ok=True)
     print(f"wrote {out}")
