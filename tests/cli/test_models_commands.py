@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,39 @@ def test_info_says_what_a_model_is(run, folder: str, kind: str) -> None:
     assert facts["kind"] == kind
     assert facts["architecture"] == "bert"
     assert len(facts["fingerprint"]) == 64
+
+
+CARD = """---
+license: apache-2.0
+base_model: some/model
+datasets: [one, two]
+model-index: [{name: m, results: [{dataset: {name: d}, metrics: [{type: nDCG@10, value: 0.5}]}]}]
+---
+# A model
+"""
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        (
+            CARD,
+            {
+                "license": "apache-2.0",
+                "base_model": "some/model",
+                "datasets": ["one", "two"],
+                "results": ["d: nDCG@10 0.5"],
+            },
+        ),
+        ("---\nlicense: [\n---\n", {}),
+        ("no front matter", {}),
+    ],
+)
+def test_info_reads_the_model_card(run, tmp_path: Path, card: str, expected: dict[str, object]) -> None:
+    folder = shutil.copytree(RERANKER, tmp_path / "model")
+    plain = json.loads(run("info", folder, "--json").stdout)
+    (folder / "README.md").write_text(card)
+    assert json.loads(run("info", folder, "--json").stdout) == {**plain, **expected}
 
 
 def test_info_of_the_machine(run) -> None:

@@ -69,6 +69,9 @@ def model_facts(folder: Path) -> dict[str, Any]:
         facts["labels"] = list(checkpoint.labels)
         facts["activation"] = checkpoint.activation
     weights = checkpoint.weight_files or checkpoint.onnx_files
+    if checkpoint.int8_file is not None:
+        weights = (*weights, checkpoint.int8_file)
+    facts["int8"] = checkpoint.int8_file is not None
     facts["size_mb"] = round(sum(file.stat().st_size for file in weights) / 1e6, 1)
     facts["fingerprint"] = checkpoint.fingerprint
     facts["folder"] = str(folder)
