@@ -60,7 +60,7 @@ def folders(weights: Path | None, kind: Kind, scratch: Path) -> Folders:
         float32 / place / "model.safetensors",
         metadata={"format": "pt"},  # transformers looks for it
     )
-    origin = {"weights": source.name if weights is None else str(weights), "int8": "the folder's own"}
+    origin = {"weights": "/".join(source.resolve().parts[-2:]), "int8": "the folder's own"}
     if checkpoint.int8_file and passed_parity(checkpoint.int8_file.parent):
         for name in (INT8_FILE, PARITY_FILE):
             shutil.copyfile(checkpoint.int8_file.parent / name, int8 / place / name)
