@@ -105,7 +105,7 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
+        if error.name is None or module.split(".", maxsplit=1)[0] != error.name.split(".", maxsplit=1)[0]:
             raise
         raise MissingExtraError(
             f"{module} is not installed; it comes with an extra: pip install 'crossrank[{extra}]'"

@@ -128,11 +128,11 @@ class PairScorer:
             call = _Call(query_ids, tracked, name_pair)
             for start, block in _blocks(list(unique)):
                 rows[start : start + len(block)] = self._score_block(block, call)
-        rows = rows[positions]
+        spread = rows[positions]
         return PairScores(
-            np.ascontiguousarray(rows[:, : self._num_labels]).view(np.float32),
-            rows[:, self._num_labels],
-            rows[:, self._num_labels + 1 :].reshape(-1, self._num_labels, 2),
+            np.ascontiguousarray(spread[:, : self._num_labels]).view(np.float32),
+            spread[:, self._num_labels],
+            spread[:, self._num_labels + 1 :].reshape(-1, self._num_labels, 2),
         )
 
     def _encode_queries(self, queries: Sequence[str], query_name: Callable[[int], str]) -> dict[str, Ids]:
