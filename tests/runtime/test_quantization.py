@@ -39,7 +39,7 @@ def quantised(name: str, folder: Path, *, passed: bool = True, keep_float: bool 
     """A golden checkpoint with its int8 form beside (or in place of) its float32 weights."""
     shutil.copytree(GOLDEN / name, folder)
     checkpoint = Checkpoint.open(folder)
-    layers = calibrate(checkpoint, "logits", inputs_of(name))
+    layers = calibrate(checkpoint, "logits", inputs_of(name), rows_per_input=64)
     write_int8(folder / INT8_FILE, checkpoint.tensors(), layers)
     (folder / PARITY_FILE).write_text(json.dumps({"passed": passed}), encoding="utf-8")
     if not keep_float:

@@ -8,15 +8,16 @@ layer is QuantizeLinear (uint8, one scale) and an integer product with one weigh
 A quantised checkpoint is one file, `model.int8.safetensors`, beside config.json and tokenizer.json. For a
 layer `name` it has `name.weight` (out, in) int8, `name.weight_scale` (out,), `name.bias` (out,) and
 `name.bias_correction` (out,), which are added up in int8, `name.input_scale` (1,), `name.input_zero_point`
-(1,) and, where smoothing helped, `name.input_smooth` (in,): inputs are multiplied by it. A table `name` of
-word embeddings has `name` (rows, size) int8 and `name_scale` (rows, 1).
+(1,) and, where smoothing helped, `name.input_smooth` (in,): inputs are multiplied by it. With `name.by_row`
+(1,) the scale is for inputs divided by the largest |value| of their row, which keeps it a row's own. A table
+`name` of word embeddings has `name` (rows, size) int8 and `name_scale` (rows, 1).
 """
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class Int8Linear:
     """The form of linear layers that reads `model.int8.safetensors`; layers without a scale stay float32."""
 
     def __init__(self) -> None:
-        self._quantized: dict[tuple[Any, ...], str] = {}
+        self._written: dict[tuple[Any, ...], str] = {}
         self._signed = _multiplies_exactly()
 
     def linear(self, graph: Graph, x: str, name: str) -> str:
@@ -50,14 +51,16 @@ class Int8Linear:
         if not graph.has(f"{name}.input_scale"):
             return Float32Linear().linear(graph, x, name)
         scale, zero_point = graph.array(f"{name}.input_scale"), graph.array(f"{name}.input_zero_point")
-        smooth = graph.array(f"{name}.input_smooth") if graph.has(f"{name}.input_smooth") else None
-        rounded = self._round(graph, x, scale, zero_point, smooth)
+        x = self._smooth(graph, x, name)
+        largest = self._largest(graph, x) if graph.has(f"{name}.by_row") else ""
+        rounded = self._round(graph, x, name, largest)
         bias = graph.array(f"{name}.bias") + graph.array(f"{name}.bias_correction")
         weight = np.ascontiguousarray(graph.array(f"{name}.weight").T)  # (in, out)
         if not self._signed:
             weight = (weight.astype(np.int16) + 128).astype(np.uint8)
         offset = np.full(weight.shape[1], 0 if self._signed else 128, weight.dtype)
-        return graph.microsoft(
+        bias_value = graph.weight(f"{name}.bias", bias)
+        product = graph.microsoft(
             "MatMulIntegerToFloat",
             [
                 rounded,
@@ -66,22 +69,49 @@ class Int8Linear:
                 graph.tensor(f"{name}.weight_scale"),
                 graph.constant(zero_point[0], np.uint8),
                 graph.constant(offset, weight.dtype),
-                graph.weight(f"{name}.bias", bias),
+                "" if largest else bias_value,
             ],
         )
+        return graph.node("Add", [graph.node("Mul", [product, largest]), bias_value]) if largest else product
 
     def linear_many(self, graph: Graph, x: str, names: Sequence[str]) -> list[str]:
         """Write one product each; an input they share is rounded once."""
         return [self.linear(graph, x, name) for name in names]
 
-    def _round(self, graph: Graph, x: str, scale: Array, zero_point: Array, smooth: Array | None) -> str:
-        key = (x, scale.tobytes(), zero_point.tobytes(), None if smooth is None else smooth.tobytes())
-        if key not in self._quantized:
-            if smooth is not None:
-                x = graph.node("Mul", [x, graph.weight(f"{x}.smooth", smooth)])
+    def _smooth(self, graph: Graph, x: str, name: str) -> str:
+        if not graph.has(f"{name}.input_smooth"):
+            return x
+        factors = graph.array(f"{name}.input_smooth")
+        tensor = f"{name}.input_smooth"
+        return self._once(
+            (x, factors.tobytes()), lambda: graph.node("Mul", [x, graph.weight(tensor, factors)])
+        )
+
+    def _largest(self, graph: Graph, x: str) -> str:
+        """The largest |value| of each row, (rows, 1)."""
+
+        def write() -> str:
+            axis = graph.constant([1])
+            largest = graph.node("ReduceMax", [graph.node("Abs", [x]), axis], keepdims=1)
+            return graph.node("Max", [largest, graph.constant(1e-12, np.float32)])
+
+        return self._once((x, "largest"), write)
+
+    def _round(self, graph: Graph, x: str, name: str, largest: str) -> str:
+        """Inputs as uint8; `largest` is empty, or divides them."""
+        scale, zero_point = graph.array(f"{name}.input_scale"), graph.array(f"{name}.input_zero_point")
+
+        def write() -> str:
+            value = graph.node("Div", [x, largest]) if largest else x
             constants = [graph.constant(scale[0], np.float32), graph.constant(zero_point[0], np.uint8)]
-            self._quantized[key] = graph.node("QuantizeLinear", [x, *constants])
-        return self._quantized[key]
+            return graph.node("QuantizeLinear", [value, *constants])
+
+        return self._once((x, largest, scale.tobytes(), zero_point.tobytes()), write)
+
+    def _once(self, key: tuple[Any, ...], write: Callable[[], str]) -> str:
+        if key not in self._written:
+            self._written[key] = write()
+        return self._written[key]
 
 
 class Dequantized(Mapping[str, Array]):
@@ -93,7 +123,14 @@ class Dequantized(Mapping[str, Array]):
 
     def __init__(self, tensors: Mapping[str, Array]) -> None:
         self._tensors = tensors
-        added = ("weight_scale", ".input_scale", ".input_zero_point", ".input_smooth", ".bias_correction")
+        added = (
+            "weight_scale",
+            ".input_scale",
+            ".input_zero_point",
+            ".input_smooth",
+            ".bias_correction",
+            ".by_row",
+        )
         self._names = {name: None for name in tensors if not name.endswith(added)}  # in order
 
     def __getitem__(self, name: str) -> Array:
