@@ -15,7 +15,20 @@ import json
 import time
 from pathlib import Path
 
-from crossrank import BM25, RRF, BiEncoder, Collection, CrossEncoder, Dense, Hybrid, Run, Searcher, evaluate
+from crossrank import (
+    BM25,
+    RRF,
+    BiEncoder,
+    Collection,
+    CrossEncoder,
+    Dense,
+    Hybrid,
+    Run,
+    ScoreCache,
+    Searcher,
+    WeightedSum,
+    evaluate,
+)
 from crossrank.evaluation.trec import read_qrels
 from crossrank.types import Qrels
 
@@ -28,14 +41,17 @@ def searched(collection: Collection, split: str, depth: int, precision: str) -> 
     documents = list(collection.documents())
     bm25, dense = BM25(documents), Dense(documents, BiEncoder(precision=precision))
     hybrid = Hybrid([bm25, dense], RRF())
-    reranker = CrossEncoder(precision=precision, long_query="truncate")
+    # The candidates of the systems overlap: a pair is scored once.
+    reranker = CrossEncoder(precision=precision, long_query="truncate", cache=ScoreCache())
     systems = {
         "BM25": Searcher(bm25),
         "bi-encoder": Searcher(dense),
         "hybrid": Searcher(hybrid),
         f"BM25 + rerank {depth}": Searcher(bm25, reranker, depth=depth),
         f"hybrid + rerank {depth}": Searcher(hybrid, reranker, depth=depth),
-        f"hybrid + rerank {depth}, fused": Searcher(hybrid, reranker, depth=depth, fuse=RRF()),
+        f"hybrid + rerank {depth}, fused": Searcher(
+            hybrid, reranker, depth=depth, fuse=WeightedSum(normalisation="z-score")
+        ),
     }
     return {name: searcher.search_many(queries, top_k=100) for name, searcher in systems.items()}, qrels
 

@@ -3,9 +3,12 @@
 The loss of a list is half listwise cross-entropy on the judged passage and one KL divergence to the
 bi-encoder's cosines x 20, so the model starts from what the bi-encoder knows and learns from the
 judgements what it does not. Word embeddings stay frozen. Checkpoints hold the optimiser and the
-position, so a stopped run goes on where it was.
+position, so a stopped run goes on where it was. Lists may be of several files and sizes; the base
+may be a cross-encoder already, which is then trained further.
 
-    python train_cross_encoder.py --lists work/lists/lists.jsonl --base MINILM_FOLDER --out work/ce
+    python train_cross_encoder.py --lists work/lists/lists.jsonl:0:7600 --base MINILM --out work/short
+    python train_cross_encoder.py --lists work/lists/long_lists.jsonl work/lists/lists.jsonl:7600:12000 \
+        --base work/short --learning-rate 5e-5 --out work/ce
 """
 
 from __future__ import annotations
@@ -32,6 +35,13 @@ def lengthen(passages: list[str], pool: list[str], rng: random.Random) -> list[s
         cut = rng.randrange(len(others) + 1)
         longer.append(" ".join([*others[:cut], passage, *others[cut:]]))
     return longer
+
+
+def read_lists(spec: str) -> list[dict]:
+    """Read FILE or FILE:START:STOP, lists START to STOP of the file."""
+    path, start, stop = spec.split(":") if ":" in spec else (spec, None, None)
+    with open(path, encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines][int(start or 0) : int(stop) if stop else None]
 
 
 def forward(model, input_ids, token_type_ids, attention_mask) -> torch.Tensor:
@@ -90,23 +100,23 @@ def logits_of(model, tokenizer, pairs, token_budget: int, max_length: int) -> to
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lists", type=Path, required=True)
-    parser.add_argument("--base", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
+    parser.add_argument("--lists", nargs="+", required=True, help="FILE or FILE:START:STOP")
+    parser.add_argument("--base", type=Path, required=True, help="folder of weights to start from")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--num-lists", type=int, default=11800, help="lists to train on")
     parser.add_argument("--lists-per-step", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=8e-5)
     parser.add_argument("--long-share", type=float, default=0.05)
     parser.add_argument("--token-budget", type=int, default=1200, help="tokens a forward pass")
     parser.add_argument("--max-length", type=int, default=384)
-    parser.add_argument("--checkpoint-every", type=int, default=200, help="steps")
+    parser.add_argument("--checkpoint-every", type=int, default=100, help="steps")
     parser.add_argument("--seed", type=int, default=13)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
 
-    lists = [json.loads(line) for line in args.lists.open(encoding="utf-8")]
-    lists = lists[: args.num_lists]
+    lists = [row for spec in args.lists for row in read_lists(spec)]
+    if len(args.lists) > 1:
+        random.Random(args.seed).shuffle(lists)
     pool = [p for row in lists[:2000] for p in row["passages"] if len(p.split()) < 80]
     num_steps = len(lists) // args.lists_per_step
 
@@ -137,17 +147,18 @@ def main() -> None:
         pairs = []
         for row in rows:
             texts = row["passages"]
-            if rng.random() < args.long_share:
+            if rng.random() < args.long_share and max(len(text.split()) for text in texts) < 150:
                 texts = lengthen(texts, pool, rng)
             pairs += [(row["query"], text) for text in texts]
-        logits = logits_of(model, tokenizer, pairs, args.token_budget, args.max_length).view(len(rows), -1)
-        teacher = torch.tensor([row["teacher"] for row in rows]) * TEACHER_SCALE
-        log_probabilities = F.log_softmax(logits, dim=-1)
-        distillation = F.kl_div(
-            log_probabilities, F.log_softmax(teacher, dim=-1), log_target=True, reduction="batchmean"
-        )
-        labels = -log_probabilities[:, 0].mean()
-        loss = LABEL_WEIGHT * labels + distillation
+        logits = logits_of(model, tokenizer, pairs, args.token_budget, args.max_length)
+        losses, hits = [], 0
+        for row, scores in zip(rows, logits.split([len(row["passages"]) for row in rows]), strict=True):
+            log_probabilities = F.log_softmax(scores, dim=-1)
+            teacher = F.log_softmax(torch.tensor(row["teacher"]) * TEACHER_SCALE, dim=-1)
+            distillation = F.kl_div(log_probabilities, teacher, log_target=True, reduction="sum")
+            losses.append(distillation - LABEL_WEIGHT * log_probabilities[0])
+            hits += int(scores.argmax() == 0)
+        loss = torch.stack(losses).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -157,7 +168,7 @@ def main() -> None:
 
         pairs_done += len(pairs)
         shown["loss"] += loss.item()
-        shown["hit"] += (logits.argmax(-1) == 0).float().mean().item()
+        shown["hit"] += hits / len(rows)
         shown["n"] += 1
         if (step + 1) % 20 == 0:
             speed = pairs_done / (time.monotonic() - started)
