@@ -50,6 +50,13 @@ def test_told_to_and_told_not_to(monkeypatch):
     assert shown(Terminal(), progress=False) == ""
 
 
+def test_a_length_that_nobody_knows():
+    screen = Terminal()
+    with redirect_stderr(screen), track(None, "Indexing", progress=True) as tracked:
+        tracked.advance(1024)
+    assert "1024/?" in screen.getvalue()
+
+
 def test_one_bar_at_a_time_and_errors_take_it_away():
     def fails():
         with track(3, "Outer", progress=True) as outer:

@@ -26,13 +26,13 @@ class Track:
     """How far a call is; made with `track`.
 
     Args:
-        total: how many items there are.
+        total: how many items there are; None where nobody knows: the bar then only counts.
         description: what is being done: "Scoring".
         shown: whether a bar may appear at all.
         delay_s: seconds before it does.
     """
 
-    def __init__(self, total: int, description: str, *, shown: bool, delay_s: float) -> None:
+    def __init__(self, total: int | None, description: str, *, shown: bool, delay_s: float) -> None:
         self.done = 0
         self.total = total
         self._description = description
@@ -45,7 +45,8 @@ class Track:
         self.done += count
         if not self._shown:
             return
-        if self._bar is None and time.monotonic() >= self._start and self.done < self.total:
+        unfinished = self.total is None or self.done < self.total
+        if self._bar is None and time.monotonic() >= self._start and unfinished:
             self._open()
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done)
@@ -71,11 +72,11 @@ class Track:
 
 
 @contextmanager
-def track(total: int, description: str, *, progress: bool | None = None) -> Iterator[Track]:
+def track(total: int | None, description: str, *, progress: bool | None = None) -> Iterator[Track]:
     """Follow a call of `total` items.
 
     Args:
-        total: how many items there are.
+        total: how many items there are; None where nobody knows: the bar then only counts.
         description: what is being done.
         progress: True shows a bar at once wherever standard error goes, False never, None (automatic) on a
             terminal after a second.

@@ -201,8 +201,8 @@ def check_vectors(vectors: Any, rows: int, encoder: VectorEncoder) -> npt.NDArra
     return checked
 
 
-def _size(documents: Iterable[DocumentLike]) -> int:
-    """Return what progress is counted in: bytes of files, else documents; 0 when nobody can tell."""
+def _size(documents: Iterable[DocumentLike]) -> int | None:
+    """Return what progress is counted in: bytes of files, else documents; None when nobody can tell."""
     if isinstance(documents, DocumentReader):
         return documents.size_bytes
-    return len(documents) if isinstance(documents, Sized) else 0
+    return len(documents) if isinstance(documents, Sized) else None
