@@ -67,30 +67,11 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         **crossrank(weights.float32, weights.int8, args),
     }
 
-    # The warm-up gives the vectors to compare.
-    few = sorted(range(len(sentences)), key=sizes.__getitem__)[:: max(1, len(sentences) // 8)][:8]
-    contestants: dict[str, Any] = {}
-    reference = None
-    for name, encoder in encoders.items():
-        harness.say(f"warming up: {name}")
-        vectors = np.asarray(encoder(sentences), np.float32)
-        reference = vectors if reference is None else reference  # the first one is sentence-transformers'
-        alone = np.asarray(encoder([sentences[row] for row in few]), np.float32)
-        contestants[name] = {
-            "min_cosine_to_sentence_transformers": float((vectors * reference).sum(axis=1).min()),
-            "max_delta_to_sentence_transformers": float(np.abs(vectors - reference).max()),
-            "max_delta_alone": float(np.abs(alone - vectors[few]).max()),
-        }
-    load = harness.load_average()
-    timings = harness.interleave(
-        {name: (lambda encoder=encoder: encoder(sentences)) for name, encoder in encoders.items()},
-        args.rounds,
-    )
-    for name, timing in timings.items():
-        contestants[name] |= timing.summary()
-        contestants[name]["sentences_per_s"] = round(len(sentences) / timing.median_s)
-    default = timings[f"{ST}, batches of 32"].median_s
-    best = min(timing.median_s for name, timing in timings.items() if name.startswith(ST))
+    found = harness.compare(encoders, sentences, sizes, args.rounds)
+    for name, vectors in found.outputs.items():
+        cosines = (vectors * next(iter(found.outputs.values()))).sum(axis=1)
+        found.records[name]["min_cosine_to_sentence_transformers"] = float(cosines.min())
+        found.records[name]["sentences_per_s"] = round(len(sentences) / found.timings[name].median_s)
     return {
         "benchmark": "encode",
         "machine": harness.machine(*PACKAGES),
@@ -102,15 +83,12 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             "tokens": harness.histogram(sizes, 5),
             **weights.origin,
         },
-        "load_average_before": load,
-        "contestants": contestants,
-        "ratios": {
-            f"{CROSSRANK} {precision} against {ST} {peer}": round(
-                seconds / timings[f"{CROSSRANK} {precision}"].median_s, 2
-            )
-            for precision in ("float32", "int8")
-            for peer, seconds in (("default", default), ("best", best))
-        },
+        "load_average_before": found.load_average_before,
+        "contestants": found.records,
+        "ratios": found.ratios(
+            [f"{CROSSRANK} float32", f"{CROSSRANK} int8"],
+            {f"{ST} default": f"{ST}, batches of 32", f"{ST} best": ST},
+        ),
     }
 
 
@@ -140,10 +118,7 @@ def show(result: dict[str, Any]) -> None:
         rows,
     )
     print(f"int8: {settings['int8']}")
-    for name, ratio in result["ratios"].items():
-        print(f"{ratio:6.2f} × {name}")
-    harness.print_machine(result)
-    print(f"load average before: {result['load_average_before']}")
+    harness.print_verdict(result)
 
 
 def main() -> None:

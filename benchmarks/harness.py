@@ -62,6 +62,65 @@ def interleave(contestants: Mapping[str, Callable[[], object]], rounds: int) -> 
     return timings
 
 
+@dataclass
+class Comparison:
+    """What `compare` found: a record of each contestant, its timing, its output, and the load before."""
+
+    records: dict[str, dict[str, Any]]
+    timings: dict[str, Timing]
+    outputs: dict[str, Any]
+    load_average_before: float | None
+
+    def ratios(self, ours: Sequence[str], peers: Mapping[str, str]) -> dict[str, float]:
+        """How many times ours a peer's median is; a peer is the best contestant whose name starts so."""
+        seconds = {
+            peer: min(timing.median_s for name, timing in self.timings.items() if name.startswith(prefix))
+            for peer, prefix in peers.items()
+        }
+        return {
+            f"{name} against {peer}": round(taken / self.timings[name].median_s, 2)
+            for name in ours
+            for peer, taken in seconds.items()
+        }
+
+
+def compare(
+    contestants: Mapping[str, Callable[[list[Any]], Any]],
+    inputs: list[Any],
+    sizes: Sequence[int],
+    rounds: int,
+) -> Comparison:
+    """Time functions of a list and compare what they return with what the first of them does.
+
+    Each is also given eight of the inputs, short and long ones, by themselves.
+    """
+    import numpy as np
+
+    few = sorted(range(len(inputs)), key=sizes.__getitem__)[:: max(1, len(inputs) // 8)][:8]
+    records: dict[str, dict[str, Any]] = {}
+    outputs: dict[str, Any] = {}
+    for name, contestant in contestants.items():
+        say(f"warming up: {name}")
+        outputs[name] = output = np.asarray(contestant(inputs), np.float32)
+        reference = next(iter(outputs.values()))
+        alone = np.asarray(contestant([inputs[row] for row in few]), np.float32)
+        records[name] = {
+            "max_delta_to_sentence_transformers": float(np.abs(output - reference).max()),
+            "max_delta_alone": float(np.abs(alone - output[few]).max()),
+        }
+    load = load_average()
+    timings = interleave(
+        {
+            name: (lambda contestant=contestant: contestant(inputs))
+            for name, contestant in contestants.items()
+        },
+        rounds,
+    )
+    for name, timing in timings.items():
+        records[name] |= timing.summary()
+    return Comparison(records, timings, outputs, load)
+
+
 def limit_threads(threads: int) -> None:
     """Give every library the same threads; to be called before torch or tokenizers are imported."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
@@ -122,6 +181,14 @@ def print_machine(result: Mapping[str, Any]) -> None:
     print(f"{facts['cpu']}, {facts['cpus']} CPUs, {' '.join(facts['flags'])}")
     versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
     print(f"Python {facts['python']}, {versions}")
+
+
+def print_verdict(result: Mapping[str, Any]) -> None:
+    """What stands below the table of times: ratios, machine, load."""
+    for name, ratio in result["ratios"].items():
+        print(f"{ratio:6.2f} × {name}")
+    print_machine(result)
+    print(f"load average before: {result['load_average_before']}")
 
 
 def histogram(lengths: Sequence[int], width: int) -> dict[str, int]:

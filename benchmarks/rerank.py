@@ -172,25 +172,7 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         **crossrank(weights.float32, weights.int8, args),
     }
 
-    # The warm-up gives the scores to compare.
-    few = sorted(range(len(pairs)), key=sizes.__getitem__)[:: max(1, len(pairs) // 8)][:8]
-    contestants: dict[str, Any] = {}
-    reference = None
-    for name, scorer in scorers.items():
-        harness.say(f"warming up: {name}")
-        scores = np.asarray(scorer(pairs), np.float32)
-        reference = scores if reference is None else reference  # the first one is sentence-transformers'
-        alone = np.asarray(scorer([pairs[row] for row in few]), np.float32)
-        contestants[name] = {
-            "max_delta_to_sentence_transformers": float(np.abs(scores - reference).max()),
-            "max_delta_alone": float(np.abs(alone - scores[few]).max()),
-        }
-    load = harness.load_average()
-    timings = harness.interleave(
-        {name: (lambda scorer=scorer: scorer(pairs)) for name, scorer in scorers.items()}, args.rounds
-    )
-    for name, timing in timings.items():
-        contestants[name] |= timing.summary()
+    found = harness.compare(scorers, pairs, sizes, args.rounds)
     return {
         "benchmark": "rerank",
         "machine": harness.machine(*PACKAGES),
@@ -204,33 +186,20 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             "query_tokens": len(tokenizer.encode([query])[0].ids),
             "mean_passage_tokens": round(float(np.mean(sizes)), 1),
             "passage_tokens": harness.histogram(sizes, 50 if args.profile == "nq" else 15),
-            "score_std": float(np.std(reference)),
+            "score_std": float(np.std(next(iter(found.outputs.values())))),
             **weights.origin,
         },
-        "load_average_before": load,
-        "contestants": contestants,
-        "ratios": ratios(timings),
-    }
-
-
-def ratios(timings: dict[str, harness.Timing]) -> dict[str, float]:
-    """How many times the peers' median crossrank's is; "best" is a peer's best batch size."""
-
-    def best(prefix: str) -> float:
-        return min(timing.median_s for name, timing in timings.items() if name.startswith(prefix))
-
-    peers = {
-        f"{ST} default": timings[f"{ST}, batches of 32"].median_s,
-        f"{ST} best": best(ST),
-        f"{DYNAMIC} best": best(DYNAMIC),
-        f"{FUSED} best": best(FUSED),
-    }
-    return {
-        f"{CROSSRANK} {precision} against {peer}": round(
-            seconds / timings[f"{CROSSRANK} {precision}"].median_s, 2
-        )
-        for precision in ("float32", "int8")
-        for peer, seconds in peers.items()
+        "load_average_before": found.load_average_before,
+        "contestants": found.records,
+        "ratios": found.ratios(
+            [f"{CROSSRANK} float32", f"{CROSSRANK} int8"],
+            {
+                f"{ST} default": f"{ST}, batches of 32",
+                f"{ST} best": ST,
+                f"{DYNAMIC} best": DYNAMIC,
+                f"{FUSED} best": FUSED,
+            },
+        ),
     }
 
 
@@ -260,10 +229,7 @@ def show(result: dict[str, Any]) -> None:
         rows,
     )
     print(f"standard deviation of the logits: {settings['score_std']:.3f}; int8: {settings['int8']}")
-    for name, ratio in result["ratios"].items():
-        print(f"{ratio:6.2f} × {name}")
-    harness.print_machine(result)
-    print(f"load average before: {result['load_average_before']}")
+    harness.print_verdict(result)
 
 
 def main() -> None:
