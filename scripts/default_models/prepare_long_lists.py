@@ -1,4 +1,4 @@
-"""Make the second-stage lists of the built-in cross-encoder: long documents, and queries that are not questions.
+"""Make the built-in cross-encoder's second-stage lists: long documents, and queries that are not questions.
 
 A document here is a run of neighbouring passages of one article, 80 to 320 words long, cut from
 squad11 (train split), medquad and covid_qa_passages. A query is a question of those collections or
@@ -30,7 +30,7 @@ SHARE = {"squad11": 0.35, "medquad": 0.4, "covid_qa_passages": 1.0}  # of the ar
 
 
 class Corpus:
-    """Documents made of parts; `parts_of[d]` are rows of `parts`, and `sources[d]` the ids they were cut from."""
+    """Documents made of parts: `parts_of[d]` are rows of `parts`, `sources[d]` the ids they were cut from."""
 
     def __init__(self) -> None:
         self.parts: list[str] = []
@@ -57,7 +57,9 @@ class Corpus:
             start = stop
 
     def text(self, document: int) -> str:
-        return " ".join(filter(None, [self.titles[document], *(self.parts[p] for p in self.parts_of[document])]))
+        return " ".join(
+            filter(None, [self.titles[document], *(self.parts[p] for p in self.parts_of[document])])
+        )
 
 
 def load(data: Path, rng: random.Random, num_squad: int, num_medquad: int, num_sentences: int):
@@ -96,7 +98,9 @@ def load(data: Path, rng: random.Random, num_squad: int, num_medquad: int, num_s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--bi-encoder", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
