@@ -9,7 +9,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from crossrank.errors import IndexMismatchError, InputError
+from crossrank.errors import IndexMismatchError, IndexStoreError, InputError
 from crossrank.store import upkeep
 from crossrank.store.filters import FilterLike, as_filter
 from crossrank.store.info import IndexInfo, index_info
@@ -27,6 +27,7 @@ GRACE_S = 600.0
 """Old versions of an index stay this long for processes that may be reading them."""
 
 _LOCK_TIMEOUT_S = 300.0
+_OWN_NAMES = frozenset({"documents.lance", "writer.lock"})  # what `table.py` puts into an index's folder
 
 
 class Index:
@@ -127,6 +128,29 @@ class Index:
                     f"compared with those of {_described(given)}; open it with the former, or create it anew"
                 )
         return cls(table, bi_encoder)
+
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Return whether there is an index at `path`; where there is none, one can be created.
+
+        A `create` that was killed before its first commit leaves no index.
+
+        Raises:
+            IndexStoreError: the folder has no index and other files in it, which are not to be mixed with
+                an index's. Hidden files do not count.
+        """
+        folder = Path(path)
+        # Lance commits a version of a table by renaming its manifest into place.
+        if any(folder.glob("documents.lance/_versions/*.manifest")):
+            return True
+        names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+        other = [name for name in names if name not in _OWN_NAMES and not name.startswith(".")]
+        if other:
+            raise IndexStoreError(
+                f"{folder}: this folder has no index, and it has other files ({', '.join(other[:3])}"
+                f"{', ...' if len(other) > 3 else ''}); give a new folder or an empty one"
+            )
+        return False
 
     @property
     def path(self) -> Path:
