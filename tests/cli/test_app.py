@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 import typer
 
+import crossrank
 from crossrank.cli.app import app
+from crossrank.cli.wording import WORDING, in_options
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
@@ -54,6 +57,12 @@ def test_the_page_has_no_option_that_does_not_exist() -> None:
     }
     stated = set(re.findall(r"--[a-z][a-z-]*", PAGE.read_text(encoding="utf-8")))
     assert stated <= existing | {"--help", "--version"}
+
+
+def test_help_shows_the_form_of_a_file_of_queries(run) -> None:
+    assert "id and query with a tab between" in " ".join(
+        run("search", "--help").stdout.replace("│", "").split()
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,3 +120,29 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path: Path) -> Non
         process.stdout.close()
         errors = process.stderr.read()
     assert (process.returncode, errors) == (141, "")
+
+
+def test_every_wording_is_one_of_the_library() -> None:
+    said = "\n".join(
+        _literal(node)
+        for path in Path(crossrank.__file__).parent.rglob("*.py")
+        if path.parent.name != "cli"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Constant, ast.JoinedStr))
+    )
+    assert [words for words in WORDING if words not in said] == []
+
+
+def _literal(node: ast.Constant | ast.JoinedStr) -> str:
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+
+
+def test_advice_names_options() -> None:
+    assert in_options("no column text among id; name the right one with text_column") == (
+        "no column text among id; name the right one with --text-column"
+    )
+    assert in_options("the model gave NaN for pairs[7] (query 'a', document 'b')") == (
+        "the model gave NaN for a pair (query 'a', document 'b')"
+    )

@@ -46,14 +46,14 @@ def test_json_has_means_queries_and_what_is_missing(run, files) -> None:
 
 
 def test_the_table_has_one_line_for_the_means(run, files) -> None:
-    result = run("evaluate", *files, "-m", "MRR@10")
+    result = run("evaluate", *files, "--measures", "MRR@10")
     assert result.exit_code == 0
     assert [line.split() for line in result.stdout.splitlines()] == [["query", "MRR@10"], ["all", "0.1667"]]
     assert "count as 0" in result.stderr
 
 
 def test_an_unknown_measure_lists_the_known_ones(run, files) -> None:
-    result = run("evaluate", *files, "-m", "nDCG@10,accuracy")
+    result = run("evaluate", *files, "--measures", "nDCG@10,accuracy")
     assert result.exit_code == 1
     assert "'accuracy'" in result.stderr
     assert "nDCG@k" in result.stderr
@@ -62,3 +62,34 @@ def test_an_unknown_measure_lists_the_known_ones(run, files) -> None:
 @pytest.mark.parametrize("extra", [["--collection", "folder"], ["--index", "folder"]])
 def test_a_run_and_an_index_do_not_go_together(run, files, extra: list[str]) -> None:
     assert run("evaluate", *files, *extra).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [
+        ["--run", "kept.run"],
+        ["--reranker", "none"],
+        ["--depth", "5"],
+        ["--retriever", "bm25"],
+        ["--split", "dev"],
+        ["--filter", "year = 2000"],
+        ["-m", "model"],
+    ],
+)
+def test_options_of_a_search_do_not_go_with_a_run(run, files, idle: list[str]) -> None:
+    result = run("evaluate", *files, *idle)
+    assert result.exit_code == 2
+    assert "would do nothing" in result.stderr
+
+
+def test_a_run_or_qrels_from_standard_input(run, files) -> None:
+    expected = run("evaluate", *files, "--json").stdout
+    assert run("evaluate", "-", files[1], "--json", input=RUN).stdout == expected
+    assert run("evaluate", files[0], "-", "--json", input=QRELS).stdout == expected
+    assert run("evaluate", "-", "-", input=RUN).exit_code == 2
+
+
+def test_a_bad_row_of_standard_input_is_named(run, files) -> None:
+    result = run("evaluate", "-", files[1], input=RUN + "q1 Q0 d3\n")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: <stdin>:5: a row of a run has 6 columns")

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from crossrank import Collection, read_run
+from crossrank.cli.evaluate import _num_hits
+from crossrank.evaluation.measures import parse_measure
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MODEL = GOLDEN / "sbert_bi_encoder"
@@ -97,6 +99,63 @@ def test_bad_rows_are_listed_and_the_rest_is_indexed(run, rows: Path, tmp_path: 
     assert f"{rows}:4" in shown.stderr
 
 
+def test_a_command_that_was_killed_at_its_start_can_be_given_again(run, rows: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "i"
+    folder.mkdir()
+    (folder / "writer.lock").touch()
+    (folder / "documents.lance" / "_transactions").mkdir(parents=True)
+    command = ["index", rows, "--to", folder, "--no-vectors", "--field", "year:int", "--json"]
+    assert json.loads(run(*command).stdout)["added"] == 3
+    assert json.loads(run(*command).stdout)["unchanged"] == 3
+
+
+@pytest.mark.parametrize("extra", [[], ["--replace"]])
+def test_a_folder_with_other_files_is_left_alone(run, rows: Path, tmp_path: Path, extra: list[str]) -> None:
+    result = run("index", rows, "--to", tmp_path, "--no-vectors", *extra)
+    assert result.exit_code == 1
+    assert "rows.jsonl" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_an_interrupt_says_how_to_go_on(run, rows: Path, tmp_path: Path, monkeypatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crossrank.store.lance.Index.add", interrupted)
+    result = run("index", rows, "--to", tmp_path / "i", "--no-vectors")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == "interrupted; the same command goes on from here\n"
+
+
+def test_documents_from_standard_input(run, rows: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["index", "-", "--to", tmp_path / "i", "--no-vectors", "--json"]
+    result = run(*command, input=rows.read_text() + "not json\n")
+    report = json.loads(result.stdout)
+    assert (result.exit_code, report["added"]) == (1, 3)
+    assert [(row["path"], row["line"]) for row in report["rejected"]] == [("<stdin>", 4)]
+    assert run("index", rows, "--to", "-", "--no-vectors").exit_code == 2
+    assert not (tmp_path / "-").exists()
+
+
+def test_the_report_names_ids_made_from_lines_and_fields_without_values(run, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,year\none,1\ntwo,2\n")
+    command = ["index", tmp_path / "rows.csv", "--no-vectors", "--field", "yaer:int"]
+    result = run(*command, "--to", tmp_path / "i")
+    assert result.exit_code == 0
+    assert "2 rows have no id column" in result.stderr
+    assert "no document has the field 'yaer'" in result.stderr
+    report = json.loads(run(*command, "--to", tmp_path / "j", "--json").stdout)
+    assert (report["ids_from_lines"], report["empty_fields"]) == (2, ["yaer"])
+
+
+def test_a_missing_column_is_advised_on_in_options(run, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("id,content\na,b\n")
+    result = run("index", tmp_path / "rows.csv", "--to", tmp_path / "i", "--no-vectors")
+    assert result.exit_code == 1
+    assert "--text-column" in result.stderr
+
+
 def test_a_missing_source_costs_no_index(run, text_index: Path, tmp_path: Path) -> None:
     result = run("index", tmp_path / "nothing.jsonl", "--to", text_index, "--replace", "--no-vectors")
     assert result.exit_code == 1
@@ -109,9 +168,26 @@ def test_settings_of_an_index_that_is_there_cannot_be_changed(run, rows: Path, t
     assert "--replace" in result.stderr
 
 
-@pytest.mark.parametrize("field", ["year", "year:date", ":int:"])
-def test_a_field_needs_a_known_type(run, rows: Path, tmp_path: Path, field: str) -> None:
-    assert run("index", rows, "--to", tmp_path / "i", "--field", field).exit_code == 2
+@pytest.mark.parametrize("fields", [["year"], ["year:date"], [":int:"], ["year:int", "year:int"]])
+def test_a_field_needs_one_known_type(run, rows: Path, tmp_path: Path, fields: list[str]) -> None:
+    stated = [word for field in fields for word in ("--field", field)]
+    assert run("index", rows, "--to", tmp_path / "i", *stated).exit_code == 2
+
+
+def test_an_index_without_vectors_takes_no_model(run, rows: Path, text_index: Path) -> None:
+    assert run("index", rows, "--to", text_index, "--model", MODEL).exit_code == 2
+
+
+def test_an_index_keeps_its_precision(run, rows: Path, tmp_path: Path) -> None:
+    command = ["index", rows, "--to", tmp_path / "i"]
+    assert run(*command, "--precision", "float32").exit_code == 0
+    found = run("search", tmp_path / "i", "red fox", "--retriever", "dense", "-r", "none", "--json")
+    assert json.loads(found.stdout)["hits"][0]["document_id"] == "fox"
+    assert run(*command, "--json").exit_code == 0
+    assert json.loads(run("info", tmp_path / "i", "--json").stdout)["precision"] == "float32"
+    changed = run(*command, "--precision", "int8")
+    assert changed.exit_code == 2
+    assert "--precision" in changed.stderr
 
 
 def test_search_finds_filters_and_says_so_in_json(run, text_index: Path) -> None:
@@ -132,15 +208,71 @@ def test_search_shows_both_ranks(run, text_index: Path) -> None:
     assert "ms" in result.stderr
 
 
+def test_scores_of_several_stages_name_them(run, text_index: Path) -> None:
+    command = ["search", text_index, "fox or whale or oak", "-r", RERANKER]
+    heading, first, *rest = run(*command, "--depth", "1").stdout.splitlines()
+    assert heading.split() == ["rank", "first", "score", "stage", "id", "text"]
+    assert [first.split()[3], *(row.split()[3] for row in rest)] == ["bert", "bm25", "bm25"]
+
+
+def test_an_id_is_never_cut(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "a-very-long-id-" * 6
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"id": name, "text": "a red fox " * 20}) + "\n")
+    assert run("index", tmp_path / "rows.jsonl", "--to", tmp_path / "i", "--no-vectors").exit_code == 0
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = run("search", tmp_path / "i", "fox", "-r", "none").stdout.splitlines()
+    assert max(map(len, rows)) <= 60
+    start = rows[0].index("id")
+    column = "".join(row[start : rows[0].index("text")].strip() for row in rows[1:])
+    assert column == name
+
+
+def test_fusion_mixes_both_stages(run, vector_index: Path) -> None:
+    command = ["search", vector_index, "red wood", "-r", RERANKER, "--json", "--fuse"]
+    for formula in ("rrf", "z-score"):
+        hits = json.loads(run(*command, formula).stdout)["hits"]
+        assert {hit["stage"] for hit in hits} == {"fusion"}
+    hits = json.loads(run(*command, "rrf").stdout)["hits"]
+    reranked = sorted(hits, key=lambda hit: -hit["stage_scores"]["bert"])
+    for hit in hits:
+        ranks = (hit["first_stage_rank"], reranked.index(hit) + 1)
+        assert hit["score"] == pytest.approx(sum(1 / (60 + rank) for rank in ranks))
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [
+        ["fox", "--tag", "mine"],
+        ["fox", "--run", "my.run"],
+        ["fox", "-r", "none", "--fuse", "rrf"],
+        ["fox", "-r", "none", "--precision", "float32"],
+        ["fox", "--retriever", "bm25", "--model", "model"],
+        ["--queries", "queries", "--json", "--tag", "mine"],
+        ["--queries", "queries", "--tag", "my tag"],
+        ["--queries", "queries", "--json", "--run", "-"],
+    ],
+    ids=" ".join,
+)
+def test_an_option_that_would_do_nothing_is_wrong_usage(run, tmp_path: Path, idle: list[str]) -> None:
+    assert run("search", tmp_path / "no index", *idle).exit_code == 2
+
+
 def test_nothing_found_is_no_error(run, text_index: Path) -> None:
     result = run("search", text_index, "zebra", "-r", "none")
     assert (result.exit_code, result.stdout) == (0, "nothing found\n")
 
 
 def test_an_unknown_field_is_an_error_that_names_it(run, text_index: Path) -> None:
-    result = run("search", text_index, "fox", "-r", "none", "--filter", "size > 3")
+    # Before a model is opened: this one does not exist.
+    result = run("search", text_index, "fox", "-r", "no/model", "--filter", "size > 3")
     assert result.exit_code == 1
     assert "size" in result.stderr
+
+
+def test_the_place_of_a_fault_in_a_filter_is_pointed_at(run, text_index: Path, monkeypatch) -> None:
+    command = ["search", text_index, "fox", "--filter", "year = = 3"]
+    assert run(*command).stderr.splitlines()[1:] == ["  year = = 3", "         ^"]
+    assert run(*command[:-1], "year = = 3 or " + "year = 3 or " * 20).stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("retriever", ["bm25", "dense", "hybrid", "auto"])
@@ -163,6 +295,56 @@ def test_queries_go_to_standard_output_without_a_run_file(run, vector_index: Pat
     assert result.stdout.split()[:4] == ["1", "Q0", "fox", "1"]
     rows = [json.loads(line) for line in run(*command, "--json", input="red wood\n").stdout.splitlines()]
     assert [(row["query_id"], row["query"]) for row in rows] == [("1", "red wood")]
+
+
+def test_a_run_goes_to_standard_output(run, vector_index: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["search", vector_index, "--queries", "-", "--retriever", "bm25", "--reranker", "none"]
+    result = run(*command, "--run", "-", input="red wood\n")
+    assert result.stdout.split()[:4] == ["1", "Q0", "fox", "1"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_query_that_is_too_long_is_named_by_its_line(run, vector_index: Path) -> None:
+    command = ["search", vector_index, "--queries", "-", "-r", RERANKER]
+    result = run(*command, input="red wood\n" + "word " * 600 + "\n")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: <stdin>:2: query has ")
+
+
+def test_the_depth_of_reranking_does_not_cut_what_is_measured(
+    run, vector_index: Path, collection: Path, tmp_path: Path
+) -> None:
+    result = run(
+        *("evaluate", "--index", vector_index, "--collection", collection, "--retriever", "dense", "--json"),
+        *("--reranker", RERANKER, "--depth", "1", "--measures", "Recall@3", "--run", tmp_path / "kept.run"),
+    )
+    assert json.loads(result.stdout)["measures"] == {"Recall@3": 1.0}
+    assert [len(ranking) for ranking in read_run(tmp_path / "kept.run").values()] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("measures", "depth", "expected"),
+    [("nDCG@10", 10, 100), ("Recall@500,nDCG@10", 10, 500), ("MAP", 10, 1000), ("nDCG@10", 2000, 2000)],
+)
+def test_a_run_is_as_deep_as_its_measures_look(measures: str, depth: int, expected: int) -> None:
+    wanted = [parse_measure(name) for name in measures.split(",")]
+    assert _num_hits(wanted, depth) == expected
+
+
+def test_evaluate_filters(run, text_index: Path, collection: Path) -> None:
+    command = [
+        "evaluate",
+        "--index",
+        text_index,
+        "--collection",
+        collection,
+        "--measures",
+        "MRR@10",
+        "--json",
+    ]
+    found = json.loads(run(*command, "--filter", "year < 2000").stdout)
+    assert found["measures"] == {"MRR@10": 0.5}
 
 
 def test_evaluate_an_index_equals_evaluate_its_run(
@@ -194,18 +376,39 @@ def test_without_a_query_it_asks_for_queries_until_the_end_of_input(text_index: 
     command = [sys.executable, "-m", "crossrank", "search", str(text_index), "--reranker", "none"]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE) as process:
         os.close(theirs)
-        os.write(ours, b"red fox\n\nblue whale\n\x04")  # the last is Ctrl-D
+        # A byte that is no UTF-8 costs its query alone; the last one is Ctrl-D.
+        os.write(ours, b"red fox\n\nred \xff\nblue whale\n\x04")
         shown = b""
         with contextlib.suppress(OSError):  # Linux says EIO when the other side has closed
             while block := os.read(ours, 4096):
                 shown += block
+        assert process.stderr is not None
+        errors = process.stderr.read()
     os.close(ours)
     assert process.returncode == 0
     assert b"A red fox runs" in shown
     assert b"The blue whale" in shown
+    assert errors.count(b"error: ") == 1
 
 
 def test_a_folder_that_is_no_index_is_an_error(run, tmp_path: Path) -> None:
     result = run("search", tmp_path / "nothing", "fox")
     assert result.exit_code == 1
     assert str(tmp_path / "nothing") in result.stderr
+
+
+def test_a_query_that_cannot_be_used_does_not_end_the_prompt(run, text_index: Path, monkeypatch) -> None:
+    typed = iter(["word " * 600, "blue whale"])
+
+    def ask(_: str) -> str:
+        line = next(typed, None)
+        if line is None:
+            raise EOFError
+        return line
+
+    monkeypatch.setattr("builtins.input", ask)
+    monkeypatch.setattr("crossrank.cli.search.is_interactive", lambda: True)
+    result = run("search", text_index, "-r", RERANKER)
+    assert result.exit_code == 0
+    assert "query" in result.stderr
+    assert "The blue whale" in result.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crossrank import BiEncoder, CrossEncoder
+from crossrank import BiEncoder, CrossEncoder, Document
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RERANKER = GOLDEN / "bert"
@@ -61,6 +62,49 @@ def test_a_bad_request_names_its_line(run) -> None:
     assert result.stderr.startswith("error: <stdin>:2: ")
 
 
+def test_rerank_reads_titles_and_keeps_ids(run, reranker) -> None:
+    documents = [{"text": DOCUMENTS[0], "id": "D1", "title": "a play"}, DOCUMENTS[1]]
+    request = json.dumps({"query": QUERY, "documents": documents})
+    hits = json.loads(run("rerank", "-r", RERANKER, "--json", input=request).stdout)["hits"]
+    expected = reranker.rank(QUERY, [Document("D1", DOCUMENTS[0], "a play"), Document("1", DOCUMENTS[1])])
+    assert [(hit["document_id"], hit["score"]) for hit in hits] == [
+        (hit.document_id, pytest.approx(hit.score, abs=1e-5)) for hit in expected
+    ]
+    assert {hit["title"] for hit in hits} == {"a play", ""}
+
+
+def test_rerank_of_nothing_says_so(run) -> None:
+    result = run("rerank", QUERY, "-r", RERANKER, input="")
+    assert (result.exit_code, result.stdout) == (0, f"{QUERY}\nnothing to rank\n")
+
+
+def test_rerank_takes_documents_from_one_place(run, tmp_path: Path) -> None:
+    result = run("rerank", QUERY, *DOCUMENTS, "--input", tmp_path / "documents.txt")
+    assert result.exit_code == 2
+    assert "--input would do nothing" in result.stderr
+
+
+LONG = "word " * 600
+
+
+def test_a_request_whose_query_is_too_long_names_its_line(run) -> None:
+    queries = [f"query {number}" for number in range(70)] + [LONG]  # in the second chunk of requests
+    lines = "\n" + "".join(json.dumps({"query": query, "documents": ["a"]}) + "\n" for query in queries)
+    result = run("rerank", "-r", RERANKER, "--json", input=lines)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: <stdin>:72: query has ")
+    assert "--long-query truncate" in result.stderr
+    assert "max_query_length" not in result.stderr
+
+
+def test_a_pair_whose_query_is_too_long_names_its_line(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crossrank.cli.rerank.PAIRS_AT_ONCE", 2)
+    result = run("score", "-r", RERANKER, input=f"a\tb\nc\td\ne\tf\n{LONG}\tg\n")
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 2
+    assert result.stderr.startswith("error: <stdin>:4: the query has ")
+
+
 def test_score_gives_raw_logits_in_the_order_of_the_pairs(run, reranker) -> None:
     pairs = [(QUERY, document) for document in DOCUMENTS]
     lines = "".join(f"{query}\t{document}\n" for query, document in pairs)
@@ -77,6 +121,17 @@ def test_score_activates_when_asked(run, reranker, tmp_path: Path) -> None:
     result = run("score", path, "-r", RERANKER, "--activate", "--json")
     scores = [json.loads(line)["score"] for line in result.stdout.splitlines()]
     assert scores == pytest.approx(reranker.activate(reranker.score(pairs)).tolist(), abs=1e-6)
+
+
+def test_score_says_that_a_model_has_no_activation(run, tmp_path: Path) -> None:
+    folder = shutil.copytree(RERANKER, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    (folder / "config.json").write_text(json.dumps(config))
+    plain = run("score", "-r", folder, input="a\tb\n")
+    activated = run("score", "-r", folder, "--activate", input="a\tb\n")
+    assert (plain.stdout, plain.stderr) == (activated.stdout, "")
+    assert "states no activation" in activated.stderr
 
 
 @pytest.mark.parametrize("role", ["query", "document"])
@@ -96,6 +151,14 @@ def test_encode_prints_json_lines(run) -> None:
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert [row["text"] for row in rows] == ["one", "two"]
     assert [np.linalg.norm(row["embedding"]) for row in rows] == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_encode_writes_an_array_to_standard_output(run, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("encode", "-m", BI_ENCODER, "--to", "-", input="one\ntwo\n")
+    assert np.load(io.BytesIO(result.stdout_bytes)).shape == (2, BiEncoder(BI_ENCODER).dimensions)
+    assert run("encode", "-m", BI_ENCODER, "--to", "-", "--json", input="one\n").exit_code == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_encode_of_nothing_is_an_empty_array(run, tmp_path: Path) -> None:
@@ -154,6 +217,7 @@ def test_info_of_nothing_that_exists(run) -> None:
     result = run("info", "no/such/thing")
     assert result.exit_code == 1
     assert "no/such/thing" in result.stderr
+    assert "crossrank-mini" in result.stderr
 
 
 def test_models_lists_what_ships_with_the_package(run) -> None:

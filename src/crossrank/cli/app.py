@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from crossrank.cli import encode, evaluate, index, info, models, rerank, search
-from crossrank.cli.output import emit_text, messages
+from crossrank.cli.output import emit_text, show_error
 from crossrank.errors import CrossrankError
 
 __all__ = ["app", "run"]
@@ -36,22 +36,17 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except (CrossrankError, OSError) as error:
-            messages().print(f"error: {_one_line(error)}", markup=False, style="red")
+            show_error(error)
             raise typer.Exit(FAILED) from None
         return result
-
-
-def _one_line(error: CrossrankError | OSError) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
 
 
 app = typer.Typer(
     name="crossrank",
     cls=_Commands,
     help="Two-stage search: a fast first stage finds candidates, a reranker puts the best ones on top.",
-    epilog="Exit codes: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 an error (said on standard error), 2 wrong usage, 130 interrupted, "
+    "141 the reader of a pipe went away.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",

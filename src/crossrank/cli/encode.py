@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from crossrank.cli.inputs import STDIN, read_texts
+from crossrank.cli.inputs import STDIN, read_documents
 from crossrank.cli.loading import (
     DEFAULT_BI_ENCODER,
     JsonOption,
@@ -36,7 +36,10 @@ def encode(
         Path, typer.Argument(help="Texts: lines or JSON lines; '-' is standard input.")
     ] = STDIN,
     *,
-    to: Annotated[Path | None, typer.Option("--to", help="Write a .npy array (n, dim) float32 here.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="Write a .npy array (n, dim) float32 here; '-' is standard output."),
+    ] = None,
     role: Annotated[Role, typer.Option("--as", help="What the texts are.")] = Role.document,
     model: Annotated[
         str, typer.Option("--model", "-m", help="A built-in model, a folder, or a hub name.")
@@ -59,7 +62,11 @@ def encode(
 
     if input == STDIN and sys.stdin.isatty():
         raise typer.BadParameter("give a file of texts, or texts on standard input")
-    texts = list(read_texts(input))
+    if to == STDIN and json:
+        raise typer.BadParameter("--to - and --json would both write to standard output; name a file")
+    if to == STDIN and sys.stdout.isatty():
+        raise typer.BadParameter("--to - would write an array to the terminal; redirect standard output")
+    texts = [document.full_text for document in read_documents(input)]
     encoder = open_bi_encoder(
         model, precision=precision, threads=threads, revision=revision, dimensions=dimensions
     )
@@ -67,6 +74,9 @@ def encode(
     if to is None:
         for text, embedding in zip(texts, embeddings, strict=True):
             emit_json({"text": text, "embedding": embedding})
+        return
+    if to == STDIN:
+        np.save(sys.stdout.buffer, embeddings)
         return
     with to.open("wb") as file:
         np.save(file, embeddings)

@@ -2,39 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from crossrank.cli.inputs import STDIN, as_file
 from crossrank.cli.loading import (
     JsonOption,
+    LabelOption,
     LongDocuments,
     LongDocumentsOption,
     LongQuery,
     LongQueryOption,
     Precision,
-    PrecisionOption,
     ThreadsOption,
 )
 from crossrank.cli.output import console, emit_json, messages, table
 from crossrank.cli.search import (
+    NO_RERANKER,
+    BudgetOption,
     DepthOption,
+    FilterOption,
+    Fuse,
+    FuseOption,
     IndexModelOption,
+    IndexRevisionOption,
+    RerankerPrecisionOption,
+    RerankerRevisionOption,
     RetrieverName,
     RetrieverOption,
     SearchRerankerOption,
+    check_queries,
     open_searcher,
+    refuse_idle_options,
 )
+from crossrank.cli.usage import refuse
 
 if TYPE_CHECKING:
-    from crossrank.evaluation.measures import Evaluation
+    from crossrank.evaluation.measures import Evaluation, Measure
 
 __all__ = ["evaluate"]
 
+LEAST_HITS = 100
+WHOLE_RUN_HITS = 1000
+"""How deep TREC's runs are: for measures of the whole ranking, such as MAP."""
+
+SEARCH_OPTIONS = (
+    *("split", "retriever", "reranker", "depth", "fuse", "filter", "budget_ms", "model", "model_revision"),
+    *("revision", "label", "save_run", "long_query", "long_documents", "precision", "threads"),
+)
+"""What only `--index` uses."""
+
 
 def evaluate(
-    run: Annotated[Path | None, typer.Argument(help="A TREC run file.")] = None,
+    ctx: typer.Context,
+    run: Annotated[Path | None, typer.Argument(help="A TREC run file; '-' is standard input.")] = None,
     qrels: Annotated[Path | None, typer.Argument(help="Judgements, TREC or BEIR form.")] = None,
     *,
     index: Annotated[Path | None, typer.Option(help="Search this index instead of reading a run.")] = None,
@@ -43,24 +68,30 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="Which judgements of the collection.")] = "test",
     retriever: RetrieverOption = RetrieverName.auto,
-    reranker: SearchRerankerOption = "none",
+    reranker: SearchRerankerOption = NO_RERANKER,
     depth: DepthOption = 100,
+    fuse: FuseOption = Fuse.none,
+    filter: FilterOption = None,  # the option's name
+    budget_ms: BudgetOption = None,
     model: IndexModelOption = None,
+    model_revision: IndexRevisionOption = None,
+    revision: RerankerRevisionOption = None,
+    label: LabelOption = None,
     measures: Annotated[
-        str, typer.Option("--measures", "-m", help="Names with commas between.")
+        str, typer.Option("--measures", help="Names with commas between.")
     ] = "nDCG@10,MRR@10,MAP,Recall@100",
     relevance_level: Annotated[int, typer.Option(min=1, help="The lowest grade that is relevant.")] = 1,
     per_query: Annotated[bool, typer.Option("--per-query", help="Show every query's values, too.")] = False,
     save_run: Annotated[Path | None, typer.Option("--run", help="Keep the run of --index here.")] = None,
     long_query: LongQueryOption = LongQuery.error,
     long_documents: LongDocumentsOption = LongDocuments.truncate,
-    precision: PrecisionOption = Precision.auto,
+    precision: RerankerPrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure a run with trec_eval's own code: a TREC run file against qrels, or an index on a collection.
 
-    Judged queries that a run lacks count as 0.
+    Means are over all judged queries: judged queries that a run lacks count as 0.
 
     Example: `crossrank evaluate bm25.run qrels.tsv --measures nDCG@10,MRR@10`
 
@@ -68,36 +99,64 @@ def evaluate(
     """
     from crossrank.evaluation.collections import Collection
     from crossrank.evaluation.measures import evaluate as measure
+    from crossrank.evaluation.measures import parse_measure
     from crossrank.evaluation.trec import read_qrels, read_run, write_run
 
+    wanted = [parse_measure(name.strip()) for name in measures.split(",") if name.strip()]
+    if not wanted:
+        raise typer.BadParameter("--measures names none")
     if index is None:
         if run is None or qrels is None or collection is not None:
             raise typer.BadParameter("give a RUN and QRELS, or --index and --collection")
-        judgements, found = read_qrels(qrels), read_run(run)
+        if run == STDIN and qrels == STDIN:
+            raise typer.BadParameter("RUN and QRELS cannot both be standard input; name a file")
+        refuse(ctx, *SEARCH_OPTIONS, because="a run is measured as it is; --index searches")
+        with ExitStack() as files:
+            judgements = read_qrels(files.enter_context(as_file(qrels)))
+            found = read_run(files.enter_context(as_file(run)))
     else:
         if collection is None or run is not None:
             raise typer.BadParameter("--index goes with --collection, and without RUN and QRELS")
+        if save_run == STDIN:
+            raise typer.BadParameter("--run - would mix the run with the measures; name a file")
+        refuse_idle_options(ctx, retriever=retriever, reranker=reranker)
+        if reranker == NO_RERANKER:
+            refuse(ctx, "depth", because="there is no reranker (--reranker)")
         judged = Collection.open(collection)
         judgements = judged.qrels(split)
         asked = judged.queries(split)
         with open_searcher(
             index,
             model=model,
+            model_revision=model_revision,
             retriever=retriever,
             reranker=reranker,
+            revision=revision,
+            label=label,
             depth=depth,
+            fuse=fuse,
+            filter=filter,
             long_query=long_query,
             long_documents=long_documents,
             precision=precision,
             threads=threads,
         ) as searcher:
-            found = searcher.search_many(asked, top_k=depth)
+            check_queries(
+                searcher, {f"{judged.queries_path}: query {name!r}": text for name, text in asked.items()}
+            )
+            found = searcher.search_many(
+                asked, top_k=_num_hits(wanted, depth), filter=filter, budget_ms=budget_ms
+            )
         if save_run is not None:
             write_run(found, save_run)
-    names = [name.strip() for name in measures.split(",") if name.strip()]
     _print(
-        measure(found, judgements, names, relevance_level=relevance_level), per_query=per_query, as_json=json
+        measure(found, judgements, wanted, relevance_level=relevance_level), per_query=per_query, as_json=json
     )
+
+
+def _num_hits(measures: Sequence[Measure], depth: int) -> int:
+    """Return how many hits a query needs, so that no measure sees less than it asks for."""
+    return max(LEAST_HITS, depth, *(measure.cutoff or WHOLE_RUN_HITS for measure in measures))
 
 
 def _print(evaluation: Evaluation, *, per_query: bool, as_json: bool) -> None:

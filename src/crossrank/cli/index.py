@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from crossrank.cli.inputs import STDIN, as_file, name_of
 from crossrank.cli.loading import (
     DEFAULT_BI_ENCODER,
     JsonOption,
@@ -20,14 +26,22 @@ from crossrank.cli.loading import (
     open_index,
 )
 from crossrank.cli.output import emit_json, messages
+from crossrank.cli.usage import refuse
+from crossrank.cli.wording import in_options
 
 if TYPE_CHECKING:
+    from crossrank.store.lance import Index
+    from crossrank.store.readers import DocumentReader
     from crossrank.store.store import AddReport, Rejected
 
 __all__ = ["index"]
 
 SHOWN_REJECTIONS = 20
 """How many rejected rows are listed for a person; `--json` has them all."""
+
+
+# The id that `crossrank.store.readers` gives a row without one: "faq.csv:17".
+_MADE_ID = re.compile(r".+\.(jsonl|ndjson|csv|tsv|parquet)(\.gz)?:\d+", re.IGNORECASE | re.DOTALL)
 
 
 class OnDuplicate(Enum):
@@ -39,10 +53,18 @@ class OnDuplicate(Enum):
 
 
 def index(
-    paths: Annotated[list[Path], typer.Argument(help="JSONL, CSV, Parquet, BEIR folders, folders of texts.")],
+    ctx: typer.Context,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="JSONL, CSV, Parquet, BEIR folders, folders of texts; '-' is JSON lines on stdin."
+        ),
+    ],
     *,
     to: Annotated[Path, typer.Option("--to", help="The folder of the index.")],
-    replace: Annotated[bool, typer.Option("--replace", help="Start anew where there is an index.")] = False,
+    replace_index: Annotated[
+        bool, typer.Option("--replace", help="Start anew where there is an index.")
+    ] = False,
     field: Annotated[
         list[str] | None, typer.Option(help="NAME:TYPE to filter on; str, int, float or bool. Repeatable.")
     ] = None,
@@ -78,51 +100,126 @@ def index(
 
     Example: `crossrank index news.csv --to my-index --field year:int --text-column body`
     """
-    from crossrank.store.lance import Index
     from crossrank.store.readers import DocumentReader
 
+    if to == STDIN:
+        raise typer.BadParameter("--to: an index is a folder and cannot go to standard output; name one")
+    if paths.count(STDIN) > 1 or (STDIN in paths and sys.stdin.isatty()):
+        raise typer.BadParameter("'-' stands for documents on standard input, once; name files otherwise")
     fields = _fields(field or [])
-    # Every source is looked at before the index is touched: a wrong name must not cost an index.
-    readers = [
-        DocumentReader(
-            path,
-            id_column=id_column,
-            text_column=text_column,
-            title_column=title_column,
-            on_error="collect",
-        )
-        for path in paths
-    ]
-    if replace or not _has_files(to):
-        opened = Index.create(
+    with ExitStack() as files:
+        # Every source is looked at before the index is touched: a wrong name must not cost an index.
+        readers = [
+            DocumentReader(
+                files.enter_context(as_file(path, "stdin.jsonl")),
+                id_column=id_column,
+                text_column=text_column,
+                title_column=title_column,
+                on_error="collect",
+            )
+            for path in paths
+        ]
+        opened = _open(
+            ctx,
             to,
-            bi_encoder=open_bi_encoder(
-                model or DEFAULT_BI_ENCODER, precision=precision, threads=threads, revision=revision
-            )
-            if vectors
-            else None,
-            language=None if language == "none" else language or "english",
+            replace=replace_index,
             fields=fields,
-            overwrite=replace,
+            language=language,
+            vectors=vectors,
+            model=model,
+            precision=precision,
+            threads=threads,
+            revision=revision,
         )
-    else:
-        if fields or language is not None or not vectors:
-            raise typer.BadParameter(
-                f"{to} is there already: --field, --language and --no-vectors are decided when an index is "
-                "made; leave them out to add to it, or give --replace to start anew"
+        made_ids = 0
+
+        def count_made_ids(ids: tuple[str, ...]) -> None:
+            nonlocal made_ids
+            made_ids += sum(_MADE_ID.fullmatch(document_id) is not None for document_id in ids)
+
+        with opened:
+            try:
+                reports = [
+                    opened.add(reader, on_duplicate=on_duplicate.value, on_batch=count_made_ids)
+                    for reader in readers
+                ]
+            except KeyboardInterrupt:
+                again = " without --replace" if replace_index else ""
+                messages().print(f"interrupted; the same command{again} goes on from here")
+                raise
+            rejected = [
+                _as_named(row, path, reader)
+                for path, reader, report in zip(paths, readers, reports, strict=True)
+                for row in report.rejected
+            ]
+            _report(
+                to,
+                reports,
+                rejected,
+                num_documents=opened.count(),
+                empty_fields=[name for name in fields if not opened.count(f"{name} is not null")],
+                made_ids=made_ids,
+                as_json=json,
             )
-        opened = open_index(
-            to, model=model, with_vectors=True, precision=precision, threads=threads, revision=revision
-        )
-    with opened:
-        reports = [opened.add(reader, on_duplicate=on_duplicate.value) for reader in readers]
-        _report(to, reports, num_documents=opened.count(), as_json=json)
-    if any(report.rejected for report in reports) and not skip_bad_rows:
+    if rejected and not skip_bad_rows:
         raise typer.Exit(1)
 
 
-def _has_files(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+def _open(
+    ctx: typer.Context,
+    to: Path,
+    *,
+    replace: bool,
+    fields: Mapping[str, type],
+    language: str | None,
+    vectors: bool,
+    model: str | None,
+    precision: Precision,
+    threads: int | None,
+    revision: str | None,
+) -> Index:
+    """Make the index, or open the one that is there after checking that it is what the options say."""
+    from crossrank.store.lance import Index
+
+    spoken = None if language == "none" else (language or "english").lower()
+    is_there = Index.exists(to) and not replace
+    if is_there:
+        with Index.open(to) as found:
+            info = found.info()
+        stored = info.model
+        made_in = None if stored is None else stored.precision
+        other = [
+            ("--field", bool(fields) and dict(info.fields) != fields),
+            ("--language", language is not None and info.language != spoken),
+            ("--no-vectors", not vectors and stored is not None),
+            ("--precision", precision is not Precision.auto and made_in not in (None, precision.value)),
+        ]
+        if any(differs for _, differs in other):
+            options = ", ".join(option for option, differs in other if differs)
+            raise typer.BadParameter(
+                f"{to} was made otherwise than {options} says, and that cannot be changed; leave it out to "
+                "add to the index, or give --replace to start anew"
+            )
+        vectors = stored is not None
+    if not vectors:
+        refuse(
+            ctx,
+            "model",
+            "revision",
+            "precision",
+            "threads",
+            because="the index has no vectors (--no-vectors)",
+        )
+    if is_there:
+        return open_index(
+            to, model=model, with_vectors=True, precision=precision, threads=threads, revision=revision
+        )
+    bi_encoder = None
+    if vectors:
+        bi_encoder = open_bi_encoder(
+            model or DEFAULT_BI_ENCODER, precision=precision, threads=threads, revision=revision
+        )
+    return Index.create(to, bi_encoder, language=spoken, fields=fields, overwrite=replace)
 
 
 def _fields(stated: list[str]) -> dict[str, type]:
@@ -133,21 +230,39 @@ def _fields(stated: list[str]) -> dict[str, type]:
         name, _, kind = entry.partition(":")
         if kind not in FIELD_TYPES:
             raise typer.BadParameter(f"{entry!r} is not NAME:TYPE with TYPE one of {', '.join(FIELD_TYPES)}")
+        if name in fields:
+            raise typer.BadParameter(f"--field names {name!r} twice")
         fields[name] = FIELD_TYPES[kind]
     return fields
 
 
-def _report(to: Path, reports: list[AddReport], *, num_documents: int, as_json: bool) -> None:
+def _as_named(row: Rejected, path: Path, reader: DocumentReader) -> Rejected:
+    """Return a rejected row as the command line speaks of it."""
+    copied = path == STDIN and row.path == reader.path
+    return replace(row, reason=in_options(row.reason), path=Path(name_of(path)) if copied else row.path)
+
+
+def _report(
+    to: Path,
+    reports: list[AddReport],
+    rejected: list[Rejected],
+    *,
+    num_documents: int,
+    empty_fields: list[str],
+    made_ids: int,
+    as_json: bool,
+) -> None:
     counts: Counter[str] = Counter()
     for report in reports:
         counts.update({name: getattr(report, name) for name in ("added", "replaced", "unchanged", "skipped")})
-    rejected = [row for report in reports for row in report.rejected]
     if as_json:
         emit_json(
             {
                 "index": str(to),
                 "num_documents": num_documents,
                 **counts,
+                "ids_from_lines": made_ids,
+                "empty_fields": empty_fields,
                 "rejected": [_rejection(row) for row in rejected],
             }
         )
@@ -155,6 +270,13 @@ def _report(to: Path, reports: list[AddReport], *, num_documents: int, as_json: 
     out = messages()
     changes = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing new"
     out.print(f"{to}: {num_documents:,} documents ({changes})", markup=False)
+    if made_ids:
+        out.print(
+            f"{made_ids:,} rows have no id column: their ids are file and line; --id-column names a column",
+            markup=False,
+        )
+    for name in empty_fields:
+        out.print(f"no document has the field {name!r} of --field", markup=False, style="yellow")
     if rejected:
         out.print(f"{len(rejected):,} rows rejected:", style="yellow")
         for row in rejected[:SHOWN_REJECTIONS]:

@@ -114,7 +114,8 @@ def _readable(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {'-' if item is None else _readable(item)}" for name, item in value.items())
+        items = (f"{name} {'-' if item is None else _readable(item)}" for name, item in value.items())
+        return ", ".join(items) or "none"
     if isinstance(value, (list, tuple)):
         return ", ".join(_readable(item) for item in value) or "none"
     return str(value)
@@ -140,6 +141,7 @@ def _index_facts(folder: Path) -> dict[str, Any]:
         "fields": {name: kind.__name__ for name, kind in found.fields.items()},
         "model": None if found.model is None else found.model.name,
         "model_fingerprint": None if found.model is None else found.model.fingerprint,
+        "precision": None if found.model is None else found.model.precision,
         "dimensions": None if found.model is None else found.model.dimensions,
         "documents_not_in_text_index": found.unindexed,
         "vector_index_rows": found.vector_index_rows,

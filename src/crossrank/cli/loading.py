@@ -13,12 +13,14 @@ from crossrank.models.hub import BUILT_IN
 if TYPE_CHECKING:
     from crossrank.models.bi_encoder import BiEncoder
     from crossrank.models.cross_encoder import CrossEncoder
+    from crossrank.store.filters import Filter
     from crossrank.store.lance import Index
 
 __all__ = [
     "DEFAULT_BI_ENCODER",
     "DEFAULT_RERANKER",
     "JsonOption",
+    "LabelOption",
     "LongDocuments",
     "LongDocumentsOption",
     "LongQuery",
@@ -62,6 +64,9 @@ class LongDocuments(str, Enum):
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
+LabelOption = Annotated[
+    str | None, typer.Option(help="Of a reranker with several labels: the one to rank by.")
+]
 LongDocumentsOption = Annotated[
     LongDocuments, typer.Option(help="How the reranker reads long documents: their beginning, or windows.")
 ]
@@ -132,6 +137,7 @@ def open_index(
     precision: Precision = Precision.auto,
     threads: int | None = None,
     revision: str | None = None,
+    filter: Filter | None = None,
 ) -> Index:
     """Open an index and, where it has vectors and they are needed, the bi-encoder it was made with.
 
@@ -139,20 +145,23 @@ def open_index(
         directory: the index.
         model: where that bi-encoder is, if not under the name the index has for it.
         with_vectors: whether vectors are needed at all: text search alone loads no model.
-        precision: of the bi-encoder.
+        precision: of the bi-encoder, where the index does not say it.
         threads: of the bi-encoder.
         revision: of the bi-encoder.
+        filter: a condition that must fit the index's fields: an error before a model is loaded.
     """
     from crossrank.store.lance import Index
 
     index = Index.open(directory)
+    if filter is not None:
+        filter.to_sql(index.fields)
     stored = index.model
     if stored is None or not with_vectors:
         return index
     index.close()
     bi_encoder = open_bi_encoder(
         model or stored.name,
-        precision=precision,
+        precision=Precision(stored.precision) if stored.precision in Precision.__members__ else precision,
         threads=threads,
         revision=revision,
         dimensions=stored.dimensions,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from crossrank.cli.wording import error_text
 from crossrank.types import Hit, Ranking
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "messages",
     "ranking_row",
     "ranking_table",
+    "show_error",
     "table",
 ]
 
@@ -35,14 +38,25 @@ class _Console(Console):
 
 
 def console() -> Console:
-    """Give a console on standard output; wide when it is a file or a pipe, so that rows stay whole."""
-    return _Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 120)
+    """Give a console on standard output, as wide as the terminal.
+
+    For a file or a pipe that is what COLUMNS says, or 120, so that rows stay whole.
+    """
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() and int(columns) > 0 else 120
+    return _Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else width)
 
 
 def messages() -> Console:
     """Give a console on standard error, for progress, reports and errors."""
     width = max(shutil.get_terminal_size().columns, 80)
     return Console(file=sys.stderr, highlight=False, soft_wrap=True, width=width)
+
+
+def show_error(error: Exception) -> None:
+    """Say on standard error what went wrong."""
+    out = messages()
+    out.print(f"error: {error_text(error, out.width)}", markup=False, style="red")
 
 
 def is_interactive() -> bool:
@@ -75,21 +89,17 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def ranking_row(ranking: Ranking, texts: Sequence[str] | None = None) -> dict[str, Any]:
-    """Turn a ranking into what `--json` prints for one query.
-
-    Args:
-        ranking: the ranking.
-        texts: the list of document texts the hits' `index` points into, where hits carry no document.
-    """
+def ranking_row(ranking: Ranking) -> dict[str, Any]:
+    """Turn a ranking into what `--json` prints for one query."""
     row: dict[str, Any] = {} if ranking.query_id is None else {"query_id": ranking.query_id}
     row |= {"query": ranking.query, "status": ranking.status, "notes": list(ranking.notes)}
-    row["timings_ms"] = dict(ranking.timings_ms)
-    row["hits"] = [_hit_row(hit, texts) for hit in ranking.hits]
+    if ranking.timings_ms:
+        row["timings_ms"] = dict(ranking.timings_ms)
+    row["hits"] = [_hit_row(hit) for hit in ranking.hits]
     return row
 
 
-def _hit_row(hit: Hit, texts: Sequence[str] | None) -> dict[str, Any]:
+def _hit_row(hit: Hit) -> dict[str, Any]:
     row: dict[str, Any] = {
         "rank": hit.rank,
         "document_id": hit.document_id,
@@ -109,8 +119,6 @@ def _hit_row(hit: Hit, texts: Sequence[str] | None) -> dict[str, Any]:
         row["title"] = hit.document.title
         row["text"] = hit.document.text
         row["metadata"] = dict(hit.document.metadata)
-    elif texts is not None and hit.index is not None:
-        row["text"] = texts[hit.index]
     return row
 
 
@@ -124,40 +132,39 @@ def table(*columns: str, numeric: Sequence[str] = ()) -> Table:
     built = Table(box=None, header_style="bold", pad_edge=False)
     for name in columns:
         is_number = name in numeric
-        built.add_column(name, justify="right" if is_number else "left", no_wrap=is_number)
+        # What does not fit goes on in the next line: an id with its end cut off cannot be copied.
+        built.add_column(name, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
     return built
 
 
-def ranking_table(ranking: Ranking, texts: Sequence[str] | None = None, *, max_chars: int = 160) -> Table:
+def ranking_table(ranking: Ranking, *, max_chars: int = 160) -> Table:
     """Lay a ranking out for a person: where each hit stands, where it stood before, and its text.
+
+    Scores of several stages are of several scales, so where there are several, each row names its own.
 
     Args:
         ranking: the ranking.
-        texts: as in `ranking_row`.
         max_chars: how much of each text to show.
     """
-    has_first_stage = any(hit.first_stage_rank is not None for hit in ranking.hits)
-    headings = (
-        ["rank", "first", "score", "id", "text"] if has_first_stage else ["rank", "score", "id", "text"]
-    )
-    built = table(*headings, numeric=("rank", "first", "score"))
-    for hit in ranking.hits:
-        cells = [str(hit.rank)]
-        if has_first_stage:
-            cells.append("-" if hit.first_stage_rank is None else str(hit.first_stage_rank))
-        cells += [f"{hit.score:.3f}", hit.document_id]
+    columns: dict[str, Callable[[Hit], str]] = {"rank": lambda hit: str(hit.rank)}
+    if any(hit.first_stage_rank is not None for hit in ranking):
+        columns["first"] = lambda hit: str(hit.first_stage_rank or "-")
+    columns["score"] = lambda hit: f"{hit.score:#.4g}"
+    if len({hit.stage for hit in ranking}) > 1:
+        columns["stage"] = lambda hit: hit.stage
+    columns["id"] = lambda hit: hit.document_id
+    columns["text"] = lambda hit: _shown(hit, max_chars)
+    built = table(*columns, numeric=("rank", "first", "score"))
+    for hit in ranking:
         # Text, not str: a document may hold what rich would take for markup.
-        built.add_row(*(Text(cell) for cell in cells), Text(_shown(hit, texts, max_chars)))
+        built.add_row(*(Text(cell(hit)) for cell in columns.values()))
     return built
 
 
-def _shown(hit: Hit, texts: Sequence[str] | None, max_chars: int) -> str:
-    if hit.document is not None:
-        document = hit.document
-        text = f"{document.title}: {document.text}" if document.title else document.text
-    elif texts is not None and hit.index is not None:
-        text = texts[hit.index]
-    else:
+def _shown(hit: Hit, max_chars: int) -> str:
+    if hit.document is None:
         return ""
+    document = hit.document
+    text = f"{document.title}: {document.text}" if document.title else document.text
     line = " ".join(text.split())
     return line if len(line) <= max_chars else line[: max_chars - 1].rstrip() + "…"

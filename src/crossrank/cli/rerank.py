@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from crossrank.cli.inputs import STDIN, RerankRequest, read_pairs, read_requests, read_texts
+from crossrank.cli.inputs import (
+    STDIN,
+    RerankRequest,
+    at_place,
+    name_of,
+    read_documents,
+    read_pairs,
+    read_requests,
+)
 from crossrank.cli.loading import (
     DEFAULT_RERANKER,
     JsonOption,
+    LabelOption,
     LongDocuments,
     LongDocumentsOption,
     LongQuery,
@@ -26,8 +36,13 @@ from crossrank.cli.loading import (
     ThreadsOption,
     open_reranker,
 )
-from crossrank.cli.output import console, emit_json, emit_text, ranking_row, ranking_table
-from crossrank.types import Ranking
+from crossrank.cli.output import console, emit_json, emit_text, messages, ranking_row, ranking_table
+from crossrank.cli.usage import refuse
+from crossrank.errors import QueryTooLongError
+from crossrank.types import Document, Pair, Ranking
+
+if TYPE_CHECKING:
+    from crossrank.models.cross_encoder import CrossEncoder
 
 __all__ = ["rerank", "score"]
 
@@ -36,8 +51,6 @@ Row = TypeVar("Row")
 REQUESTS_AT_ONCE = 64
 """Requests whose pairs share batches."""
 PAIRS_AT_ONCE = 4096
-
-LabelOption = Annotated[str | None, typer.Option(help="Of a model with several labels: the one to rank by.")]
 
 
 def chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
@@ -48,6 +61,7 @@ def chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 
 def rerank(
+    ctx: typer.Context,
     query: Annotated[str | None, typer.Argument(help="Leave it out to read JSON requests.")] = None,
     documents: Annotated[list[str] | None, typer.Argument(help="Texts; none: lines of --input.")] = None,
     *,
@@ -66,19 +80,25 @@ def rerank(
 ) -> None:
     """Put the texts that answer a query best on top.
 
-    Without a query, each line of input is a request: `{"query": ..., "documents": [...]}`.
+    Without a query, each line of input is a request: `{"query": ..., "documents": [...]}`, a document a text
+    or `{"text": ..., "title": ..., "id": ...}`.
 
     Example: `crossrank rerank "who wrote Hamlet" "A hamlet is a village." "Hamlet is by Shakespeare."`
     """
+    if query is not None and not query.strip():
+        raise typer.BadParameter("the query is empty")
+    if documents:
+        refuse(ctx, "input", because="the documents are given after the query")
+    elif input == STDIN and sys.stdin.isatty():
+        raise typer.BadParameter("give a query and documents, or lines on standard input")
     requests: Iterable[RerankRequest]
     if query is None:
-        if input == STDIN and sys.stdin.isatty():
-            raise typer.BadParameter("give a query and documents, or requests on standard input")
         requests = read_requests(input)
+    elif documents:
+        given = [Document(str(position), text) for position, text in enumerate(documents)]
+        requests = [RerankRequest(query, given)]
     else:
-        if not documents and input == STDIN and sys.stdin.isatty():
-            raise typer.BadParameter("give documents after the query, or lines on standard input")
-        requests = [RerankRequest(query, documents or list(read_texts(input)), None)]
+        requests = [RerankRequest(query, list(read_documents(input, unique=True)))]
 
     model = open_reranker(
         reranker,
@@ -90,20 +110,31 @@ def rerank(
         long_documents=long_documents,
     )
     for chunk in chunks(requests, REQUESTS_AT_ONCE):
-        rankings = model.rank_many(
-            [request.query for request in chunk], [request.documents for request in chunk], top_k
-        )
+        try:
+            rankings = model.rank_many(
+                [request.query for request in chunk], [request.documents for request in chunk], top_k
+            )
+        except QueryTooLongError:
+            _name_long_query(model, chunk, input)
+            raise
         for request, ranking in zip(chunk, rankings, strict=True):
-            _print(request, ranking, as_json=json)
+            _print(replace(ranking, query_id=request.query_id), as_json=json)
 
 
-def _print(request: RerankRequest, ranking: Ranking, *, as_json: bool) -> None:
+def _name_long_query(model: CrossEncoder, requests: list[RerankRequest], path: Path) -> None:
+    """Raise the error of the first query that is too long, with its line where it has one."""
+    for request in requests:
+        with at_place(f"{name_of(path)}:{request.line}") if request.line is not None else nullcontext():
+            model.rank(request.query, [])
+
+
+def _print(ranking: Ranking, *, as_json: bool) -> None:
     if as_json:
-        emit_json(ranking_row(replace(ranking, query_id=request.query_id), request.documents))
+        emit_json(ranking_row(ranking))
         return
     out = console()
     out.print(ranking.query, style="bold", markup=False)
-    out.print(ranking_table(ranking, request.documents))
+    out.print(ranking_table(ranking) if ranking.hits else "nothing to rank")
 
 
 def score(
@@ -113,7 +144,7 @@ def score(
     *,
     reranker: RerankerOption = DEFAULT_RERANKER,
     activate: Annotated[
-        bool, typer.Option("--activate", help="Apply the model's activation instead of raw logits.")
+        bool, typer.Option("--activate", help="Apply the activation the model states to the raw logits.")
     ] = False,
     long_query: LongQueryOption = LongQuery.error,
     long_documents: LongDocumentsOption = LongDocuments.truncate,
@@ -139,8 +170,15 @@ def score(
         long_query=long_query,
         long_documents=long_documents,
     )
-    for pairs in chunks(read_pairs(input), PAIRS_AT_ONCE):
-        values = model.score(pairs)
+    if activate and model.activation == "identity":
+        messages().print(f"{model.name} states no activation: these are its raw logits", markup=False)
+    for rows in chunks(read_pairs(input), PAIRS_AT_ONCE):
+        pairs = [pair for _, pair in rows]
+        try:
+            values = model.score(pairs)
+        except QueryTooLongError:
+            _name_long_pair(model, rows, input)
+            raise
         if activate:
             values = model.activate(values)
         for pair, value in zip(pairs, values.tolist(), strict=True):
@@ -150,3 +188,10 @@ def score(
             else:
                 columns = value if isinstance(value, list) else [value]
                 emit_text("\t".join(f"{column:.6f}" for column in columns))
+
+
+def _name_long_pair(model: CrossEncoder, rows: list[tuple[int, Pair]], path: Path) -> None:
+    """Raise the error of the first pair whose query is too long, with its line."""
+    for line, pair in rows:
+        with at_place(f"{name_of(path)}:{line}"):
+            model.score([Pair(pair.query, "")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crossrank.cli.inputs import read_queries
+from crossrank.cli.inputs import STDIN, at_place, name_of, read_queries
 from crossrank.cli.loading import (
     DEFAULT_RERANKER,
     JsonOption,
+    LabelOption,
     LongDocuments,
     LongDocumentsOption,
     LongQuery,
     LongQueryOption,
     Precision,
-    PrecisionOption,
     ThreadsOption,
     open_index,
     open_reranker,
@@ -32,19 +32,33 @@ from crossrank.cli.output import (
     messages,
     ranking_row,
     ranking_table,
+    show_error,
 )
+from crossrank.cli.usage import refuse
+from crossrank.errors import CrossrankError, InputError
 from crossrank.types import Ranking, Run
 
 if TYPE_CHECKING:
     from crossrank.pipeline import Searcher
+    from crossrank.retrieval.fusion import Fusion
 
 __all__ = [
+    "NO_RERANKER",
+    "BudgetOption",
     "DepthOption",
+    "FilterOption",
+    "Fuse",
+    "FuseOption",
     "IndexModelOption",
+    "IndexRevisionOption",
+    "RerankerPrecisionOption",
+    "RerankerRevisionOption",
     "RetrieverName",
     "RetrieverOption",
     "SearchRerankerOption",
+    "check_queries",
     "open_searcher",
+    "refuse_idle_options",
     "search",
 ]
 
@@ -60,6 +74,14 @@ class RetrieverName(str, Enum):
     hybrid = "hybrid"
 
 
+class Fuse(str, Enum):
+    """How first-stage and reranker scores of the reranked documents are mixed."""
+
+    none = "none"
+    rrf = "rrf"
+    z_score = "z-score"
+
+
 RetrieverOption = Annotated[
     RetrieverName, typer.Option(help="First stage; auto is hybrid, or bm25 where the index has no vectors.")
 ]
@@ -70,9 +92,42 @@ SearchRerankerOption = Annotated[
     ),
 ]
 DepthOption = Annotated[int, typer.Option("--depth", "-d", min=1, help="How many candidates are reranked.")]
+FuseOption = Annotated[
+    Fuse,
+    typer.Option(
+        help="Order reranked documents by a mix of both stages, of ranks (rrf) or of scores (z-score)."
+    ),
+]
+FilterOption = Annotated[
+    str | None, typer.Option("--filter", "-f", help="Condition on fields: year >= 1990 and lang = 'en'.")
+]
+BudgetOption = Annotated[
+    float | None, typer.Option(min=0, help="Rerank as many candidates as this time allows, best first.")
+]
 IndexModelOption = Annotated[
     str | None, typer.Option("--model", "-m", help="Where the index's bi-encoder is now, if it has moved.")
 ]
+IndexRevisionOption = Annotated[
+    str | None, typer.Option(help="Commit, tag or branch of the index's bi-encoder, if it is from the hub.")
+]
+RerankerRevisionOption = Annotated[
+    str | None, typer.Option(help="Commit, tag or branch of a reranker from the hub.")
+]
+RerankerPrecisionOption = Annotated[
+    Precision, typer.Option(help="The reranker's; the bi-encoder's is the one the index was made with.")
+]
+
+
+def refuse_idle_options(ctx: typer.Context, *, retriever: RetrieverName, reranker: str) -> None:
+    """End the command if an option was given for a model that this search does not use."""
+    if reranker == NO_RERANKER:
+        refuse(
+            ctx,
+            *("fuse", "budget_ms", "label", "long_query", "long_documents", "precision", "revision"),
+            because="there is no reranker (--reranker)",
+        )
+    if retriever is RetrieverName.bm25:
+        refuse(ctx, "model", "model_revision", because="--retriever bm25 needs no bi-encoder")
 
 
 @contextmanager
@@ -80,25 +135,36 @@ def open_searcher(
     directory: Path,
     *,
     model: str | None,
+    model_revision: str | None,
     retriever: RetrieverName,
     reranker: str,
+    revision: str | None,
+    label: str | None,
     depth: int,
+    fuse: Fuse,
+    filter: str | None,
     long_query: LongQuery,
     long_documents: LongDocuments,
     precision: Precision,
     threads: int | None,
 ) -> Iterator[Searcher]:
-    """Open an index and what is needed to search it; close it at the end."""
+    """Open an index and what is needed to search it; close it at the end.
+
+    The filter is only looked at: one that cannot be used is an error before any model is loaded.
+    """
     from crossrank.pipeline import Searcher
     from crossrank.retrieval.from_index import index_retriever
+    from crossrank.store.filters import as_filter
 
     with open_index(
         directory,
         model=model,
         with_vectors=retriever is not RetrieverName.bm25,
-        precision=precision,
         threads=threads,
+        revision=model_revision,
+        filter=None if filter is None else as_filter(filter),
     ) as index:
+        first = index_retriever(index, retriever.value)
         second = (
             None
             if reranker == NO_RERANKER
@@ -106,41 +172,71 @@ def open_searcher(
                 reranker,
                 precision=precision,
                 threads=threads,
+                revision=revision,
+                label=label,
                 long_query=long_query,
                 long_documents=long_documents,
             )
         )
-        yield Searcher(index_retriever(index, retriever.value), second, depth=depth)
+        yield Searcher(first, second, depth=depth, fuse=_formula(fuse))
+
+
+def _formula(fuse: Fuse) -> Fusion | None:
+    from crossrank.retrieval.fusion import RRF, WeightedSum
+
+    if fuse is Fuse.none:
+        return None
+    return RRF() if fuse is Fuse.rrf else WeightedSum(normalisation="z-score")
+
+
+def check_queries(searcher: Searcher, queries: Mapping[str, str]) -> None:
+    """Find queries that are too long for a reranker before the first is searched for.
+
+    Args:
+        searcher: what is to search for them.
+        queries: where a query is from, for the message -> its text.
+
+    Raises:
+        QueryTooLongError: names where the first such query is from.
+    """
+    for stage in searcher.stages:
+        for place, query in queries.items():
+            with at_place(place):
+                stage.reranker.rank(query, [])
 
 
 def search(
+    ctx: typer.Context,
     directory: Annotated[Path, typer.Argument(help="An index made with `crossrank index`.")],
     query: Annotated[str | None, typer.Argument(help="Leave it out for a prompt or --queries.")] = None,
     *,
     queries: Annotated[
-        Path | None, typer.Option(help="File of queries: JSON lines, id<TAB>query, or lines; '-' is stdin.")
+        Path | None,
+        typer.Option(
+            help="File of queries: JSON lines, id and query with a tab between, or lines; '-' is stdin."
+        ),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Write the rankings of --queries to this TREC run file.")
+        Path | None,
+        typer.Option(help="Write the rankings of --queries to this TREC run file; '-' is standard output."),
     ] = None,
     tag: Annotated[str, typer.Option(help="Name of the run, its last column.")] = "crossrank",
     retriever: RetrieverOption = RetrieverName.auto,
     reranker: SearchRerankerOption = DEFAULT_RERANKER,
     depth: DepthOption = 100,
+    fuse: FuseOption = Fuse.none,
     top_k: Annotated[
         int | None, typer.Option("--top-k", "-k", min=1, help="Hits a query; default 10, in a run --depth.")
     ] = None,
-    filter: Annotated[  # the option's name
-        str | None,
-        typer.Option("--filter", "-f", help="Condition on fields: year >= 1990 and lang = 'en'."),
-    ] = None,
-    budget_ms: Annotated[
-        float | None, typer.Option(min=0, help="Rerank as many candidates as this time allows, best first.")
-    ] = None,
+    filter: FilterOption = None,  # the option's name
+    budget_ms: BudgetOption = None,
     model: IndexModelOption = None,
+    model_revision: IndexRevisionOption = None,
+    revision: RerankerRevisionOption = None,
+    label: LabelOption = None,
     long_query: LongQueryOption = LongQuery.error,
     long_documents: LongDocumentsOption = LongDocuments.truncate,
-    precision: PrecisionOption = Precision.auto,
+    precision: RerankerPrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -154,42 +250,88 @@ def search(
     """
     if query is not None and queries is not None:
         raise typer.BadParameter("give a query or --queries, not both")
-    if run is not None and queries is None:
-        raise typer.BadParameter("--run goes with --queries")
+    if query is not None and not query.strip():
+        raise typer.BadParameter("the query is empty")
     if query is None and queries is None and not is_interactive():
         raise typer.BadParameter("give a query, or --queries FILE")
-    asked = None if queries is None else read_queries(queries)
+    refuse_idle_options(ctx, retriever=retriever, reranker=reranker)
+    if queries is None:
+        refuse(ctx, "run", "tag", because="only --queries makes a run")
+        if reranker == NO_RERANKER:
+            refuse(ctx, "depth", because="there is no reranker (--reranker)")
+    elif json and run is None:
+        refuse(ctx, "tag", because="--json prints no run; name a file for it with --run")
+    elif json and run == STDIN:
+        raise typer.BadParameter("--run - and --json would both write to standard output; name a file")
+    _check_tag(tag)
+    asked = None if queries is None else read_queries(queries, for_run=run is not None or not json)
 
     with open_searcher(
         directory,
         model=model,
+        model_revision=model_revision,
         retriever=retriever,
         reranker=reranker,
+        revision=revision,
+        label=label,
         depth=depth,
+        fuse=fuse,
+        filter=filter,
         long_query=long_query,
         long_documents=long_documents,
         precision=precision,
         threads=threads,
     ) as searcher:
-        if asked is not None:
-            found = searcher.search_many(asked, top_k=top_k or depth, filter=filter, budget_ms=budget_ms)
+        if queries is not None and asked is not None:
+            check_queries(searcher, {f"{name_of(queries)}:{each.line}": each.text for each in asked.values()})
+            found = searcher.search_many(
+                {query_id: each.text for query_id, each in asked.items()},
+                top_k=top_k or depth,
+                filter=filter,
+                budget_ms=budget_ms,
+            )
             _print_run(Run(found.rankings, tag=tag), run, as_json=json)
             return
-        for text in [query] if query is not None else _typed_queries():
+
+        def answer(text: str) -> None:
             ranking = searcher.search(text, top_k=top_k or 10, filter=filter, budget_ms=budget_ms)
             _print_ranking(ranking, as_json=json)
 
+        if query is not None:
+            answer(query)
+        else:
+            _prompt(answer)
 
-def _typed_queries() -> Iterator[str]:
+
+def _check_tag(tag: str) -> None:
+    from crossrank.evaluation.trec import run_lines
+
+    try:
+        list(run_lines({}, tag))
+    except InputError as error:
+        raise typer.BadParameter(f"--tag: {error}") from None
+
+
+def _prompt(answer: Callable[[str], None]) -> None:
     """Ask for queries until the end of input (Ctrl-D, or Ctrl-Z on Windows)."""
     messages().print("A query and Enter; Ctrl-D ends.", style="dim")
-    while True:
-        try:
-            line = input("query> ").strip()
-        except EOFError:
-            return
-        if line:
-            yield line
+    while _answered_one(answer):
+        pass
+
+
+def _answered_one(answer: Callable[[str], None]) -> bool:
+    """Ask for one query and answer it; False at the end of input. A bad query costs itself alone."""
+    try:
+        query = input("query> ").strip()
+        if query:
+            answer(query)
+    except EOFError:
+        return False
+    except UnicodeDecodeError as error:
+        show_error(InputError(f"the query is not {error.encoding} text: {error.reason}; type it again"))
+    except CrossrankError as error:
+        show_error(error)
+    return True
 
 
 def _print_ranking(ranking: Ranking, *, as_json: bool) -> None:
@@ -207,12 +349,12 @@ def _print_ranking(ranking: Ranking, *, as_json: bool) -> None:
 def _print_run(run: Run, path: Path | None, *, as_json: bool) -> None:
     from crossrank.evaluation.trec import run_lines, write_run
 
-    if path is not None:
+    if path is not None and path != STDIN:
         write_run(run, path)
         messages().print(f"{len(run)} queries in {path}", markup=False)
     if as_json:
         for ranking in run.values():
             emit_json(ranking_row(ranking))
-    elif path is None:
+    elif path is None or path == STDIN:
         for line in run_lines(run):
             emit_text(line)
