@@ -129,6 +129,90 @@ def test_a_damaged_file_is_set_aside_and_made_anew(tmp_path, caplog):
         assert look_up(cache, [1]) == []
 
 
+def test_a_message_that_cannot_be_decoded_is_damage(tmp_path, caplog):
+    path = tmp_path / "scores.sqlite"
+    with ScoreCache(path) as cache:
+        look_up(cache, range(20))
+    content = bytearray(path.read_bytes())
+    content[content.find(b"CREATE TABLE scores") - 13] = 0xFF  # the schema's name of the table
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING), ScoreCache(path) as cache:
+        assert look_up(cache, range(20)) == list(range(20))
+    assert "is damaged" in caplog.text
+    with ScoreCache(path) as cache:
+        assert look_up(cache, range(20)) == []
+
+
+def test_a_large_file_without_rows_is_damage(tmp_path, caplog):
+    path = tmp_path / "scores.sqlite"
+    with ScoreCache(path):
+        pass
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute("CREATE TABLE other (content BLOB)")
+        connection.execute("INSERT INTO other VALUES (?)", (bytes(200_000),))
+    connection.close()
+    with caplog.at_level(logging.WARNING), ScoreCache(path, max_items=1, max_bytes=70_000) as cache:
+        for start in range(0, 100, 20):
+            look_up(cache, range(start, start + 20))
+    assert "no rows" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "scores", "scores.sqlite.bak", "a\0b.db", "\0"])
+def test_a_file_without_a_caches_name_is_never_touched(tmp_path, name):
+    path = tmp_path / name
+    if "\0" not in name:
+        path.write_text("my own words")
+    with pytest.raises(InputError, match=r"its name must end in one of \.cache"):
+        ScoreCache(path)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["my own words"] * ("\0" not in name)
+
+
+@pytest.mark.parametrize("table", ["scores (player TEXT, points INTEGER)", "users (name TEXT)"])
+def test_another_programs_database_is_refused(tmp_path, table):
+    path = tmp_path / "app.db"
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(f"CREATE TABLE {table}")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"app\.db is another program's database"):
+        ScoreCache(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["app.db"]
+
+
+def test_another_programs_database_in_its_place_costs_time_only(tmp_path, caplog):
+    path, other = tmp_path / "scores.db", tmp_path / "app.db"
+    connection = sqlite3.connect(other)
+    with connection:
+        connection.execute("CREATE TABLE users (name TEXT)")
+    connection.close()
+    cache = ScoreCache(path)
+    cache.close()
+    other.replace(path)
+    before = path.read_bytes()
+    with caplog.at_level(logging.WARNING):
+        assert look_up(cache, [1]) == [1]
+    assert "cannot be used now" in caplog.text
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damaged", [range(16), range(68, 72), range(4096)])
+def test_a_cache_with_a_damaged_header_costs_time_only(tmp_path, damaged):
+    path = tmp_path / "scores.cache"
+    with ScoreCache(path) as cache:
+        look_up(cache, range(20))
+    content = bytearray(path.read_bytes())
+    for position in damaged:
+        content[position] = 0xA5
+    path.write_bytes(content)
+    with ScoreCache(path) as cache:
+        look_up(cache, range(20))
+    with ScoreCache(path) as cache:
+        assert look_up(cache, range(20)) == []
+
+
 def test_a_row_whose_checksum_does_not_fit_is_computed_again(tmp_path):
     path = tmp_path / "scores.sqlite"
     with ScoreCache(path) as cache:
@@ -145,11 +229,13 @@ def test_a_row_whose_checksum_does_not_fit_is_computed_again(tmp_path):
 
 
 def test_a_path_that_cannot_be_a_file_costs_time_only(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING), ScoreCache(tmp_path) as cache:
+    path = tmp_path / "scores.cache"
+    path.mkdir()
+    with caplog.at_level(logging.WARNING), ScoreCache(path) as cache:
         assert look_up(cache, [1]) == [1]
         assert look_up(cache, [1]) == []  # from memory
     assert caplog.text.count("cannot be used now") == 1
-    assert tmp_path.is_dir()
+    assert path.is_dir()
 
 
 def fill(path, start):
@@ -264,7 +350,16 @@ def test_a_failed_computation_is_nobody_elses_failure():
     assert (errors, results) == (["no memory"], [[1]])
 
 
-@pytest.mark.parametrize("limits", [{"max_items": 0}, {"max_bytes": 100}])
-def test_bad_limits(limits):
-    with pytest.raises(InputError, match="must be at least"):
-        ScoreCache(**limits)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_items": 0}, "max_items must be a whole number of at least 1"),
+        ({"max_items": "x"}, "max_items must be a whole number"),
+        ({"max_bytes": 100}, "max_bytes is 100"),
+        ({"max_bytes": None}, "max_bytes must be a whole number"),
+        ({"path": 5}, "path must be a file's name, not int"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(InputError, match=message):
+        ScoreCache(**arguments)

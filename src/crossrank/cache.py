@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.checks import check_count
 from crossrank.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,8 +52,10 @@ class ScoreCache:
     """Computed rows by key; share one among models, threads and (with a path) processes.
 
     Args:
-        path: SQLite file, made when missing; None keeps rows in memory only. A file that cannot be used is
-            renamed aside and made anew, with a warning in the log.
+        path: SQLite file, made when missing; None keeps rows in memory only. Its name must end in .cache,
+            .db, .sqlite or .sqlite3: a file of such a name that SQLite cannot read is taken for a damaged
+            cache, renamed aside and made anew, with a warning in the log. No other file is ever renamed, and
+            a database that has other tables is refused.
         max_items: rows kept in memory; the least recently used go first. About 300 bytes each.
         max_bytes: size of the file; the oldest rows go first. Its write-ahead log may add a few MB.
 
@@ -61,7 +64,7 @@ class ScoreCache:
         misses: rows that had to be computed.
 
     Raises:
-        InputError: a limit below 1, or max_bytes below 64 KiB.
+        InputError: a limit below 1, max_bytes below 64 KiB, or a path that is no score cache's.
 
     Example:
         >>> cache = ScoreCache(max_items=1000)
@@ -72,8 +75,8 @@ class ScoreCache:
     def __init__(
         self, path: str | Path | None = None, *, max_items: int = 200_000, max_bytes: int = 256 * 2**20
     ) -> None:
-        if max_items < 1:
-            raise InputError(f"max_items is {max_items}; it must be at least 1")
+        check_count(max_items, "max_items")
+        check_count(max_bytes, "max_bytes")
         if max_bytes < 65_536:
             raise InputError(f"max_bytes is {max_bytes}; it must be at least 65536")
         self.hits = 0
@@ -84,6 +87,8 @@ class ScoreCache:
         self._lock = threading.Lock()
         self._file: ScoreFile | None = None
         if path is not None:
+            if not isinstance(path, (str, Path)):
+                raise InputError(f"path must be a file's name, not {type(path).__name__}")
             from crossrank.score_file import ScoreFile  # brings SQLite, which memory alone does not need
 
             self._file = ScoreFile(Path(path), max_bytes)

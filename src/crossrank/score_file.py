@@ -3,6 +3,10 @@
 Nothing that happens to the file may break or change a score: a row whose checksum does not fit its key and
 numbers counts as missing, a file SQLite cannot make sense of is renamed aside and made anew, and a file that
 is busy, full or read-only is left alone.
+
+Whose file it is decides what may be done to it. Damage can wipe out any mark inside, so there are two: the
+end of the name, without which nothing is opened, and in SQLite's header an application id, without which a
+database that can be read and has tables is somebody else's.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.errors import InputError
+
 __all__ = ["ScoreFile"]
 
 Scores = npt.NDArray[np.float32]
@@ -27,10 +33,14 @@ _Result = TypeVar("_Result")
 
 _logger = logging.getLogger(__name__)
 
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS scores "
-    "(id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, row BLOB NOT NULL, checksum BLOB NOT NULL)"
+_TABLE = (
+    "scores (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, row BLOB NOT NULL, checksum BLOB NOT NULL)"
 )
+_APPLICATION_ID = int.from_bytes(b"xrnk", "big")
+_SUFFIXES = (".cache", ".db", ".sqlite", ".sqlite3")
+# What a damaged file can lead to: a damaged length asks for any amount of memory, and sqlite3 cannot always
+# decode SQLite's message about a damaged schema.
+_DAMAGE = (sqlite3.Error, MemoryError, UnicodeDecodeError)
 _VARIABLES = 500  # of one statement; old SQLite versions allow 999
 _BUSY_S = 5.0
 # The file is sound, but not to be had now: by another process's lock, or by permissions or a full disk.
@@ -43,17 +53,27 @@ class ScoreFile:
     Args:
         path: made when missing, with its folders.
         max_bytes: what the rows may take; the oldest go first.
+
+    Raises:
+        InputError: a name that a score cache cannot have, or another program's database.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
+        if path.suffix.lower() not in _SUFFIXES or "\0" in str(path):
+            raise InputError(
+                f"{str(path)!r} cannot be a score cache: its name must end in one of {', '.join(_SUFFIXES)}, "
+                "so that no other file is taken for a damaged cache"
+            )
         self.path = path
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._process = 0
         self._warned = False
+        self._opened = False
         with self._lock:
             self._try(lambda connection: None, default=None)
+            self._opened = True
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, Scores]:
         """Find rows; those that are missing or damaged are left out."""
@@ -75,10 +95,12 @@ class ScoreFile:
     ) -> _Result:
         try:
             return work(self._connect())
-        except OSError as error:
+        except (OSError, InputError) as error:
+            if isinstance(error, InputError) and not self._opened:
+                raise
             self._warn(f"the score cache {self.path} cannot be used now: {error}")
             return default
-        except (sqlite3.Error, MemoryError) as error:  # a damaged length can ask for any amount of memory
+        except _DAMAGE as error:
             if any(word in str(error) for word in _PASSING):
                 self._warn(f"the score cache {self.path} cannot be used now: {error}")
                 return default
@@ -95,12 +117,13 @@ class ScoreFile:
                 self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
             )
             try:
+                self._claim(connection)
                 connection.execute("PRAGMA journal_mode=WAL")
                 # A row lost in a power cut is computed again; waiting for the disk would cost more.
                 connection.execute("PRAGMA synchronous=OFF")
                 connection.execute("PRAGMA cell_size_check=ON")
                 connection.execute("PRAGMA journal_size_limit=4194304")
-                connection.execute(_SCHEMA)
+                connection.execute(f"CREATE TABLE IF NOT EXISTS {_TABLE}")
                 connection.execute("SELECT id, key, row, checksum FROM scores LIMIT 1").fetchone()
             except BaseException:
                 connection.close()
@@ -108,12 +131,24 @@ class ScoreFile:
             self._connection, self._process = connection, os.getpid()
         return self._connection
 
+    def _claim(self, connection: sqlite3.Connection) -> None:
+        """Mark a new file as a score cache, and leave another program's alone."""
+        if connection.execute("PRAGMA application_id").fetchone() == (_APPLICATION_ID,):
+            return
+        stored = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master")}
+        if not stored:
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        elif f"CREATE TABLE {_TABLE}" not in stored:  # with it, the mark alone was damaged
+            raise InputError(
+                f"{self.path} is another program's database; give the score cache a file of its own"
+            )
+
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None and self._process == os.getpid():
             try:
                 connection.close()
-            except sqlite3.Error as error:  # closing writes the log back, which a damaged file may refuse
+            except _DAMAGE as error:  # closing writes the log back, which a damaged file may refuse
                 _logger.debug("closing %s: %s", self.path, error)
 
     def _set_aside(self, error: Exception) -> bool:
@@ -167,6 +202,8 @@ def _write(connection: sqlite3.Connection, rows: Mapping[bytes, Scores], max_byt
             if _size(connection) <= max_bytes:
                 break
             first, last = connection.execute("SELECT min(id), max(id) FROM scores").fetchone()
+            if first is None:
+                raise sqlite3.DatabaseError("it is too large, and yet has no rows")
             # A tenth of the ids at a time, so that not every write has to clear up.
             connection.execute("DELETE FROM scores WHERE id <= ?", (first + (last - first) // 10,))
     except BaseException:
