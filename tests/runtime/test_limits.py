@@ -7,7 +7,7 @@ import pytest
 
 from crossrank.errors import InputError
 from crossrank.runtime import limits
-from crossrank.runtime.limits import available_cores
+from crossrank.runtime.limits import available_cores, num_threads
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def test_override(tmp_path, monkeypatch):
     assert available_cores(tmp_path) == 6
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "²"])
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "²", "1025", "9" * 5000])
 def test_bad_override(monkeypatch, value):
     monkeypatch.setenv("CROSSRANK_THREADS", value)
     with pytest.raises(InputError, match="CROSSRANK_THREADS"):
@@ -89,3 +89,15 @@ def test_bad_override(monkeypatch, value):
 
 def test_this_machine():
     assert 1 <= available_cores() <= max(16, os.cpu_count() or 1)
+
+
+def test_threads_that_are_asked_for(monkeypatch):
+    assert num_threads(3) == 3
+    monkeypatch.setenv("CROSSRANK_THREADS", "2")
+    assert (num_threads(None), num_threads(5)) == (2, 5)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True, 10**6])
+def test_threads_that_cannot_be(threads):
+    with pytest.raises(InputError, match="threads"):
+        num_threads(threads)

@@ -10,12 +10,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from crossrank.checks import check_count
 from crossrank.errors import InputError
 
-__all__ = ["THREADS_VARIABLE", "available_cores"]
+__all__ = ["MAX_THREADS", "THREADS_VARIABLE", "available_cores", "num_threads"]
 
 THREADS_VARIABLE = "CROSSRANK_THREADS"
-"""Environment variable that overrides what the machine says: a whole number, at least 1."""
+"""Environment variable that overrides what the machine says: a whole number from 1 to `MAX_THREADS`."""
+
+MAX_THREADS = 1024
+"""Threads that may be asked for: the largest machines have fewer cores, and each thread takes memory."""
 
 _V1_CPU_MOUNTS = ("cpu", "cpu,cpuacct", "cpuacct,cpu")
 
@@ -31,20 +35,35 @@ def available_cores(root: str | Path = "/") -> int:
         root: where `proc` and `sys` are mounted; only tests change it.
 
     Raises:
-        InputError: `CROSSRANK_THREADS` is set to something other than a whole number of at least 1.
+        InputError: `CROSSRANK_THREADS` is set to something other than a whole number from 1 to 1024.
     """
     override = os.environ.get(THREADS_VARIABLE, "").strip()
     if override:
-        if not override.isascii() or not override.isdigit() or int(override) < 1:
+        digits = override.isascii() and override.isdigit() and len(override) < 10
+        if not digits or not 1 <= int(override) <= MAX_THREADS:
             raise InputError(
                 f"the environment variable {THREADS_VARIABLE} is {override!r}; "
-                "set it to a whole number of at least 1, or unset it"
+                f"set it to a whole number of at least 1 and at most {MAX_THREADS}, or unset it"
             )
         return int(override)
     cores = float(_affinity())
     for quota in _quotas(Path(root)):
         cores = min(cores, quota)
     return max(1, int(cores))
+
+
+def num_threads(threads: int | None) -> int:
+    """Threads of a session: those asked for, or the cores this process may use.
+
+    Raises:
+        InputError: `threads` is neither None nor a whole number from 1 to 1024.
+    """
+    if threads is None:
+        return available_cores()
+    check_count(threads, "threads")
+    if threads > MAX_THREADS:
+        raise InputError(f"threads is {threads}; it must be at most {MAX_THREADS}")
+    return int(threads)
 
 
 def _affinity() -> int:

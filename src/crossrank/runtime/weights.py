@@ -8,6 +8,7 @@ that an interrupted download cut short should be named as such.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from crossrank.errors import CheckpointError
 
-__all__ = ["Tensors", "open_tensors", "weight_files"]
+__all__ = ["Tensors", "file_digest", "open_tensors", "weight_files"]
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -128,6 +129,15 @@ def open_tensors(files: tuple[Path, ...]) -> Tensors:
     for file in files:
         entries.update(_read_header(file))
     return Tensors(entries)
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 (hex) of a file's content."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _read_header(file: Path) -> dict[str, _Entry]:
