@@ -138,6 +138,8 @@ def test_many_threads() -> None:
 def test_no_texts_empty_texts_and_documents() -> None:
     assert _mean.encode_queries([]).shape == (0, 16)
     assert np.linalg.norm(_mean.encode_documents([""])) == pytest.approx(1)
+    empty, unread = _mean.encode_queries(["", "\u200b"])  # a text without tokens is like an empty one
+    assert empty.tolist() == unread.tolist()
     titled = [Document("1", "runs over", title="the red fox"), "the red fox runs over"]
     first, second = _mean.encode_documents(titled)
     assert first.tolist() == second.tolist()
@@ -146,7 +148,11 @@ def test_no_texts_empty_texts_and_documents() -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("one text", "list"),
+        ("one text", "documents must be a list"),
+        (None, "documents must be a list, not NoneType"),
+        (5, "documents must be a list, not int"),
+        ({"a", "b"}, "documents must be a list, not set"),
+        (Document("1", "one"), "documents must be a list, not Document"),
         (["a", None], r"documents\[1\].*NoneType"),
         (["a", "b", "\ud800"], r"documents\[2\].*surrogate"),
     ],
@@ -234,11 +240,21 @@ def test_modules_that_do_not_fit(changed: Callable[..., Path]) -> None:
     ("options", "message"),
     [
         ({"dimensions": 17}, "dimensions is 17.*16"),
-        ({"dimensions": 0}, "dimensions is 0"),
+        ({"dimensions": 0}, "dimensions must be a whole number of at least 1, not 0"),
+        ({"dimensions": "x"}, "dimensions must be a whole number"),
+        ({"dimensions": 1.5}, "dimensions must be a whole number"),
+        ({"dimensions": True}, "dimensions must be a whole number"),
         ({"max_length": 33}, "max_length is 33.*32"),
         ({"max_length": 2}, "max_length is 2.*at least 3"),
+        ({"max_length": "x"}, "max_length must be a whole number"),
+        ({"token_budget": None}, "token_budget must be a whole number"),
+        ({"threads": 1.5}, "threads must be a whole number"),
+        ({"precision": "fp16"}, "precision is 'fp16'; choose one of"),
+        ({"source": "torch"}, "source is 'torch'; choose one of"),
+        ({"revision": "main"}, "revision is 'main', but .* is on this machine"),
         ({"query_prompt": "the " * 18}, "prompt for queries has 18 tokens"),
-        ({"document_prompt": 3}, "prompt must be a string"),
+        ({"document_prompt": 3}, "the prompt for documents must be a string"),
+        ({"query_prompt": "\ud800"}, "the prompt for queries has a lone surrogate"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

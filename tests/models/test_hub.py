@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from crossrank.errors import CheckpointNotFoundError
+from crossrank.errors import CheckpointNotFoundError, InputError
 from crossrank.models import hub
 from crossrank.models.hub import BUILT_IN, is_offline, resolve
 
@@ -117,9 +117,10 @@ import json, sys
 from crossrank.errors import CheckpointNotFoundError
 from crossrank.models.hub import resolve
 
-for name, revision in json.loads(sys.argv[1]):
+for name, revision, *source in json.loads(sys.argv[1]):
     try:
-        folder = resolve(name, kind="cross-encoder", revision=revision)
+        options = {"source": source[0]} if source else {}
+        folder = resolve(name, kind="cross-encoder", revision=revision, **options)
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         print(json.dumps({"folder": str(folder), "files": files}))
     except CheckpointNotFoundError as error:
@@ -190,6 +191,12 @@ def test_onnx_files_come_where_there_are_no_weights(fetched):
     assert "onnx/model_qint8.onnx" not in answers[1]["files"]
 
 
+def test_onnx_files_come_where_they_are_asked_for(server, tmp_path):
+    (answer,) = client(server, tmp_path, [["someone/reranker", None, "onnx"]])
+    assert "onnx/model.onnx" in answer["files"]
+    assert "onnx/model_qint8.onnx" not in answer["files"]
+
+
 def test_errors_say_what_to_do(fetched):
     _, answers = fetched
     assert "neither a local folder nor a public model on the hub" in answers[2]["error"]
@@ -232,6 +239,8 @@ def test_local_folders(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointNotFoundError, match="is a file"):
         resolve("file", kind="bi-encoder")
+    with pytest.raises(InputError, match="revision is 'v1', but some/model is on this machine"):
+        resolve("some/model", kind="bi-encoder", revision="v1")
 
 
 @pytest.mark.parametrize(
@@ -239,6 +248,18 @@ def test_local_folders(tmp_path, monkeypatch):
 )
 def test_what_can_be_no_hub_name_is_a_missing_folder(name):
     with pytest.raises(CheckpointNotFoundError, match=r"there is no folder .*crossrank-mini"):
+        resolve(name, kind="cross-encoder")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", Path("a" * 5000), "~nobody-of-this-name/x"])
+def test_names_that_no_folder_can_have(name):
+    with pytest.raises(CheckpointNotFoundError, match=r"cannot be opened|there is no folder"):
+        resolve(name, kind="cross-encoder")
+
+
+@pytest.mark.parametrize("name", [5, b"abc", ["a"]])
+def test_what_is_no_name(name):
+    with pytest.raises(InputError, match="model must be a name or a folder, not"):
         resolve(name, kind="cross-encoder")
 
 
@@ -250,6 +271,8 @@ def test_built_in_models(tmp_path, monkeypatch):
         (tmp_path / "builtin" / name).mkdir(parents=True)
         (tmp_path / "builtin" / name / "config.json").write_text("{}")
         assert resolve(None, kind=kind) == resolve(name, kind=kind) == tmp_path / "builtin" / name
+        with pytest.raises(InputError, match=f"revision is 'main', but {name} is on this machine"):
+            resolve(None, kind=kind, revision="main")
 
 
 def test_offline_is_read_at_every_call(monkeypatch):

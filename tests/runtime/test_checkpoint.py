@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from crossrank.errors import CheckpointError, CheckpointNotFoundError, UnsupportedArchitectureError
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.engine import open_engine
+from crossrank.runtime.engine import build_graph, open_engine
 from crossrank.runtime.modules import Dense, LayerNorm, Normalize, Pooling
 from crossrank.runtime.weights import open_tensors
 
@@ -95,7 +95,7 @@ def test_modules_of_a_bi_encoder() -> None:
     assert (dense.weight.shape, dense.activation, dense.gives_scores) == ((20, 32), "tanh", False)
     assert isinstance(normalize, Normalize)
     assert checkpoint.normalize
-    assert checkpoint.prompts == {"query": "what is "}
+    assert checkpoint.prompts == {"query": "what is ", "document": ""}
     assert checkpoint.similarity == "dot"
     assert not checkpoint.is_modular_cross_encoder
     plain = Checkpoint.open(GOLDEN / "bert")
@@ -326,6 +326,10 @@ def test_unknown_modules_and_pooling(copy: Callable[..., Path]) -> None:
 def test_a_dense_module_that_does_not_fit_its_config(copy: Callable[..., Path]) -> None:
     with pytest.raises(CheckpointError, match=r"Dense should have a weight of shape \(21, 32\)"):
         Checkpoint.open(copy("sbert_bi_encoder", "2_Dense/config.json", out_features=21))
+    with pytest.raises(CheckpointError, match=r"Dense should have a bias of shape None, but it is \(20,\)"):
+        Checkpoint.open(copy("sbert_bi_encoder", "2_Dense/config.json", out_features=20, bias=False))
+    with pytest.raises(CheckpointError, match=r"Dense should have a bias of shape \(24,\), but it is None"):
+        Checkpoint.open(copy("sbert_modular_cross_encoder", "2_Dense/config.json", bias=True))
 
 
 # --- fingerprint ------------------------------------------------------------------------------------------
@@ -386,7 +390,8 @@ def test_a_bi_encoder_gives_no_scores() -> None:
         ({"intermediate_size": 40}, "intermediate.dense.weight' has shape"),
         ({"id2label": {"0": "a", "1": "b"}}, r"'classifier.weight' has shape \(1, 32\)"),
         ({"max_position_embeddings": 100}, "position_embeddings.weight' has shape"),
-        ({"num_attention_heads": None}, "num_attention_heads is None"),
+        ({"num_attention_heads": None}, "num_attention_heads is missing"),
+        ({"num_attention_heads": 3}, r"config.json: num_attention_heads is 3; .* a divisor of the .* 32"),
         ({"hidden_act": "snake"}, "activation 'snake'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
     ],
@@ -396,6 +401,66 @@ def test_weights_that_do_not_fit_the_config(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         open_engine(Checkpoint.open(copy("bert", **changes)), output="logits")
+
+
+FAMILIES = ["bert", "electra", "roberta", "distilbert", "deberta_v2", "deberta_v3", "modernbert_mean"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_tensor_is_needed(name: str) -> None:
+    """No term of the computation is left out for want of a tensor, biases included."""
+    checkpoint = Checkpoint.open(GOLDEN / name)
+    tensors = dict(checkpoint.tensors())
+    assert any(tensor.endswith("bias") for tensor in tensors)
+    build_graph(checkpoint, "logits", tensors=tensors)
+    for tensor in tensors:
+        rest = {other: array for other, array in tensors.items() if other != tensor}
+        with pytest.raises(CheckpointError, match="no tensor"):
+            build_graph(checkpoint, "logits", tensors=rest)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("deberta_v2", "deberta.embeddings.embed_proj.bias"),
+        ("modernbert", "model.layers.0.attn.Wqkv.bias"),
+        ("modernbert", "model.layers.2.attn.Wo.bias"),
+        ("modernbert", "model.layers.1.mlp.Wi.bias"),
+        ("modernbert", "model.layers.1.mlp_norm.bias"),
+        ("modernbert", "model.final_norm.bias"),
+        ("modernbert", "head.dense.bias"),
+    ],
+)
+def test_a_bias_that_the_config_has_no_place_for(name: str, tensor: str) -> None:
+    checkpoint = Checkpoint.open(GOLDEN / name)
+    tensors = {**checkpoint.tensors(), tensor: np.ones(32, np.float32)}
+    with pytest.raises(CheckpointError, match=rf"a tensor '{tensor}', for which there is no place"):
+        build_graph(checkpoint, "logits", tensors=tensors)
+
+
+@pytest.mark.parametrize("switch", ["attention_bias", "mlp_bias", "norm_bias", "classifier_bias"])
+def test_modernberts_switches_call_for_biases(copy: Callable[..., Path], switch: str) -> None:
+    stated = Checkpoint.open(GOLDEN / "modernbert_mean").config[switch]
+    checkpoint = Checkpoint.open(copy("modernbert_mean", **{switch: not stated}))
+    with pytest.raises(CheckpointError, match="has a tensor" if stated else r"no tensor '.*bias'"):
+        build_graph(checkpoint, "logits")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_more_layers_than_the_config_has(copy: Callable[..., Path], name: str) -> None:
+    key = "n_layers" if name == "distilbert" else "num_hidden_layers"
+    folder = copy(name, **{key: 1})
+    if name == "modernbert_mean":
+        copy(name, layer_types=["full_attention"])
+    with pytest.raises(CheckpointError, match=r"\.1\..*, but config.json calls for 1 layers only"):
+        open_engine(Checkpoint.open(folder), output="tokens")
+
+
+def test_a_tokenizer_much_smaller_than_the_embedding_matrix(copy: Callable[..., Path]) -> None:
+    with pytest.raises(CheckpointError, match=r"token ids up to 75 only, .* embeddings for 1101 tokens"):
+        Checkpoint.open(copy("bert", vocab_size=1101))
+    Checkpoint.open(copy("bert", vocab_size=1100))  # rows beyond the tokens may be padding
+    Checkpoint.open(copy("bert", vocab_size=78))
 
 
 def test_an_embedding_matrix_smaller_than_the_tokenizer(copy: Callable[..., Path]) -> None:

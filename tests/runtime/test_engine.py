@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -130,6 +131,21 @@ def test_there_is_no_int8_form_of_a_plain_checkpoint(checkpoint: Checkpoint) -> 
     assert open_engine(checkpoint, output="logits", threads=1).precision == "float32"
     with pytest.raises(CheckpointError, match="no int8 form"):
         open_engine(checkpoint, output="logits", precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp16"}, "precision is 'fp16'; choose one of auto, float32, int8"),
+        ({"precision": None}, "precision is None; choose one of"),
+        ({"source": "torch"}, "source is 'torch'; choose one of auto, weights, onnx"),
+        ({"threads": "2"}, "threads must be a whole number"),
+        ({"threads": 10**6}, "threads is 1000000; it must be at most 1024"),
+    ],
+)
+def test_options_that_are_none(checkpoint: Checkpoint, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_engine(checkpoint, output="logits", **options)
 
 
 def test_an_onnx_file_stands_in_for_missing_safetensors() -> None:

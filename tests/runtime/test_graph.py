@@ -75,7 +75,12 @@ def test_norms() -> None:
     ]
     for tensors, wanted in cases:
         graph = Graph(tensors)
-        normed, kept = graph.add_norm(graph.weight("x", x), graph.weight("skip", skip), "n", 1e-5)
+        has_bias = len(tensors) == 2
+        normed, kept = graph.add_norm(
+            graph.weight("x", x), graph.weight("skip", skip), "n", 1e-5, bias=has_bias
+        )
+        with pytest.raises(CheckpointError, match=r"tensor 'n\.(bias|beta)'"):
+            graph.norm("x", "n", 1e-5, bias=not has_bias)
         graph.output(kept, "total", [3, 8])
         graph.output(normed, "normed", [3, 8])
         session, _kept = open_session(graph, threads=1)
@@ -89,7 +94,8 @@ def test_a_linear_layer_and_its_checks() -> None:
     tensors = {"a.weight": rng.random((5, 8), np.float32), "a.bias": rng.random(5, np.float32)}
     tensors["b.weight"] = rng.random((5, 8), np.float32)
     graph = Graph(tensors)
-    a, b = graph.linear_many(graph.constant(X, np.float32), ["a", "b"], (5, 8))
+    a = graph.linear(graph.constant(X, np.float32), "a", (5, 8))
+    b = graph.linear(graph.constant(X, np.float32), "b", (5, 8), bias=False)
     result = evaluate(graph, graph.node("Concat", [a, b], axis=1))
     wanted = np.hstack([X @ tensors["a.weight"].T + tensors["a.bias"], X @ tensors["b.weight"].T])
     np.testing.assert_allclose(result, wanted, rtol=1e-5)
@@ -97,6 +103,10 @@ def test_a_linear_layer_and_its_checks() -> None:
         graph.linear("x", "a", (6, 8))
     with pytest.raises(CheckpointError, match=r"no tensor 'c.weight'"):
         graph.linear("x", "c", (6, 8))
+    with pytest.raises(CheckpointError, match=r"no tensor 'b.bias'"):
+        graph.linear("x", "b", (5, 8))
+    with pytest.raises(CheckpointError, match=r"has a tensor 'a.bias', for which there is no place"):
+        graph.linear("x", "a", (5, 8), bias=False)
     tensors["b.bias"] = np.zeros(4, np.float32)
     with pytest.raises(CheckpointError, match=r"'b.bias' has shape \(4,\)"):
         graph.linear("x", "b", (5, 8))

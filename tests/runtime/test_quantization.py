@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossrank.errors import CheckpointError, InputError
+from crossrank.runtime import checkpoint as checkpoint_module
 from crossrank.runtime import int8
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Engine, build_graph, open_engine, open_session
@@ -41,10 +43,16 @@ def quantised(name: str, folder: Path, *, passed: bool = True, keep_float: bool 
     checkpoint = Checkpoint.open(folder)
     layers = calibrate(checkpoint, "logits", inputs_of(name), rows_per_input=64)
     write_int8(folder / INT8_FILE, checkpoint.tensors(), layers)
-    (folder / PARITY_FILE).write_text(json.dumps({"passed": passed}), encoding="utf-8")
+    write_parity(folder, passed=passed)
     if not keep_float:
         (folder / "model.safetensors").unlink()
     return Checkpoint.open(folder)
+
+
+def write_parity(folder: Path, *, passed: bool = True) -> None:
+    digest = hashlib.sha256((folder / INT8_FILE).read_bytes()).hexdigest()
+    record = {"passed": passed, "sha256": digest}
+    (folder / PARITY_FILE).write_text(json.dumps(record), encoding="utf-8")
 
 
 def scores(engine: Engine, inputs: list[ModelInputs]) -> np.ndarray:
@@ -70,11 +78,49 @@ def test_auto_is_float32_until_the_gate_is_passed(tmp_path: Path) -> None:
         open_engine(checkpoint, output="logits", precision="int8")
 
 
-def test_a_damaged_record_of_the_gate_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is damaged"),
+        ("[]", "is not a JSON object"),
+        ("{}", "passed is missing"),
+        ('{"passed": "yes"}', "passed is 'yes'"),
+        ('{"passed": true}', "sha256 is missing"),
+    ],
+)
+def test_a_damaged_record_of_the_gate_is_an_error(tmp_path: Path, content: str, message: str) -> None:
     checkpoint = quantised("bert", tmp_path / "model")
-    (checkpoint.folder / PARITY_FILE).write_text("{", encoding="utf-8")
-    with pytest.raises(CheckpointError, match="not a record of the parity gate"):
+    (checkpoint.folder / PARITY_FILE).write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=rf"parity\.json.* {message}"):
         open_engine(checkpoint, output="logits")
+
+
+def test_the_record_is_about_the_very_weights_it_measured(tmp_path: Path) -> None:
+    both = quantised("bert", tmp_path / "both")
+    alone = quantised("bert", tmp_path / "alone", keep_float=False)
+    for folder in (both.folder, alone.folder):
+        content = bytearray((folder / INT8_FILE).read_bytes())
+        content[-1] ^= 1
+        (folder / INT8_FILE).write_bytes(content)
+    both, alone = Checkpoint.open(both.folder), Checkpoint.open(alone.folder)
+    for checkpoint in (both, alone):
+        with pytest.raises(CheckpointError, match=r"passed the parity gate.* SHA-256 .*precision='float32'"):
+            open_engine(checkpoint, output="logits", precision="int8")
+    assert open_engine(both, output="logits", threads=1).precision == "float32"
+    with pytest.raises(CheckpointError, match="passed the parity gate"):  # its weights are unchecked, too
+        open_engine(alone, output="logits")
+    assert open_engine(alone, output="logits", precision="float32", threads=1).precision == "float32"
+
+
+def test_the_weights_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = quantised("bert", tmp_path / "model", keep_float=False)
+    hashed: list[str] = []
+    digest = checkpoint_module.file_digest
+    monkeypatch.setattr(
+        checkpoint_module, "file_digest", lambda file: (hashed.append(file.name), digest(file))[1]
+    )
+    assert open_engine(checkpoint, output="logits", threads=1).fingerprint
+    assert hashed.count(INT8_FILE) == 1
 
 
 def test_int8_weights_alone_are_a_whole_model(tmp_path: Path) -> None:
@@ -97,6 +143,7 @@ def test_fingerprints_tell_the_forms_apart(tmp_path: Path) -> None:
     assert first.fingerprint != other.fingerprint
     layers = calibrate(checkpoint, "logits", inputs_of("bert")[:1])
     write_int8(checkpoint.folder / INT8_FILE, checkpoint.tensors(), layers)
+    write_parity(checkpoint.folder)
     again = open_engine(Checkpoint.open(checkpoint.folder), output="logits", precision="int8", threads=1)
     assert again.fingerprint != first.fingerprint
 

@@ -130,6 +130,7 @@ def checkpoint(folder, library, config, tokenizer_config, lowercase=False):
         tokenizer_file=folder / "tokenizer.json",
         config=config,
         tokenizer_config=tokenizer_config,
+        uses_token_types="token_type_ids" in tokenizer_config.get("model_input_names", ["token_type_ids"]),
         lowercase=lowercase,
     )
 
@@ -271,6 +272,17 @@ def test_the_tokenizer_of_another_family_is_refused(tmp_path):
     library, _, tokenizer_config = roberta()
     with pytest.raises(CheckpointError, match="pad_token_id 0"):
         Tokenizer(checkpoint(tmp_path, library, {"pad_token_id": 0}, tokenizer_config))
+
+
+@pytest.mark.parametrize("key", ["pad_token", "cls_token", "sep_token", "unk_token", "mask_token"])
+def test_special_tokens_that_the_tokenizer_lacks(tmp_path, key):
+    library, config, _ = roberta()
+    with pytest.raises(
+        CheckpointError, match=rf"no token '\[X\]', which tokenizer_config.json names as {key}"
+    ):
+        Tokenizer(checkpoint(tmp_path, library, config, {key: {"content": "[X]"}}))
+    with pytest.raises(CheckpointError, match=rf"tokenizer_config.json: {key} is 5; it must be a token"):
+        Tokenizer(checkpoint(tmp_path, library, config, {key: 5}))
 
 
 def test_a_tokenizer_without_a_pair_template_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.checks import as_list, check_count
 from crossrank.errors import (
     CheckpointError,
     CrossrankError,
@@ -25,9 +26,9 @@ from crossrank.models.pooling import apply_modules, l2_normalised, pool
 from crossrank.progress import Track, track
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET, plan
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.engine import Precision, open_engine
-from crossrank.runtime.modules import Module, Pooling, PoolingMode, read_json
-from crossrank.runtime.tokenization import Tokenizer, check_texts
+from crossrank.runtime.engine import Precision, Source, open_engine
+from crossrank.runtime.modules import Module, Pooling, PoolingMode
+from crossrank.runtime.tokenization import Tokenizer
 from crossrank.types import Document
 
 __all__ = ["BiEncoder"]
@@ -61,8 +62,10 @@ class BiEncoder:
 
     Args:
         model: a folder, a name on the Hugging Face hub, or None for the model that ships with crossrank.
-        revision: commit, tag or branch of a model from the hub.
+        revision: commit, tag or branch; for models from the hub only.
         precision: "float32", "int8", or "auto" for the fastest form that passed its parity gate.
+        source: "weights" computes with the safetensors, "onnx" with the folder's own ONNX file, "auto" with
+            the weights where there are any and crossrank knows the architecture, else with the file.
         dimensions: keep the first so many (for models trained for it: Matryoshka); None keeps all.
         max_length: most tokens of a text, prompt and special tokens included; None takes the folder's.
         pooling: "cls", "mean", "max", "lasttoken", "weightedmean" or "mean_sqrt_len_tokens": for a folder
@@ -70,7 +73,7 @@ class BiEncoder:
         query_prompt: put before each query in place of the folder's; "" for none.
         document_prompt: put before each document in place of the folder's; "" for none.
         token_budget: tokens of one forward, padding included.
-        threads: of one forward; None takes the cores this process may use.
+        threads: of one forward, 1 to 1024; None takes the cores this process may use.
         progress: whether long calls show a progress bar; None shows it on a terminal.
 
     Attributes:
@@ -84,7 +87,8 @@ class BiEncoder:
     Raises:
         CheckpointError: the folder cannot be opened, is not a bi-encoder, or does not say how to pool and
             `pooling` is not given.
-        InputError: dimensions or max_length beyond the model's, or a `pooling` that is not the folder's.
+        InputError: dimensions or max_length beyond the model's, a `pooling` that is not the folder's, or
+            another option that cannot be used with this model.
 
     Source:
         Reimers and Gurevych 2019, "Sentence-BERT", arXiv:1908.10084. Dimensions: Kusupati et al. 2022,
@@ -97,6 +101,7 @@ class BiEncoder:
         *,
         revision: str | None = None,
         precision: Precision = "auto",
+        source: Source = "auto",
         dimensions: int | None = None,
         max_length: int | None = None,
         pooling: PoolingMode | None = None,
@@ -107,10 +112,14 @@ class BiEncoder:
         progress: bool | None = None,
     ) -> None:
         self.name = BUILT_IN["bi-encoder"] if model is None else str(model)
-        self._checkpoint = Checkpoint.open(resolve(model, kind="bi-encoder", revision=revision))
+        check_count(token_budget, "token_budget")
+        folder = resolve(model, kind="bi-encoder", revision=revision, source=source)
+        self._checkpoint = Checkpoint.open(folder)
         self._pooling, self._after = _modules(self._checkpoint, pooling)
         self._tokenizer = Tokenizer(self._checkpoint)
-        self._engine = open_engine(self._checkpoint, output="tokens", precision=precision, threads=threads)
+        self._engine = open_engine(
+            self._checkpoint, output="tokens", precision=precision, threads=threads, source=source
+        )
         self.precision = self._engine.precision
         self._token_budget = token_budget
         self._progress = progress
@@ -143,7 +152,8 @@ class BiEncoder:
         """Return (len(texts), dimensions) float32: a vector for each query, in their order.
 
         Args:
-            texts: may be empty; an empty string is a text like any other.
+            texts: may be empty. A text without tokens, such as an empty string, is a text like any other: its
+                vector is that of the prompt and the special tokens alone, which says nothing about relevance.
             normalize: whether vectors have length 1, so that inner products are cosines. False leaves them as
                 the model's own modules make them, which may end with a normalisation.
 
@@ -171,9 +181,9 @@ class BiEncoder:
     def _encode(
         self, texts: Sequence[str | Document], role: _Role, normalize: bool
     ) -> npt.NDArray[np.float32]:
-        if isinstance(texts, (str, bytes, Document)):
-            raise InputError(f"{role.name} must be a list of texts, not a single one; wrap it in a list")
-        strings = [text.full_text if isinstance(text, Document) else text for text in texts]
+        strings = [
+            text.full_text if isinstance(text, Document) else text for text in as_list(texts, role.name)
+        ]
         check_texts(strings, role.name)
         vectors = np.empty((len(strings), self.dimensions), dtype=np.float32)
         cut: list[int] = []
@@ -228,19 +238,20 @@ class BiEncoder:
         positions = self._checkpoint.max_positions
         if max_length is None:
             return self._checkpoint.max_length
+        check_count(max_length, "max_length")
         least = self._tokenizer.num_single_special_tokens + 1
         if max_length < least or (positions is not None and max_length > positions):
             raise InputError(
                 f"max_length is {max_length}; {self.name} takes at least {least}"
                 + (f" and at most {positions} tokens" if positions is not None else " tokens")
             )
-        return max_length
+        return int(max_length)
 
     def _checked_dimensions(self, dimensions: int | None) -> int:
         """Run an empty text to see how long vectors are, and whether the layers fit one another."""
         try:
             nothing = self._tokenizer.encode([""])[0].ids
-            width = self._run([nothing], self._document_role._replace(name="probe")).shape[1]
+            width = int(self._run([nothing], self._document_role._replace(name="probe")).shape[1])
         except CrossrankError:
             raise
         except ValueError as error:  # numpy: shapes that do not fit
@@ -248,15 +259,17 @@ class BiEncoder:
                 f"{self._checkpoint.folder}: a module does not fit the vectors it gets from the one before "
                 f"it: {error}"
             ) from error
-        if dimensions is not None and not 1 <= dimensions <= width:
+        if dimensions is None:
+            return width
+        check_count(dimensions, "dimensions")
+        if dimensions > width:
             raise InputError(
                 f"dimensions is {dimensions}; vectors of {self.name} have {width}, so ask for 1 to {width}"
             )
-        return dimensions or width
+        return int(dimensions)
 
     def _role(self, name: str, prompt: str) -> _Role:
-        if not isinstance(prompt, str):
-            raise InputError(f"a prompt must be a string, not {type(prompt).__name__}")
+        check_text(prompt, f"the prompt for {name}")
         tokens = self._tokenizer.encode([prompt])[0]
         if len(tokens.ids) >= self._room:
             raise InputError(
@@ -329,14 +342,13 @@ def _modules(checkpoint: Checkpoint, pooling: PoolingMode | None) -> tuple[Pooli
 
 def _stated_prompts(checkpoint: Checkpoint) -> tuple[str, str]:
     """Return the folder's prompts for queries and documents, "" for none."""
-    path = checkpoint.folder / "config_sentence_transformers.json"
-    stated = (read_json(path).get("prompts") if path.is_file() else None) or {}
+    stated = checkpoint.prompts
     default = checkpoint.default_prompt_name
     if default in (*_QUERY_PROMPTS, *_DOCUMENT_PROMPTS):
         default = None  # it is for one of the two only
 
     def first(*names: str | None) -> str:
         # An empty prompt is a statement too: no other one is looked for.
-        return str(next((stated[name] for name in names if stated.get(name) is not None), ""))
+        return next((stated[name] for name in names if name in stated), "")
 
     return first(*_QUERY_PROMPTS, default), first(*_DOCUMENT_PROMPTS, default)

@@ -10,9 +10,12 @@ import importlib.resources
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from crossrank.errors import CheckpointNotFoundError
+from crossrank.errors import CheckpointNotFoundError, InputError
+
+if TYPE_CHECKING:
+    from crossrank.runtime.engine import Source
 
 __all__ = ["BUILT_IN", "Kind", "is_offline", "resolve"]
 
@@ -35,7 +38,9 @@ def is_offline() -> bool:
     return any(os.environ.get(name, "").strip().upper() in _TRUE for name in names)
 
 
-def resolve(model: str | Path | None, *, kind: Kind, revision: str | None = None) -> Path:
+def resolve(
+    model: str | Path | None, *, kind: Kind, revision: str | None = None, source: Source = "auto"
+) -> Path:
     """Find the folder of a model, fetching it from the hub if need be.
 
     Args:
@@ -44,21 +49,48 @@ def resolve(model: str | Path | None, *, kind: Kind, revision: str | None = None
         kind: what the model is to be used as.
         revision: commit, tag or branch of a hub model; None is its main branch. Give a commit to be sure of
             the same scores tomorrow.
+        source: "onnx" fetches the model's ONNX file from the hub too; see `engine.open_engine`.
 
     Raises:
         CheckpointNotFoundError: there is no such model, or it is not in the local cache while offline.
+        InputError: something that is no name, or a revision of a model that is not on the hub.
     """
-    name = BUILT_IN[kind] if model is None else os.fspath(model)
+    if model is not None and not isinstance(model, (str, Path)):
+        raise InputError(f"model must be a name or a folder, not {type(model).__name__}")
+    if revision is not None and not isinstance(revision, str):
+        raise InputError(f"revision must be a string, not {type(revision).__name__}")
+    name = BUILT_IN[kind] if model is None else str(model)
+    local = _local(name, model)
+    if local is None:
+        return _fetch(name, revision, with_onnx=source == "onnx")
+    if revision is not None:
+        raise InputError(
+            f"revision is {revision!r}, but {name} is on this machine; a revision pins a model from the hub: "
+            "leave it out"
+        )
+    return local
+
+
+def _local(name: str, model: str | Path | None) -> Path | None:
+    """The folder of a model on this machine; None for a name that may be one on the hub."""
     if name in BUILT_IN.values() and not isinstance(model, Path):
         return _built_in(name)
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
-        return folder
-    if folder.is_file():
+    try:
+        folder = Path(name).expanduser()
+        if name and folder.is_dir():
+            return folder
+        is_file = folder.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, not readable, no such user's home
+        raise CheckpointNotFoundError(f"{_short(name)} cannot be opened: {error}{_names()}") from error
+    if is_file:
         raise CheckpointNotFoundError(f"{folder} is a file; give the folder that holds the model")
     if isinstance(model, Path) or not _HUB_NAME.fullmatch(name):
-        raise CheckpointNotFoundError(f"there is no folder {name!r}{_names()}")
-    return _fetch(name, revision)
+        raise CheckpointNotFoundError(f"there is no folder {_short(name)}{_names()}")
+    return None
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 200 else name[:197] + "...")
 
 
 def _built_in(name: str) -> Path:
@@ -71,12 +103,13 @@ def _built_in(name: str) -> Path:
     return folder
 
 
-def _fetch(name: str, revision: str | None) -> Path:
-    folder = _snapshot(name, revision, _FILES, _OTHER_FORMS)
-    # The transformer's weights lie at the top, or in a first module's folder of older layouts.
-    if any(folder.glob("*.safetensors")) or any(folder.glob("0_*/*.safetensors")):
-        return folder
-    # Published as ONNX alone, perhaps; where there is neither, opening the folder says so.
+def _fetch(name: str, revision: str | None, *, with_onnx: bool) -> Path:
+    if not with_onnx:
+        folder = _snapshot(name, revision, _FILES, _OTHER_FORMS)
+        # The transformer's weights lie at the top, or in a first module's folder of older layouts.
+        if any(folder.glob("*.safetensors")) or any(folder.glob("0_*/*.safetensors")):
+            return folder
+    # Asked for, or published as ONNX alone, perhaps; where there is neither, opening the folder says so.
     return _snapshot(name, revision, [*_FILES, *_ONNX_FILES], _OTHER_FORMS[1:])
 
 

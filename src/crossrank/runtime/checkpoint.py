@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from crossrank.errors import CheckpointError, CheckpointNotFoundError, UnsupportedArchitectureError
 from crossrank.runtime.int8 import INT8_FILE, Dequantized
-from crossrank.runtime.modules import Dense, Normalize, Pooling, read_json, read_modules
-from crossrank.runtime.weights import open_tensors, weight_files
+from crossrank.runtime.modules import Dense, Normalize, Pooling, read_modules
+from crossrank.runtime.settings import bad_setting, read_json, read_object, read_setting
+from crossrank.runtime.weights import file_digest, open_tensors, weight_files
 
-__all__ = ["Checkpoint", "file_digest"]
+__all__ = ["Checkpoint"]
 
 # model_type -> (what crossrank calls the computation, how its transformers classes begin). Custom code on the
 # hub borrows known model types for other computations; the class name tells them apart.
@@ -37,6 +38,10 @@ _ARCHITECTURES = {
 _ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax"}
 _TRANSFORMER_CONFIGS = ("sentence_bert_config.json", "sentence_roberta_config.json")
 _UNSET_LENGTH = 1_000_000  # transformers writes 1e30 for "no limit"
+_OWN_PROMPTS = ("query", "document")  # names that sentence-transformers knows without being told
+# Rows of an embedding matrix that its tokenizer has no token for are padding, to a round number: mDeBERTa-v3
+# has 898 in 251,000. Beyond these bounds the tokenizer is another model's.
+_SPARE_ROWS, _SPARE_PART = 1024, 0.05
 
 
 class Checkpoint:
@@ -61,20 +66,25 @@ class Checkpoint:
         self.folder = folder
         self.transformer_folder, self.modules, self._module_files = read_modules(folder)
         place = self.transformer_folder
-        self.config = self._read_config(place)
+        self._config_file = place / "config.json"
+        if not self._config_file.is_file():
+            raise CheckpointError(f"{place} has no config.json, so it is not a model folder")
+        self.config = read_object(self._config_file)
         self.onnx_files = tuple(sorted(folder.glob("onnx/*.onnx")))
-        self.architecture = _architecture(place / "config.json", self.config, bool(self.onnx_files))
+        self.architecture = _architecture(self._config_file, self.config, bool(self.onnx_files))
         self.tokenizer_file = place / "tokenizer.json"
         if not self.tokenizer_file.is_file():
             raise CheckpointError(
                 f"{place} has no tokenizer.json; make one where transformers is installed with "
                 f"AutoTokenizer.from_pretrained({str(place)!r}).save_pretrained({str(place)!r})"
             )
-        self.tokenizer_config = _optional_json(place / "tokenizer_config.json")
-        self._transformer_config: dict[str, Any] = next(
-            (read_json(place / name) for name in _TRANSFORMER_CONFIGS if (place / name).is_file()), {}
-        )
-        self._model_config = _optional_json(folder / "config_sentence_transformers.json")
+        self._tokenizer_config_file = place / "tokenizer_config.json"
+        self.tokenizer_config = read_object(self._tokenizer_config_file)
+        names = (name for name in _TRANSFORMER_CONFIGS if (place / name).is_file())
+        self._transformer_config_file = place / next(names, _TRANSFORMER_CONFIGS[0])
+        self._transformer_config = read_object(self._transformer_config_file)
+        self._model_config_file = folder / "config_sentence_transformers.json"
+        self._model_config = read_object(self._model_config_file)
         self.weight_files = weight_files(place)
         self.int8_file = place / INT8_FILE if (place / INT8_FILE).is_file() else None
         if not self.weight_files and not self.int8_file and not self.onnx_files:
@@ -121,14 +131,22 @@ class Checkpoint:
         for module in reversed(self.modules):
             if isinstance(module, Dense) and module.gives_scores:
                 return int(module.weight.shape[0])
-        stated = self.config.get("num_labels")
-        return int(stated) if stated is not None else len(self.config.get("id2label") or (0, 1))
+        stated = read_setting(self.config, "num_labels", int, None, source=self._config_file, least=1)
+        return stated if stated is not None else len(self._label_names) or 2
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels' names, in the order of the scores."""
-        named = {int(index): str(label) for index, label in (self.config.get("id2label") or {}).items()}
+        named = self._label_names
         return tuple(named.get(index, f"LABEL_{index}") for index in range(self.num_labels))
+
+    @property
+    def _label_names(self) -> dict[int, str]:
+        stated = read_setting(self.config, "id2label", dict, None, source=self._config_file) or {}
+        try:
+            return {int(index): str(label) for index, label in stated.items()}
+        except ValueError:
+            raise bad_setting(self._config_file, "id2label", stated, "names by their number") from None
 
     @property
     def is_modular_cross_encoder(self) -> bool:
@@ -161,10 +179,12 @@ class Checkpoint:
     @property
     def max_length(self) -> int:
         """Most tokens of an input, special tokens included: the least of what the configs allow."""
+        tokenizer_file, transformer_file = self._tokenizer_config_file, self._transformer_config_file
         limits = [
             self.max_positions,
-            self.tokenizer_config.get("model_max_length"),
-            self._transformer_config.get("max_seq_length"),
+            # transformers also writes "no limit" as 1e30, which is no whole number to JSON.
+            read_setting(self.tokenizer_config, "model_max_length", float, None, source=tokenizer_file),
+            read_setting(self._transformer_config, "max_seq_length", int, None, source=transformer_file),
         ]
         sane = [int(limit) for limit in limits if limit is not None and 0 < limit < _UNSET_LENGTH]
         return min(sane, default=512)
@@ -172,17 +192,18 @@ class Checkpoint:
     @property
     def max_positions(self) -> int | None:
         """How many positions the weights have; None when the config does not say."""
-        stated = self.config.get("max_position_embeddings")
-        if stated is None:
-            return None
+        file = self._config_file
+        stated = read_setting(self.config, "max_position_embeddings", int, None, source=file, least=1)
+        if stated is None or self.architecture != "roberta":
+            return stated
         # RoBERTa's table begins with pad_token_id + 1 rows that no token uses.
-        offset = self.config.get("pad_token_id", 1) + 1 if self.architecture == "roberta" else 0
-        return int(stated) - int(offset)
+        return stated - read_setting(self.config, "pad_token_id", int, 1, source=file, least=0) - 1
 
     @property
     def uses_token_types(self) -> bool:
         """Whether the tokenizer tells the two texts of a pair apart; if it says no, all types are 0."""
-        names = self.tokenizer_config.get("model_input_names")
+        file = self._tokenizer_config_file
+        names = read_setting(self.tokenizer_config, "model_input_names", list, None, source=file)
         return names is None or "token_type_ids" in names
 
     @property
@@ -197,24 +218,41 @@ class Checkpoint:
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Prompts by name ("query", "document", ...), put before a text; empty ones left out."""
-        stated = self._model_config.get("prompts") or {}
-        return {str(name): str(text) for name, text in stated.items() if text}
+        """Prompts by name ("query", "document", ...), put before a text; an empty one says to put nothing."""
+        file = self._model_config_file
+        stated = read_setting(self._model_config, "prompts", dict, None, source=file) or {}
+        for name, text in stated.items():
+            if text is not None and not isinstance(text, str):
+                raise bad_setting(file, f"prompts[{name!r}]", text, "a string")
+        return {name: text for name, text in stated.items() if text is not None}
 
     @property
     def default_prompt_name(self) -> str | None:
-        """The prompt used when none is named."""
-        return self._model_config.get("default_prompt_name")
+        """Name of the prompt used when none is named; None for no prompt."""
+        file = self._model_config_file
+        name = read_setting(self._model_config, "default_prompt_name", str, None, source=file)
+        known = {*self.prompts, *_OWN_PROMPTS}
+        if name is not None and name not in known:
+            raise bad_setting(file, "default_prompt_name", name, f"one of {', '.join(sorted(known))}")
+        return name
 
     @property
     def similarity(self) -> str | None:
         """What embeddings are compared by: "cosine", "dot", "euclidean", "manhattan"; None if unsaid."""
-        return self._model_config.get("similarity_fn_name")
+        file = self._model_config_file
+        return read_setting(self._model_config, "similarity_fn_name", str, None, source=file)
 
     @property
     def lowercase(self) -> bool:
         """Whether texts are lower-cased before the tokenizer, whatever the tokenizer itself does."""
-        return bool(self._transformer_config.get("do_lower_case", False))
+        file = self._transformer_config_file
+        return read_setting(self._transformer_config, "do_lower_case", bool, False, source=file)
+
+    @cached_property
+    def int8_digest(self) -> str:
+        """SHA-256 (hex) of `int8_file`, which must be there; computed when first asked for."""
+        assert self.int8_file is not None  # those who ask have looked
+        return file_digest(self.int8_file)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -226,53 +264,39 @@ class Checkpoint:
         files += [*self._module_files, *weights]
         digest = hashlib.sha256()
         for file in sorted({file for file in files if file.is_file()}):
-            digest.update(f"{file.relative_to(self.folder).as_posix()} {file_digest(file)}\n".encode())
+            content = self.int8_digest if file == self.int8_file else file_digest(file)
+            digest.update(f"{file.relative_to(self.folder).as_posix()} {content}\n".encode())
         return digest.hexdigest()
 
     # --- checks ---------------------------------------------------------------------------------------
 
-    def _read_config(self, place: Path) -> dict[str, Any]:
-        path = place / "config.json"
-        if not path.is_file():
-            raise CheckpointError(f"{place} has no config.json, so it is not a model folder")
-        config = read_json(path)
-        if not isinstance(config, dict):
-            raise CheckpointError(f"{path} is not a JSON object")
-        return config
-
     def _check_tokenizer(self) -> None:
-        rows = self.config.get("vocab_size")
-        if not isinstance(rows, int):
-            raise CheckpointError(f"{self.transformer_folder / 'config.json'}: vocab_size is {rows!r}")
+        rows = read_setting(self.config, "vocab_size", int, source=self._config_file, least=1)
         highest = _highest_token_id(self.tokenizer_file)
         if highest >= rows:
             raise CheckpointError(
                 f"{self.tokenizer_file} has token ids up to {highest}, but the model has embeddings for "
                 f"{rows} tokens only; tokenizer and weights do not belong together"
             )
-
-
-def file_digest(file: Path) -> str:
-    """SHA-256 (hex) of a file's content."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        if rows - 1 - highest > max(_SPARE_ROWS, _SPARE_PART * rows):
+            raise CheckpointError(
+                f"{self.tokenizer_file} has token ids up to {highest} only, but the model has embeddings for "
+                f"{rows} tokens; tokenizer and weights do not belong together"
+            )
 
 
 def _architecture(path: Path, config: dict[str, Any], has_onnx: bool) -> str:
-    model_type = config.get("model_type")
-    classes = [str(name) for name in config.get("architectures") or []]
+    model_type = read_setting(config, "model_type", str, None, source=path)
+    classes = [str(name) for name in read_setting(config, "architectures", list, None, source=path) or ()]
     if model_type is None:  # the oldest configs name only the class
         matches = [
             kind for kind, (_, prefix) in _ARCHITECTURES.items() if classes and classes[0].startswith(prefix)
         ]
         model_type = matches[0] if matches else None
-    known = _ARCHITECTURES.get(str(model_type))
+    known = None if model_type is None else _ARCHITECTURES.get(model_type)
     if known is None or any(not name.startswith(known[1]) for name in classes):
         if has_onnx and model_type is not None:
-            return classes[0] if known else str(model_type)  # the folder's own graph can run it
+            return classes[0] if known else model_type  # the folder's own graph can run it
         found = ", ".join([f"model_type {model_type!r}", *classes])
         raise UnsupportedArchitectureError(
             f"{path}: {found} is not an architecture crossrank has a graph for; "
@@ -291,13 +315,6 @@ def _highest_token_id(path: Path) -> int:
         return max(int(index) for index in [*ids, *added])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a tokenizer of the tokenizers library") from error
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    content = read_json(path) if path.is_file() else {}
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
-    return content
 
 
 def _no_weights(place: Path) -> str:

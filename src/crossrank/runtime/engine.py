@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
 from crossrank.errors import CheckpointError, InputError, UnsupportedArchitectureError
-from crossrank.runtime.checkpoint import Checkpoint, file_digest
+from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.bert import BertEncoder
 from crossrank.runtime.encoders.deberta import DebertaEncoder
 from crossrank.runtime.encoders.encoder import Encoder
@@ -20,7 +20,8 @@ from crossrank.runtime.encoders.heads import write_modules
 from crossrank.runtime.encoders.modernbert import ModernBertEncoder
 from crossrank.runtime.graph import Graph, LinearForm
 from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, Int8Linear, passed_parity
-from crossrank.runtime.limits import available_cores
+from crossrank.runtime.limits import num_threads
+from crossrank.runtime.weights import file_digest
 
 __all__ = ["ARCHITECTURES", "Engine", "build_graph", "open_engine", "open_session"]
 
@@ -163,16 +164,21 @@ def open_engine(
     Args:
         checkpoint: the opened folder.
         output: "logits" for a classifier's raw scores, "tokens" for the last layer's token vectors.
-        precision: what linear layers compute in; "auto" takes the fastest form that is there.
-        threads: threads of one run; None takes the cores this process may use.
+        precision: what linear layers compute in; "auto" takes int8 where it passed its parity gate, else
+            float32, from float32 weights: those of an int8 file alone are computed with only when asked for.
+        threads: threads of one run, at most `limits.MAX_THREADS`; None takes the cores this process may use.
         source: "weights" writes a graph from safetensors, "onnx" runs the folder's own ONNX file, "auto"
             takes the weights where crossrank has a graph for the architecture, else the file.
 
     Raises:
+        InputError: a precision, source or number of threads that is none.
         CheckpointError: the checkpoint cannot give this output or precision, or its tensors do not fit its
             config.
         UnsupportedArchitectureError: there is neither a graph for it nor an ONNX file.
     """
+    for name, value, choices in (("precision", precision, Precision), ("source", source, Source)):
+        if value not in get_args(choices):
+            raise InputError(f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}")
     can_write = checkpoint.architecture in ARCHITECTURES and checkpoint.has_weights
     if source == "onnx" or (source == "auto" and not can_write and checkpoint.onnx_files):
         if precision == "int8":
@@ -180,7 +186,7 @@ def open_engine(
         return _open_file(checkpoint, output, threads)
     int8_file = checkpoint.int8_file
     if precision == "int8" or (precision == "auto" and int8_file):
-        if int8_file and passed_parity(int8_file.parent):
+        if int8_file and passed_parity(int8_file.parent, lambda: checkpoint.int8_digest):
             graph = build_graph(checkpoint, output, Int8Linear(), checkpoint.int8_tensors())
             session, kept = open_session(graph, threads)
             return SessionEngine(
@@ -188,10 +194,10 @@ def open_engine(
                 graph.output_names[0],
                 checkpoint,
                 precision="int8",
-                source=partial(file_digest, int8_file),
+                source=lambda: checkpoint.int8_digest,
                 kept=kept,
             )
-        if precision == "int8":
+        if precision == "int8" or not checkpoint.weight_files:
             raise CheckpointError(_no_int8(checkpoint))
     graph = build_graph(checkpoint, output)
     session, kept = open_session(graph, threads)
@@ -266,7 +272,7 @@ def open_session(graph: Graph, threads: int | None = None) -> tuple[onnxruntime.
 
 def _session_options(threads: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or available_cores()
+    options.intra_op_num_threads = num_threads(threads)
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors only: a library does not print
@@ -276,10 +282,13 @@ def _session_options(threads: int | None) -> onnxruntime.SessionOptions:
 
 
 def _no_int8(checkpoint: Checkpoint) -> str:
-    return (
-        f"{checkpoint.folder} has no int8 form that passed the parity gate ({INT8_FILE} with {PARITY_FILE}); "
-        "use precision='float32'"
-    )
+    why = f"there is no {INT8_FILE}; use precision='float32'"
+    if checkpoint.int8_file:
+        why = (
+            f"{PARITY_FILE} does not say so of its {INT8_FILE}, SHA-256 {checkpoint.int8_digest}; "
+            "fetch both again, or use precision='float32'"
+        )
+    return f"{checkpoint.folder} has no int8 form that passed the parity gate: {why}"
 
 
 def _open_file(checkpoint: Checkpoint, output: Output, threads: int | None) -> Engine:

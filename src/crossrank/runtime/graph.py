@@ -49,8 +49,8 @@ class LinearForm(Protocol):
         Args:
             graph: takes the nodes.
             x: a value of shape (rows, in) float32.
-            name: prefix of the layer's tensors in the checkpoint, `name + ".weight"` of shape (out, in) and
-                `name + ".bias"` (out,), which may be absent.
+            name: prefix of the layer's tensors in the checkpoint: `name + ".weight"` of shape (out, in) and,
+                where the architecture has one, `name + ".bias"` (out,). The graph has checked both.
 
         Returns:
             A value of shape (rows, out) float32.
@@ -237,54 +237,81 @@ class Graph:
         scales = self.node("Gather", [self.tensor(scale, (size[0], 1)), ids])
         return self.node("Mul", [self.node("Cast", [rows], to=TensorProto.FLOAT), scales])
 
-    def linear(self, x: str, name: str, size: tuple[int, int]) -> str:
+    def linear(self, x: str, name: str, size: tuple[int, int], *, bias: bool = True) -> str:
         """A linear layer of the checkpoint, in the graph's form.
 
         Args:
             x: (rows, in).
             name: prefix of the layer's tensors in the checkpoint.
             size: (out, in), which the weight must have.
+            bias: whether the layer has a bias: the architecture says so, not what the weights happen to have.
         """
-        self._check_linear(name, size)
+        self._check_linear(name, size, bias)
         return self._form.linear(self, x, name)
 
     def linear_many(self, x: str, names: Sequence[str], size: tuple[int, int]) -> list[str]:
-        """Several linear layers of one size that read the same x."""
+        """Several linear layers of one size, with biases, that read the same x."""
         for name in names:
-            self._check_linear(name, size)
+            self._check_linear(name, size, bias=True)
         return self._form.linear_many(self, x, names)
 
-    def head_linear(self, x: str, name: str, size: tuple[int, int]) -> str:
+    def head_linear(self, x: str, name: str, size: tuple[int, int], *, bias: bool = True) -> str:
         """A linear layer always in float32: heads see one row a pair, and precision is all there."""
-        self._check_linear(name, size)
+        self._check_linear(name, size, bias)
         return Float32Linear().linear(self, x, name)
 
-    def _check_linear(self, name: str, size: tuple[int, int]) -> None:
+    def _check_linear(self, name: str, size: tuple[int, int], bias: bool) -> None:
         self.array(f"{name}.weight", size)
-        if self.has(f"{name}.bias"):
+        if bias:
             self.array(f"{name}.bias", size[:1])
+        else:
+            self._refuse(f"{name}.bias")
 
-    def norm(self, x: str, name: str, epsilon: float) -> str:
-        """LayerNorm over the last axis; without a bias where the checkpoint has none."""
-        scale, bias = self._norm_tensors(name)
-        return self.node("LayerNormalization", [x, scale, *bias], epsilon=epsilon)
+    def _refuse(self, name: str) -> None:
+        if self.has(name):
+            raise CheckpointError(
+                f"the checkpoint has a tensor {name!r}, for which there is no place in the model of its "
+                "config.json; the weights and the config do not belong together"
+            )
 
-    def add_norm(self, x: str, skip: str, name: str, epsilon: float) -> tuple[str, str]:
+    def check_layers(self, name: str, count: int) -> None:
+        """Refuse weights that have more layers than the config.
+
+        Args:
+            name: what the tensors of all layers begin with: those of the first with `name + ".0."`.
+            count: layers of the config.
+
+        Raises:
+            CheckpointError: there is a tensor of a further layer.
+        """
+        for tensor in self.tensors:
+            number, _, part = tensor.removeprefix(f"{name}.").partition(".")
+            if part and number.isdecimal() and int(number) >= count:
+                raise CheckpointError(
+                    f"the checkpoint has a tensor {tensor!r}, but config.json calls for {count} layers only; "
+                    "the weights and the config do not belong together"
+                )
+
+    def norm(self, x: str, name: str, epsilon: float, *, bias: bool = True) -> str:
+        """LayerNorm over the last axis; `bias` says whether the architecture's norms have one."""
+        return self.node("LayerNormalization", [x, *self._norm_tensors(name, bias)], epsilon=epsilon)
+
+    def add_norm(self, x: str, skip: str, name: str, epsilon: float, *, bias: bool = True) -> tuple[str, str]:
         """LayerNorm(x + skip), and x + skip itself.
 
         Two nodes on purpose: ONNX Runtime's fused SkipLayerNormalization takes 7 times as long on a CPU
         (1.9 against 0.26 ms for 1024 × 384, version 1.31), so sessions also leave that fusion out.
         """
         total = self.node("Add", [x, skip])
-        return self.norm(total, name, epsilon), total
+        return self.norm(total, name, epsilon, bias=bias), total
 
-    def _norm_tensors(self, name: str) -> tuple[str, list[str]]:
+    def _norm_tensors(self, name: str, bias: bool) -> list[str]:
         # Checkpoints converted from the first BERT releases still say gamma and beta.
-        for scale, bias in (("weight", "bias"), ("gamma", "beta")):
-            if self.has(f"{name}.{scale}"):
-                has_bias = self.has(f"{name}.{bias}")
-                return self.tensor(f"{name}.{scale}"), [self.tensor(f"{name}.{bias}")] if has_bias else []
-        return self.tensor(f"{name}.weight"), []  # raises, naming the tensor
+        scale, shift = ("gamma", "beta") if self.has(f"{name}.gamma") else ("weight", "bias")
+        if bias:
+            return [self.tensor(f"{name}.{scale}"), self.tensor(f"{name}.{shift}")]
+        self._refuse(f"{name}.{shift}")
+        return [self.tensor(f"{name}.{scale}")]
 
     def activation(self, x: str, kind: str) -> str:
         """An activation by the name configs use ("gelu", "gelu_new", "relu", "silu", ...).

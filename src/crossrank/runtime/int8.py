@@ -6,16 +6,18 @@ layer is QuantizeLinear (uint8, one scale) and an integer product with one weigh
 (int8). Heads, norms, attention and activation functions stay float32.
 
 A quantised checkpoint is one file, `model.int8.safetensors`, beside config.json and tokenizer.json. For a
-layer `name` it has `name.weight` (out, in) int8, `name.weight_scale` (out,), `name.bias` (out,) and
-`name.bias_correction` (out,), which are added up in int8, `name.input_scale` (1,), `name.input_zero_point`
-(1,) and, where smoothing helped, `name.input_smooth` (in,): inputs are multiplied by it. With `name.by_row`
-(1,) the scale is for inputs divided by the largest |value| of their row, which keeps it a row's own. A table
-`name` of word embeddings has `name` (rows, size) int8 and `name_scale` (rows, 1).
+layer `name` it has `name.weight` (out, in) int8, `name.weight_scale` (out,), `name.bias` (out,) where the
+float32 layer has one, `name.bias_correction` (out,), which is added to it in int8, `name.input_scale` (1,),
+`name.input_zero_point` (1,) and, where smoothing helped, `name.input_smooth` (in,): inputs are multiplied by
+it. With `name.by_row` (1,) the scale is for inputs divided by the largest |value| of their row, which keeps
+it a row's own. A table `name` of word embeddings has `name` (rows, size) int8 and `name_scale` (rows, 1).
+
+Beside it, `parity.json` is the record of the parity gate: "passed", and the "sha256" of the very file that
+was measured, so that it says nothing about any other.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -25,8 +27,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crossrank.errors import CheckpointError
 from crossrank.runtime.graph import Float32Linear, Graph
+from crossrank.runtime.settings import read_object, read_setting
+from crossrank.runtime.weights import file_digest
 
 __all__ = ["INT8_FILE", "PARITY_FILE", "Dequantized", "Int8Linear", "passed_parity"]
 
@@ -54,7 +57,9 @@ class Int8Linear:
         x = self._smooth(graph, x, name)
         largest = self._largest(graph, x) if graph.has(f"{name}.by_row") else ""
         rounded = self._round(graph, x, name, largest)
-        bias = graph.array(f"{name}.bias") + graph.array(f"{name}.bias_correction")
+        bias = graph.array(f"{name}.bias_correction")
+        if graph.has(f"{name}.bias"):
+            bias = graph.array(f"{name}.bias") + bias
         weight = np.ascontiguousarray(graph.array(f"{name}.weight").T)  # (in, out)
         if not self._signed:
             weight = (weight.astype(np.int16) + 128).astype(np.uint8)
@@ -150,8 +155,12 @@ class Dequantized(Mapping[str, Array]):
         return len(self._names)
 
 
-def passed_parity(folder: Path) -> bool:
-    """Whether a folder's int8 weights have a record of passing the parity gate.
+def passed_parity(folder: Path, digest: Callable[[], str] | None = None) -> bool:
+    """Whether a folder's int8 weights, and no others, have a record of passing the parity gate.
+
+    Args:
+        folder: has both files.
+        digest: gives the SHA-256 (hex) of the weights where that is kept; None computes it.
 
     Raises:
         CheckpointError: the record cannot be read.
@@ -159,12 +168,11 @@ def passed_parity(folder: Path) -> bool:
     path = folder / PARITY_FILE
     if not path.is_file():
         return False
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["passed"] is True
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is not a record of the parity gate; quantise the model again"
-        ) from error
+    record = read_object(path)
+    if not read_setting(record, "passed", bool, source=path):
+        return False
+    measured = read_setting(record, "sha256", str, source=path)
+    return measured == (digest() if digest else file_digest(folder / INT8_FILE))
 
 
 @cache

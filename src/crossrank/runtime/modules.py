@@ -6,7 +6,6 @@ Source: sentence-transformers 6 (base/modules, sentence_transformer/modules); ol
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.errors import CheckpointError, UnsupportedArchitectureError
+from crossrank.runtime.settings import read_json, read_object, read_setting
 from crossrank.runtime.weights import open_tensors, weight_files
 
-__all__ = ["Dense", "LayerNorm", "Module", "Normalize", "Pooling", "read_json", "read_modules"]
+__all__ = ["Dense", "LayerNorm", "Module", "Normalize", "Pooling", "read_modules"]
 
 PoolingMode = Literal["cls", "mean", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"]
 
@@ -94,18 +94,6 @@ class Normalize:
 Module = Pooling | Dense | LayerNorm | Normalize
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        CheckpointError: it is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); fetch the model again") from error
-
-
 def read_modules(folder: Path) -> tuple[Path, list[Module], list[Path]]:
     """Read modules.json and what it names.
 
@@ -148,53 +136,56 @@ def read_modules(folder: Path) -> tuple[Path, list[Module], list[Path]]:
                 f"supported: Transformer, Dropout, {', '.join(sorted(_READERS))}"
             )
         config_path = place / "config.json"
-        config = read_json(config_path) if config_path.is_file() else {}
-        modules.append(_READERS[kind](place, config))
+        modules.append(_READERS[kind](place, read_object(config_path)))
         files += [file for file in (config_path, *weight_files(place)) if file.is_file()]
     return listed[0][1], modules, files
 
 
 def _read_pooling(place: Path, config: dict[str, Any]) -> Pooling:
-    stated = config.get("pooling_mode")
-    if stated is None:
+    path, stated = place / "config.json", config.get("pooling_mode")
+    if isinstance(stated, str):
+        stated = [stated]
+    elif stated is None:
         stated = [mode for key, mode in _LEGACY_MODES.items() if config.get(key)] or ["mean"]
-    modes = (stated,) if isinstance(stated, str) else tuple(stated)
+    else:
+        stated = read_setting(config, "pooling_mode", list, source=path)
+    modes = tuple(stated)
     for mode in modes:
         if mode not in _LEGACY_MODES.values():
             raise UnsupportedArchitectureError(
-                f"{place / 'config.json'}: pooling mode {mode!r} is not supported; "
+                f"{path}: pooling mode {mode!r} is not supported; "
                 f"supported: {', '.join(_LEGACY_MODES.values())}"
             )
-    return Pooling(modes, bool(config.get("include_prompt", True)))
+    return Pooling(modes, read_setting(config, "include_prompt", bool, True, source=path))
 
 
 def _read_dense(place: Path, config: dict[str, Any]) -> Dense:
-    tensors = _module_tensors(place)
-    weight = tensors.get("linear.weight")
+    path, tensors = place / "config.json", _module_tensors(place)
     expected = (config.get("out_features"), config.get("in_features"))
-    if weight is None or weight.shape != expected:
-        found = None if weight is None else weight.shape
-        raise CheckpointError(
-            f"{place}: Dense should have a weight of shape {expected}, but it is {found}; "
-            "fetch the model again"
-        )
+    has_bias = read_setting(config, "bias", bool, True, source=path)
+    for part, shape in (("weight", expected), ("bias", expected[:1] if has_bias else None)):
+        found = tensors[f"linear.{part}"].shape if f"linear.{part}" in tensors else None
+        if found != shape:
+            raise CheckpointError(
+                f"{place}: Dense should have a {part} of shape {shape}, but it is {found}; "
+                "fetch the model again"
+            )
     residual: npt.NDArray[np.float32] | Literal["identity"] | None = None
-    if config.get("use_residual"):
+    if read_setting(config, "use_residual", bool, False, source=path):
         residual = tensors.get("residual.weight", "identity")
     output = config.get("module_output_name") or config.get("module_input_name") or "sentence_embedding"
     if output not in ("sentence_embedding", "scores"):
-        raise UnsupportedArchitectureError(
-            f"{place / 'config.json'}: a Dense module that writes {output!r} is not supported"
-        )
+        raise UnsupportedArchitectureError(f"{path}: a Dense module that writes {output!r} is not supported")
     # sentence-transformers' own default is Tanh.
     stated = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     activation = _ACTIVATIONS.get(stated.rsplit(".", 1)[-1])
     if activation is None or not stated.startswith("torch."):
         raise UnsupportedArchitectureError(
-            f"{place / 'config.json'}: activation {stated!r} is not supported; "
-            f"supported: torch.nn's {', '.join(_ACTIVATIONS)}"
+            f"{path}: activation {stated!r} is not supported; supported: torch.nn's {', '.join(_ACTIVATIONS)}"
         )
-    return Dense(weight, tensors.get("linear.bias"), activation, residual, output == "scores")
+    return Dense(
+        tensors["linear.weight"], tensors.get("linear.bias"), activation, residual, output == "scores"
+    )
 
 
 def _read_layer_norm(place: Path, config: dict[str, Any]) -> LayerNorm:

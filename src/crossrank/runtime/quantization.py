@@ -40,7 +40,7 @@ class QuantizedLayer(NamedTuple):
 
     weight: Array  # (out, in) int8
     weight_scale: Array  # (out,) float32
-    bias: Array  # (out,) float32
+    bias: Array | None  # (out,) float32; None where the float32 layer has none
     bias_correction: Array  # (out,) float32: added to the bias, makes up for the mean error of int8
     input_scale: Array  # (1,) float32
     input_zero_point: Array  # (1,) uint8
@@ -107,7 +107,7 @@ def _rounded(
     clip: float = 1.0,
     row_zero_point: int | None = None,
 ) -> tuple[float, QuantizedLayer]:
-    """Quantise a layer in one way; the mean squared error of its output, and the layer, its bias 0."""
+    """Quantise a layer in one way; the mean squared error of its output, and the layer without a bias."""
     x = inputs if smooth is None else inputs * smooth
     scaled_weight = weight if smooth is None else weight / smooth
     weight_scale = np.maximum(np.abs(scaled_weight).max(axis=1), 1e-12).astype(np.float32) / _MAX_WEIGHT
@@ -127,7 +127,7 @@ def _rounded(
     layer = QuantizedLayer(
         rounded_weight.astype(np.int8),
         weight_scale,
-        np.zeros(len(weight), np.float32),
+        None,
         (-drift).astype(np.float32),
         np.array([scale], np.float32),
         np.array([zero_point], np.uint8),

@@ -10,6 +10,7 @@ A literal special token in a text ("[SEP]") is that special token to the model, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ import tokenizers
 
 from crossrank.errors import CheckpointError, InputError
 from crossrank.runtime.segments import segments, splits_at_spaces
+from crossrank.runtime.settings import bad_setting, read_setting
 from crossrank.runtime.templates import derive_templates
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ __all__ = ["ModelInputs", "Tokenizer", "Tokens", "check_text", "check_texts"]
 Ids = npt.NDArray[np.int32]
 Row = npt.NDArray[np.int64]
 
+_SPECIAL_TOKENS = ("pad_token", "cls_token", "sep_token", "unk_token", "mask_token")
 _CHUNK_CHARACTERS = 1_000_000  # of one call into the library: its encodings take about 100 bytes a token
 
 
@@ -108,15 +111,15 @@ class Tokenizer:
             raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        config, settings = checkpoint.config, checkpoint.tokenizer_config
-        self._check_padding(config, settings, str(path))
-        self.pad_id = int(config.get("pad_token_id") or 0)
+        config, config_file = checkpoint.config, path.with_name("config.json")
+        pad_id = read_setting(config, "pad_token_id", int, None, source=config_file, least=0)
+        self._check_special_tokens(checkpoint.tokenizer_config, path, pad_id)
+        self.pad_id = pad_id or 0
         self._lowercase = checkpoint.lowercase
         # A model with one token type has no embedding for a second; a tokenizer that does not list the
         # types among the model's inputs means that the model was trained with zeros.
-        has_types = int(config.get("type_vocab_size", 2)) > 1 and "token_type_ids" in settings.get(
-            "model_input_names", ["token_type_ids"]
-        )
+        num_types = read_setting(config, "type_vocab_size", int, 2, source=config_file, least=0)
+        has_types = num_types > 1 and checkpoint.uses_token_types
         self._single, self._pair = derive_templates(self._tokenizer, has_types=has_types, source=str(path))
         self._num_special_tokens = self._pair.num_special_tokens  # asked for once a pair
         self._can_split = splits_at_spaces(self._tokenizer)
@@ -211,17 +214,27 @@ class Tokenizer:
             begin = end
         return encoded
 
-    def _check_padding(self, config: dict[str, Any], settings: dict[str, Any], path: str) -> None:
-        """Refuse the tokenizer of another model family: its padding token is not the model's."""
-        pad = settings.get("pad_token")
-        pad = pad.get("content") if isinstance(pad, dict) else pad
-        pad_id = self._tokenizer.token_to_id(pad) if isinstance(pad, str) else None
-        expected = config.get("pad_token_id")
-        if pad_id is not None and expected is not None and pad_id != expected:
-            raise CheckpointError(
-                f"{path} does not belong to this model: its padding token {pad!r} has id {pad_id}, "
-                f"config.json says pad_token_id {expected}; use the tokenizer the model was trained with"
-            )
+    def _check_special_tokens(self, settings: dict[str, Any], path: Path, pad_id: int | None) -> None:
+        """Refuse the tokenizer of another model family: its special tokens are not the model's."""
+        source = path.with_name("tokenizer_config.json")
+        for key in _SPECIAL_TOKENS:
+            stated = settings.get(key)
+            token = stated.get("content") if isinstance(stated, dict) else stated
+            if token is None:
+                continue
+            if not isinstance(token, str):
+                raise bad_setting(source, key, stated, "a token")
+            found = self._tokenizer.token_to_id(token)
+            if found is None:
+                raise CheckpointError(
+                    f"{path} does not belong to this model: it has no token {token!r}, which {source.name} "
+                    f"names as {key}; use the tokenizer the model was trained with"
+                )
+            if key == "pad_token" and pad_id is not None and found != pad_id:
+                raise CheckpointError(
+                    f"{path} does not belong to this model: its padding token {token!r} has id {found}, "
+                    f"config.json says pad_token_id {pad_id}; use the tokenizer the model was trained with"
+                )
 
 
 def _concatenate(parts: list[Tokens]) -> Tokens:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from onnx import TensorProto
 
 from crossrank.errors import UnsupportedArchitectureError
-from crossrank.runtime.encoders.encoder import Frame, find_prefix, no_head, read
+from crossrank.runtime.encoders.encoder import Frame, find_prefix, no_head, read_heads
 from crossrank.runtime.graph import Graph
+from crossrank.runtime.settings import read_setting
 
 __all__ = ["BertEncoder"]
 
@@ -81,14 +82,17 @@ class BertEncoder:
         self._graph = graph
         self._config = config
         self._architecture = architecture
-        self.hidden_size = read(config, names.hidden_size)
-        self._num_heads = read(config, names.num_heads)
-        self._num_layers = read(config, names.num_layers)
-        self._inner_size = read(config, names.intermediate_size)
-        self._activation = config.get(names.activation) or "gelu"
-        self._epsilon = 1e-12 if architecture == "distilbert" else config.get("layer_norm_eps", 1e-12)
+        self.hidden_size = read_setting(config, names.hidden_size, int, least=1)
+        self._num_heads = read_heads(config, names.num_heads, self.hidden_size)
+        self._num_layers = read_setting(config, names.num_layers, int, least=1)
+        self._inner_size = read_setting(config, names.intermediate_size, int, least=1)
+        self._activation = read_setting(config, names.activation, str, "gelu")
+        self._epsilon = 1e-12
+        if architecture != "distilbert":
+            self._epsilon = read_setting(config, "layer_norm_eps", float, 1e-12, least=0)
         prefixes = (_PREFIXES[architecture], "")
         self._prefix = find_prefix(graph, prefixes, "embeddings.word_embeddings.weight")
+        graph.check_layers(f"{self._prefix}{names.layer}", self._num_layers)
         self.frame = Frame(graph, self.hidden_size)
 
     def tokens(self) -> str:
@@ -125,11 +129,14 @@ class BertEncoder:
         graph, frame, config = self._graph, self.frame, self._config
         name = f"{self._prefix}embeddings"
         # ELECTRA's small models have narrower embeddings, projected up below.
-        size = config.get("embedding_size", self.hidden_size) if self._architecture == "electra" else None
-        size = size or self.hidden_size
-        table_size = (read(config, "vocab_size"), size)
+        size = self.hidden_size
+        if self._architecture == "electra":
+            size = read_setting(config, "embedding_size", int, size, least=1)
+        table_size = (read_setting(config, "vocab_size", int), size)
         x = graph.lookup(frame.ids, f"{name}.word_embeddings.weight", table_size)  # (batch, length, size)
-        num_types = config.get("type_vocab_size", 0) if self._architecture != "distilbert" else 0
+        num_types = 0
+        if self._architecture != "distilbert":
+            num_types = read_setting(config, "type_vocab_size", int, 2, least=0)
         if num_types:
             types = graph.tensor(f"{name}.token_type_embeddings.weight", (num_types, size))
             # A table of one row leaves nothing to choose, whatever the tokenizer says.
@@ -144,12 +151,12 @@ class BertEncoder:
 
     def _positions(self, name: str, size: int) -> str:
         graph, frame = self._graph, self.frame
-        shape = (read(self._config, "max_position_embeddings"), size)
+        shape = (read_setting(self._config, "max_position_embeddings", int, least=1), size)
         table = graph.tensor(f"{name}.position_embeddings.weight", shape)
         if self._architecture != "roberta":
             return graph.slice(table, graph.constant([0]), frame.length, 0)  # (length, size)
         # RoBERTa counts from pad_token_id + 1, and gives every padding token the row pad_token_id.
-        padding = graph.constant(self._config.get("pad_token_id", 1))
+        padding = graph.constant(read_setting(self._config, "pad_token_id", int, 1, least=0))
         equal = graph.node("Equal", [frame.ids, padding])
         real = graph.node("Cast", [graph.node("Not", [equal])], to=TensorProto.INT64)
         count = graph.node("CumSum", [real, graph.constant(1)])

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.errors import UnsupportedArchitectureError
-from crossrank.runtime.encoders.encoder import Frame, find_prefix, no_head, read
+from crossrank.runtime.encoders.encoder import Frame, find_prefix, no_head, read_heads
 from crossrank.runtime.graph import Graph
+from crossrank.runtime.settings import read_setting
 
 __all__ = ["DebertaEncoder", "distance_rows"]
 
@@ -37,28 +38,28 @@ class DebertaEncoder:
     """
 
     def __init__(self, graph: Graph, config: Mapping[str, Any]) -> None:
-        if config.get("conv_kernel_size", 0) > 0:
+        if read_setting(config, "conv_kernel_size", int, 0) > 0:
             raise UnsupportedArchitectureError(
                 "config.json: conv_kernel_size is set; DeBERTa-v2 with a convolution (xlarge, xxlarge) "
                 "has no graph here"
             )
         self._graph = graph
         self._config = config
-        self.hidden_size = read(config, "hidden_size")
-        self._num_heads = read(config, "num_attention_heads")
-        self._num_layers = read(config, "num_hidden_layers")
-        self._inner_size = read(config, "intermediate_size")
-        self._num_positions = read(config, "max_position_embeddings")
-        self._activation = config.get("hidden_act") or "gelu"
-        self._epsilon = config.get("layer_norm_eps", 1e-7)
-        kinds = config.get("pos_att_type") or []
-        self._kinds = [kind.strip() for kind in (kinds.split("|") if isinstance(kinds, str) else kinds)]
+        self.hidden_size = read_setting(config, "hidden_size", int, least=1)
+        self._num_heads = read_heads(config, "num_attention_heads", self.hidden_size)
+        self._num_layers = read_setting(config, "num_hidden_layers", int, least=1)
+        self._inner_size = read_setting(config, "intermediate_size", int, least=1)
+        self._num_positions = read_setting(config, "max_position_embeddings", int, least=1)
+        self._activation = read_setting(config, "hidden_act", str, "gelu")
+        self._epsilon = read_setting(config, "layer_norm_eps", float, 1e-7, least=0)
+        self._kinds = _position_kinds(config)
         head_size = self.hidden_size // self._num_heads
         # Content and each kind of position add a term of variance: the scale keeps their sum at one.
         self._scale = 1.0 / np.sqrt(head_size * (1 + len({"c2p", "p2c"} & {*self._kinds})))
         self._prefix = find_prefix(graph, ("deberta.", ""), "embeddings.word_embeddings.weight")
+        graph.check_layers(f"{self._prefix}encoder.layer", self._num_layers)
         self.frame = Frame(graph, self.hidden_size)
-        if config.get("relative_attention"):
+        if read_setting(config, "relative_attention", bool, False):
             self._prepare_distances()
         else:
             self._kinds = []
@@ -84,25 +85,25 @@ class DebertaEncoder:
             if not graph.has(name):
                 raise no_head("deberta-v2", name)
         x = graph.head_linear(self.first(), "pooler.dense", (hidden, hidden))
-        x = graph.activation(x, self._config.get("pooler_hidden_act") or "gelu")
+        x = graph.activation(x, read_setting(self._config, "pooler_hidden_act", str, "gelu"))
         return graph.head_linear(x, "classifier", (num_labels, hidden))
 
     def _embeddings(self) -> str:
         graph, frame, config = self._graph, self.frame, self._config
         name = f"{self._prefix}embeddings"
-        size = config.get("embedding_size") or self.hidden_size
-        table_size = (read(config, "vocab_size"), size)
+        size = read_setting(config, "embedding_size", int, None, least=1) or self.hidden_size
+        table_size = (read_setting(config, "vocab_size", int), size)
         x = graph.lookup(frame.ids, f"{name}.word_embeddings.weight", table_size)  # (batch, length, size)
-        if config.get("position_biased_input", True):
+        if read_setting(config, "position_biased_input", bool, True):
             table = graph.tensor(f"{name}.position_embeddings.weight", (self._num_positions, size))
             x = graph.node("Add", [x, graph.slice(table, graph.constant([0]), frame.length, 0)])
-        if num_types := config.get("type_vocab_size", 0):
+        if num_types := read_setting(config, "type_vocab_size", int, 0, least=0):
             types = graph.tensor(f"{name}.token_type_embeddings.weight", (num_types, size))
             rows = graph.input("token_type_ids") if num_types > 1 else graph.constant([[0]])
             x = graph.node("Add", [x, graph.node("Gather", [types, rows])])
         x = graph.reshape(x, (-1, size))
         if size != self.hidden_size:
-            x = graph.linear(x, f"{name}.embed_proj", (self.hidden_size, size))
+            x = graph.linear(x, f"{name}.embed_proj", (self.hidden_size, size), bias=False)
         return graph.norm(x, f"{name}.LayerNorm", self._epsilon)
 
     def _layer(self, x: str, index: int, *, first_only: bool = False) -> str:
@@ -144,14 +145,14 @@ class DebertaEncoder:
     def _prepare_distances(self) -> None:
         """Write, once for all layers, which rows of a position table each distance within a batch has."""
         graph, config, count = self._graph, self._config, self._num_positions
-        span = config.get("max_relative_positions", -1)
+        span = read_setting(config, "max_relative_positions", int, -1)
         span = span if span > 0 else count
-        buckets = config.get("position_buckets", -1)
+        buckets = read_setting(config, "position_buckets", int, -1)
         self._span = buckets if buckets > 0 else span
         table = graph.array(
             f"{self._prefix}encoder.rel_embeddings.weight", (2 * self._span, self.hidden_size)
         )
-        if "layer_norm" in str(config.get("norm_rel_ebd", "none")).lower():
+        if "layer_norm" in read_setting(config, "norm_rel_ebd", str, "none").lower():
             norm = f"{self._prefix}encoder.LayerNorm"
             weight, bias = graph.array(f"{norm}.weight"), graph.array(f"{norm}.bias")
             table = _layer_norm(table, weight, bias, self._epsilon)
@@ -180,7 +181,7 @@ class DebertaEncoder:
         Row i, column j has query i · position(i - j) for "c2p" and key j · position(i - j) for "p2c".
         """
         graph = self._graph
-        shared = bool(self._config.get("share_att_key"))
+        shared = read_setting(self._config, "share_att_key", bool, False)
         scores = ""
         if "c2p" in self._kinds:
             table = self._table(name, "key_proj" if shared else "pos_key_proj")
@@ -227,6 +228,15 @@ class DebertaEncoder:
         cut = graph.slice(flat, self._cut_start, self._cut_end, 2)
         rows = graph.node("Reshape", [cut, self._cut_shape])  # (..., length, 2 × length - 1)
         return graph.slice(rows, graph.constant([0]), self.frame.length, 3)
+
+
+def _position_kinds(config: Mapping[str, Any]) -> list[str]:
+    stated = config.get("pos_att_type")
+    if isinstance(stated, str):  # as older configs have it: "c2p|p2c"
+        stated = stated.split("|")
+    else:
+        stated = read_setting(config, "pos_att_type", list, None) or []
+    return [str(kind).strip() for kind in stated]
 
 
 def distance_rows(distances: npt.NDArray[np.int64], buckets: int, span: int) -> npt.NDArray[np.int64]:

@@ -9,8 +9,9 @@ from onnx import TensorProto
 
 from crossrank.errors import CheckpointError
 from crossrank.runtime.graph import Graph
+from crossrank.runtime.settings import bad_setting, read_setting
 
-__all__ = ["Encoder", "Frame", "find_prefix", "no_head", "read"]
+__all__ = ["Encoder", "Frame", "find_prefix", "no_head", "read_heads"]
 
 
 class Encoder(Protocol):
@@ -87,16 +88,16 @@ class Frame:
         return self._graph.node("Unsqueeze", [x, self._graph.constant([1])])
 
 
-def read(config: Mapping[str, Any], key: str, kind: type[Any] = int) -> Any:
-    """A value config.json must have.
+def read_heads(config: Mapping[str, Any], key: str, hidden_size: int) -> int:
+    """The number of attention heads, which share the features evenly.
 
     Raises:
-        CheckpointError: it is missing or of another type.
+        CheckpointError: it is missing, no number, or does not divide `hidden_size`.
     """
-    value = config.get(key)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise CheckpointError(f"config.json: {key} is {value!r}; expected {kind.__name__}")
-    return value
+    num_heads = read_setting(config, key, int, least=1)
+    if hidden_size % num_heads:
+        raise bad_setting("config.json", key, num_heads, f"a divisor of the hidden size {hidden_size}")
+    return num_heads
 
 
 def find_prefix(graph: Graph, prefixes: tuple[str, ...], tensor: str) -> str:

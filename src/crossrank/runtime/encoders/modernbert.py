@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from crossrank.errors import CheckpointError, UnsupportedArchitectureError
-from crossrank.runtime.encoders.encoder import Frame, find_prefix, no_head, read
+from crossrank.errors import UnsupportedArchitectureError
+from crossrank.runtime.encoders.encoder import Frame, find_prefix, no_head, read_heads
 from crossrank.runtime.graph import Graph
+from crossrank.runtime.settings import bad_setting, read_setting
 
 __all__ = ["ModernBertEncoder"]
 
@@ -37,14 +38,18 @@ class ModernBertEncoder:
     def __init__(self, graph: Graph, config: Mapping[str, Any]) -> None:
         self._graph = graph
         self._config = config
-        self.hidden_size = read(config, "hidden_size")
-        self._num_heads = read(config, "num_attention_heads")
-        self._num_layers = read(config, "num_hidden_layers")
-        self._inner_size = read(config, "intermediate_size")
-        self._epsilon = config.get("norm_eps", 1e-5)
-        self._activation = config.get("hidden_activation") or "gelu"
+        self.hidden_size = read_setting(config, "hidden_size", int, least=1)
+        self._num_heads = read_heads(config, "num_attention_heads", self.hidden_size)
+        self._num_layers = read_setting(config, "num_hidden_layers", int, least=1)
+        self._inner_size = read_setting(config, "intermediate_size", int, least=1)
+        self._epsilon = read_setting(config, "norm_eps", float, 1e-5, least=0)
+        self._activation = read_setting(config, "hidden_activation", str, "gelu")
+        self._attention_bias = read_setting(config, "attention_bias", bool, False)
+        self._mlp_bias = read_setting(config, "mlp_bias", bool, False)
+        self._norm_bias = read_setting(config, "norm_bias", bool, False)
         self._layer_types = _layer_types(config, self._num_layers)
         self._prefix = find_prefix(graph, ("model.", ""), "embeddings.tok_embeddings.weight")
+        graph.check_layers(f"{self._prefix}layers", self._num_layers)
         self.frame = Frame(graph, self.hidden_size)
         self._rotations = {kind: self._rotation(kind) for kind in sorted(set(self._layer_types))}
         self._window = self._local_window() if _LOCAL in self._layer_types else ""
@@ -63,21 +68,22 @@ class ModernBertEncoder:
         for name in ("head.dense.weight", "classifier.weight"):
             if not graph.has(name):
                 raise no_head("modernbert", name)
-        pooling = self._config.get("classifier_pooling") or "cls"
+        pooling = read_setting(self._config, "classifier_pooling", str, "cls")
         if pooling not in ("cls", "mean"):
-            raise CheckpointError(f"config.json: classifier_pooling is {pooling!r}; expected 'cls' or 'mean'")
+            raise bad_setting("config.json", "classifier_pooling", pooling, "'cls' or 'mean'")
         x = self.first() if pooling == "cls" else self.frame.mean(self.tokens())
-        x = graph.head_linear(x, "head.dense", (hidden, hidden))
-        x = graph.activation(x, self._config.get("classifier_activation") or "gelu")
-        x = graph.norm(x, "head.norm", self._epsilon)
+        has_bias = read_setting(self._config, "classifier_bias", bool, False)
+        x = graph.head_linear(x, "head.dense", (hidden, hidden), bias=has_bias)
+        x = graph.activation(x, read_setting(self._config, "classifier_activation", str, "gelu"))
+        x = graph.norm(x, "head.norm", self._epsilon, bias=self._norm_bias)
         return graph.head_linear(x, "classifier", (num_labels, hidden))
 
     def _write(self, *, first_only: bool) -> str:
         graph, prefix = self._graph, self._prefix
-        shape = (read(self._config, "vocab_size"), self.hidden_size)
+        shape = (read_setting(self._config, "vocab_size", int), self.hidden_size)
         words = graph.lookup(self.frame.ids, f"{prefix}embeddings.tok_embeddings.weight", shape)
         x = self.frame.flat(words)
-        x = graph.norm(x, f"{prefix}embeddings.norm", self._epsilon)
+        x = graph.norm(x, f"{prefix}embeddings.norm", self._epsilon, bias=self._norm_bias)
         normed = x  # the first layer has no norm of its own: the embeddings' stands in
         for i in range(self._num_layers):
             last = i == self._num_layers - 1
@@ -85,17 +91,18 @@ class ModernBertEncoder:
             attention = self._attention(normed, name, self._layer_types[i], first_only and last)
             if first_only and last:
                 x = self.frame.first(x)
-            inner, x = graph.add_norm(attention, x, f"{name}.mlp_norm", self._epsilon)
+            inner, x = self._add_norm(attention, x, f"{name}.mlp_norm")
             following = f"{prefix}final_norm" if last else f"{prefix}layers.{i + 1}.attn_norm"
             outer = self._feed_forward(inner, f"{name}.mlp")
-            if last:
-                return graph.add_norm(outer, x, following, self._epsilon)[0]
-            normed, x = graph.add_norm(outer, x, following, self._epsilon)
-        return graph.norm(x, f"{prefix}final_norm", self._epsilon)
+            normed, x = self._add_norm(outer, x, following)
+        return normed
+
+    def _add_norm(self, x: str, skip: str, name: str) -> tuple[str, str]:
+        return self._graph.add_norm(x, skip, name, self._epsilon, bias=self._norm_bias)
 
     def _attention(self, x: str, name: str, kind: str, first_only: bool) -> str:
         graph, frame, hidden = self._graph, self.frame, self.hidden_size
-        joined = graph.linear(x, f"{name}.attn.Wqkv", (3 * hidden, hidden))
+        joined = graph.linear(x, f"{name}.attn.Wqkv", (3 * hidden, hidden), bias=self._attention_bias)
         query, key, value = graph.nodes("Split", [joined], 3, axis=-1, num_outputs=3)
         # The rotation of position 0 changes nothing.
         query = frame.single(frame.first(query)) if first_only else self._rotate(frame.deep(query), kind)
@@ -109,14 +116,15 @@ class ModernBertEncoder:
             [query, key, frame.deep(value), "", frame.lengths, window],
             num_heads=self._num_heads,
         )
-        return graph.linear(frame.flat(mixed), f"{name}.attn.Wo", (hidden, hidden))
+        out = f"{name}.attn.Wo"
+        return graph.linear(frame.flat(mixed), out, (hidden, hidden), bias=self._attention_bias)
 
     def _feed_forward(self, x: str, name: str) -> str:
         graph, hidden, inner = self._graph, self.hidden_size, self._inner_size
-        both = graph.linear(x, f"{name}.Wi", (2 * inner, hidden))
+        both = graph.linear(x, f"{name}.Wi", (2 * inner, hidden), bias=self._mlp_bias)
         value, gate = graph.nodes("Split", [both], 2, axis=-1, num_outputs=2)
         gated = graph.node("Mul", [graph.activation(value, self._activation), gate])
-        return graph.linear(gated, f"{name}.Wo", (hidden, inner))
+        return graph.linear(gated, f"{name}.Wo", (hidden, inner), bias=self._mlp_bias)
 
     def _rotate(self, x: str, kind: str) -> str:
         cosines, sines = self._rotations[kind]
@@ -128,7 +136,8 @@ class ModernBertEncoder:
         size = self.hidden_size // self._num_heads
         frequencies = 1.0 / _theta(self._config, kind) ** (np.arange(0, size, 2, dtype=np.float64) / size)
         # transformers multiplies in float32; so do we, to get its angles at far positions.
-        positions = np.arange(read(self._config, "max_position_embeddings"), dtype=np.float32)
+        num_positions = read_setting(self._config, "max_position_embeddings", int, least=1)
+        positions = np.arange(num_positions, dtype=np.float32)
         angles = positions[:, None] * frequencies.astype(np.float32)[None, :]
         graph = self._graph
         return graph.weight(f"{kind}.cos", np.cos(angles)), graph.weight(f"{kind}.sin", np.sin(angles))
@@ -141,7 +150,7 @@ class ModernBertEncoder:
         positions = graph.node("Range", [zero, length, one])
         rows = graph.node("Unsqueeze", [positions, graph.constant([1])])
         distance = graph.node("Abs", [graph.node("Sub", [rows, positions])])
-        half = graph.constant(int(self._config.get("local_attention", 128)) // 2)
+        half = graph.constant(read_setting(self._config, "local_attention", int, 128, least=1) // 2)
         far = graph.node("Greater", [distance, half])
         low, nothing = graph.constant(_FAR, np.float32), graph.constant(0, np.float32)
         window = graph.node("Where", [far, low, nothing])
@@ -149,20 +158,26 @@ class ModernBertEncoder:
 
 
 def _layer_types(config: Mapping[str, Any], num_layers: int) -> list[str]:
-    types = config.get("layer_types")
+    types = read_setting(config, "layer_types", list, None)
     if types is None:
-        every = config.get("global_attn_every_n_layers", 3)
+        every = read_setting(config, "global_attn_every_n_layers", int, 3, least=1)
         types = [_LOCAL if i % every else _GLOBAL for i in range(num_layers)]
-    if len(types) != num_layers or set(types) - {_GLOBAL, _LOCAL}:
-        raise CheckpointError(f"config.json: layer_types {types} do not fit {num_layers} layers")
-    return list(types)
+    if len(types) != num_layers or any(kind not in (_GLOBAL, _LOCAL) for kind in types):
+        expected = f"{_GLOBAL!r} or {_LOCAL!r} for each of {num_layers} layers"
+        raise bad_setting("config.json", "layer_types", types, expected)
+    return types
 
 
 def _theta(config: Mapping[str, Any], kind: str) -> float:
     key, default = _THETAS[kind]
-    parameters = (config.get("rope_parameters") or {}).get(kind) or {}
+    stated = read_setting(config, "rope_parameters", dict, None) or {}
+    parameters = read_setting(stated, kind, dict, None, source="config.json: rope_parameters") or {}
     if parameters.get("rope_type", "default") != "default" or config.get("rope_scaling"):
         raise UnsupportedArchitectureError("config.json: scaled rotary positions have no graph here")
+    if "rope_theta" in parameters:
+        source = f"config.json: rope_parameters: {kind}"
+        return read_setting(parameters, "rope_theta", float, source=source, least=1)
     # Older configs have flat keys, and a null local theta stands for the global one.
-    stated = parameters.get("rope_theta", config.get(key, default))
-    return float(stated if stated is not None else config.get(_THETAS[_GLOBAL][0], _THETAS[_GLOBAL][1]))
+    if config.get(key, default) is None:
+        key, default = _THETAS[_GLOBAL]
+    return read_setting(config, key, float, default, least=1)
