@@ -1,6 +1,8 @@
 """CrossEncoder: reference scores, invariance, rankings, truncation, windows, bad input, cache, threads."""
 
 import json
+import logging
+import shutil
 import threading
 from functools import cache
 from pathlib import Path
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from crossrank.cache import ScoreCache
 from crossrank.errors import (
+    CheckpointError,
     CheckpointNotFoundError,
     InputError,
     ModelOutputError,
@@ -280,18 +283,47 @@ def test_a_query_may_take_its_whole_share():
         ({"max_length": 97}, "positions for 96"),
         ({"max_length": 4}, "need at least 5"),
         ({"max_length": 10, "max_query_length": 7}, "from 1 to 6"),
-        ({"max_query_length": 0}, "from 1 to"),
+        ({"max_length": "x"}, "max_length must be a whole number"),
+        ({"max_query_length": 0}, "max_query_length must be a whole number of at least 1"),
+        ({"max_query_length": 95}, "from 1 to 92"),
         ({"long_query": "cut"}, "long_query"),
         ({"long_documents": "mean"}, "long_documents"),
-        ({"window_tokens": 0}, "window_tokens"),
-        ({"top_windows": 0}, "top_windows"),
-        ({"window_overlap": 1.0}, "window_overlap"),
-        ({"token_budget": 0}, "token_budget"),
+        ({"window_tokens": 0}, "window_tokens must be"),
+        ({"window_tokens": 20}, "window_tokens has no effect with long_documents='truncate'"),
+        ({"window_tokens": 93, "long_documents": "max"}, "window_tokens is 93; .* at most 92 tokens"),
+        ({"top_windows": 0}, "top_windows must be"),
+        ({"top_windows": 2, "long_documents": "max"}, "top_windows has no effect"),
+        ({"window_overlap": 1.0}, "window_overlap is 1.0"),
+        ({"window_overlap": "x"}, "window_overlap must be a number"),
+        ({"window_overlap": 0.5, "long_documents": "first"}, "window_overlap has no effect"),
+        ({"token_budget": 0}, "token_budget must be"),
+        ({"token_budget": None}, "token_budget must be"),
+        ({"threads": -1}, "threads must be"),
+        ({"precision": "fp16"}, "precision is 'fp16'; choose one of auto, float32, int8"),
+        ({"source": "torch"}, "source is 'torch'; choose one of auto, weights, onnx"),
+        ({"cache": "x.db"}, r"cache must be a ScoreCache, not str: ScoreCache\(path\)"),
+        ({"prompt": 5}, "prompt must be a string, not int"),
+        ({"prompt": "a\ud800"}, "prompt has a lone surrogate"),
+        ({"prompt": "blue " * 48}, "the prompt has 48 tokens, .* max_query_length=48"),
+        ({"label": True}, "no label True"),
+        ({"revision": "main"}, "revision is 'main', but .* is on this machine"),
     ],
 )
 def test_settings_that_do_not_fit(options, message):
     with pytest.raises(InputError, match=message):
         CrossEncoder(GOLDEN / "bert", **options)
+
+
+def test_the_folders_own_onnx_file_where_asked_for(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(GOLDEN / "bert", folder)
+    with pytest.raises(CheckpointError, match="no ONNX file"):
+        CrossEncoder(folder, source="onnx")
+    shutil.copytree(GOLDEN / "bert_onnx" / "onnx", folder / "onnx")
+    exported = CrossEncoder(folder, source="onnx", threads=1)
+    assert exported.fingerprint != CrossEncoder(folder, threads=1).fingerprint
+    pairs = [("blue", "old river"), ("where is the cat", "a dog")]
+    np.testing.assert_allclose(exported.score(pairs), one_label().score(pairs), rtol=0, atol=TOLERANCE)
 
 
 # --- windows --------------------------------------------------------------------------------------------
@@ -374,12 +406,31 @@ def test_empty_queries(query):
         one_label().score([("a", "b"), (query, "river")])
 
 
-def test_empty_and_strange_documents_are_scored():
+@pytest.mark.parametrize("query", ["\x00", "\u200b", "\ufeff", "\u00ad", " \u200b\n"])
+@pytest.mark.parametrize("prompt", ["", "what is "])
+def test_queries_without_tokens(query, prompt):
+    reranker = model(prompt=prompt)
+    with pytest.raises(InputError, match=r"query has no tokens.*nothing to be relevant to"):
+        reranker.rank(query, ["river"])
+    with pytest.raises(InputError, match=r"queries\[1\] has no tokens"):
+        reranker.rank_many(["blue", query], [["river"], ["river"]])
+    with pytest.raises(InputError, match=r"the query of pairs\[0\] has no tokens"):
+        reranker.score([(query, "river")])
+
+
+def test_empty_and_strange_documents_are_scored(caplog):
     documents = ["", " ", "a\0b", "\u200b", "🙂", "x" * 5000, "река"]
-    ranking = one_label().rank("blue", documents)
+    with caplog.at_level(logging.WARNING, "crossrank"):
+        ranking = one_label().rank("blue", documents)
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 of 7 documents are empty; their scores mean nothing"
+    ]
     assert len(ranking) == 7
     assert np.isfinite(ranking.scores).all()
+    caplog.clear()
     assert one_label().rank("blue", []).hits == ()
+    one_label().rank_many(["blue", "old"], [["river"], [Document("a", "", title="city")]])
+    assert not caplog.records
 
 
 def test_a_hundred_thousand_documents():
@@ -409,11 +460,18 @@ def test_a_document_of_two_megabytes():
         (lambda m: m.rank("q", ["a", None]), r"documents\[1\] must be a string, not NoneType"),
         (lambda m: m.rank("q", ["a", "\ud800"]), r"documents\[1\] has a lone surrogate"),
         (lambda m: m.rank("q\ud800", ["a"]), "query has a lone surrogate"),
-        (lambda m: m.rank("q", "text"), "documents must be a list, not str"),
+        (lambda m: m.rank("q", "text"), "documents must be a list, not a single str"),
         (lambda m: m.rank("q", {"a", "b"}), "documents must be a list, not set"),
-        (lambda m: m.rank("q", ["a"], top_k=0), "top_k is 0"),
+        (lambda m: m.rank("q", ["a"], top_k=0), "top_k must be a whole number of at least 1, not 0"),
+        (lambda m: m.rank("q", ["a"], top_k=2.5), "top_k must be a whole number"),
+        (lambda m: m.rank("q", ["a"], top_k="2"), "top_k must be a whole number"),
+        (lambda m: m.rank("q", ["a"], top_k=True), "top_k must be a whole number"),
         (lambda m: m.rank_many(["q", "r"], [["a"]]), "got 2 and 1"),
-        (lambda m: m.rank_many("q", [["a"]]), "a list of queries"),
+        (lambda m: m.rank_many("q", [["a"]]), "queries must be a list, not a single str"),
+        (lambda m: m.rank_many(None, [["a"]]), "queries must be a list, not NoneType"),
+        (lambda m: m.rank_many({"q"}, [["a"]]), "queries must be a list, not set"),
+        (lambda m: m.rank_many(["q"], 5), "documents must be a list, not int"),
+        (lambda m: m.rank_many(["q"], [None]), r"documents\[0\] must be a list, not NoneType"),
         (lambda m: m.rank_many(["q", "r"], [["a"], ["b", b"c"]]), r"documents\[1\]\[1\] must be"),
         (lambda m: m.score([("a", "b"), "cd"]), r"pairs\[1\] must be a \(query, document\) pair, not str"),
         (lambda m: m.score([("a", "b", "c")]), r"pairs\[0\] .* tuple of 3"),
@@ -424,6 +482,12 @@ def test_a_document_of_two_megabytes():
 def test_what_is_no_text_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call(one_label())
+
+
+def test_generators_are_lists():
+    lists = [["river", "city"], ["cat"]]
+    together = one_label().rank_many((query for query in ["blue", "old"]), (iter(texts) for texts in lists))
+    assert together == one_label().rank_many(["blue", "old"], lists)
 
 
 def test_nothing_of_the_callers_changes():
@@ -492,5 +556,7 @@ def test_every_setting_that_decides_a_score_changes_the_fingerprint(several_labe
     fingerprints = [CrossEncoder(GOLDEN / "bert", threads=1, **option).fingerprint for option in options]
     fingerprints += [model("electra").fingerprint, CrossEncoder(several_labels, threads=1).fingerprint]
     assert len(set(fingerprints)) == len(options) + 2
-    same = CrossEncoder(GOLDEN / "bert", threads=2, token_budget=64, cache=ScoreCache())
+    same = CrossEncoder(
+        GOLDEN / "bert", threads=2, token_budget=64, cache=ScoreCache(), max_length=np.int64(96)
+    )
     assert same.fingerprint == fingerprints[0]  # what decides only speed is not part of it

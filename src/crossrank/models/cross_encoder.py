@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence, Set
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.cache import ScoreCache
+from crossrank.checks import as_list, check_count
 from crossrank.errors import InputError
 from crossrank.models.hub import resolve
 from crossrank.models.pair_scorer import PairScorer, PairScores
 from crossrank.models.pair_settings import LongQuery, PairSettings
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.engine import Precision, open_engine
+from crossrank.runtime.engine import Precision, Source, open_engine
 from crossrank.runtime.tokenization import Tokenizer, check_text, check_texts
 from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K, LongDocuments
 from crossrank.types import Document, Hit, Pair, Ranking
@@ -28,6 +30,8 @@ from crossrank.types import Document, Hit, Pair, Ranking
 __all__ = ["Activation", "CrossEncoder"]
 
 Activation = Literal["identity", "sigmoid", "softmax"]
+
+_logger = logging.getLogger(__name__)
 
 
 class CrossEncoder:
@@ -38,9 +42,11 @@ class CrossEncoder:
 
     Args:
         model: None for the built-in model, the name of a built-in model, a local folder, or a hub name.
-        revision: commit, tag or branch of a hub model.
+        revision: commit, tag or branch; for hub models only.
         precision: "float32", "int8" where the model has an int8 form that passed its parity gate, or "auto"
             for the fastest form there is.
+        source: "weights" computes with the safetensors, "onnx" with the folder's own ONNX file, "auto" with
+            the weights where there are any and crossrank knows the architecture, else with the file.
         max_length: tokens of a pair, special tokens included. Default: what the model's configs allow.
         max_query_length: tokens a query may take of them, its prompt included. Default: half of max_length.
             A document gets all that its query leaves.
@@ -48,15 +54,16 @@ class CrossEncoder:
         long_documents: what to do with a document longer than its share: "truncate", or score windows of it
             and take the best one's score ("max"), the first one's ("first"), or the mean of the best few
             ("mean_top_k"). See `crossrank.runtime.windows`.
-        window_tokens: tokens of a window; None (default) takes the document's whole share.
-        window_overlap: part of a window that the next one repeats.
+        window_tokens: most tokens of a window, for the three ways that read windows; None (default) takes the
+            document's whole share. A query that leaves less makes windows of what it leaves.
+        window_overlap: part of a window that the next one repeats, for "max" and "mean_top_k".
         top_windows: how many windows "mean_top_k" takes.
         activation: what `activate` applies. Default: what the model's config says, else "identity". Scores
             are always raw logits.
         label: for models with several labels: the one to rank by, by name or position.
         prompt: put before every query. Default: the model's own default prompt; "" for none.
         token_budget: tokens of one forward, padding included.
-        threads: threads of one forward. Default: the cores this process may use.
+        threads: threads of one forward, 1 to 1024. Default: the cores this process may use.
         cache: scores computed before; share one among models and processes.
         progress: a progress bar for long calls; None shows one on a terminal.
 
@@ -68,7 +75,7 @@ class CrossEncoder:
     Raises:
         CheckpointNotFoundError: there is no such model.
         CheckpointError: it cannot be opened as a cross-encoder.
-        InputError: an option that cannot be used with this model.
+        InputError: an option that cannot be used with this model, or would have no effect.
 
     Example:
         >>> reranker = CrossEncoder()
@@ -83,6 +90,7 @@ class CrossEncoder:
         *,
         revision: str | None = None,
         precision: Precision = "auto",
+        source: Source = "auto",
         max_length: int | None = None,
         max_query_length: int | None = None,
         long_query: LongQuery = "error",
@@ -98,7 +106,10 @@ class CrossEncoder:
         cache: ScoreCache | None = None,
         progress: bool | None = None,
     ) -> None:
-        folder = resolve(model, kind="cross-encoder", revision=revision)
+        check_count(token_budget, "token_budget")
+        if cache is not None and not isinstance(cache, ScoreCache):
+            raise InputError(f"cache must be a ScoreCache, not {type(cache).__name__}: ScoreCache(path)")
+        folder = resolve(model, kind="cross-encoder", revision=revision, source=source)
         checkpoint = Checkpoint.open(folder)
         self.name = model if isinstance(model, str) and model != str(folder) else folder.resolve().name
         self.labels = checkpoint.labels
@@ -108,7 +119,7 @@ class CrossEncoder:
         tokenizer = Tokenizer(checkpoint)
         self.settings = PairSettings.for_model(
             checkpoint,
-            tokenizer.num_special_tokens,
+            tokenizer,
             max_length=max_length,
             max_query_length=max_query_length,
             long_query=long_query,
@@ -118,9 +129,9 @@ class CrossEncoder:
             top_windows=top_windows,
             prompt=prompt,
         )
-        if token_budget < 1:
-            raise InputError(f"token_budget is {token_budget}; it must be at least 1")
-        self._engine = open_engine(checkpoint, output="logits", precision=precision, threads=threads)
+        self._engine = open_engine(
+            checkpoint, output="logits", precision=precision, threads=threads, source=source
+        )
         self._scorer = PairScorer(
             tokenizer,
             self._engine,
@@ -147,7 +158,7 @@ class CrossEncoder:
         """Score pairs.
 
         Args:
-            pairs: (query, document) each; the query not empty, the document may be.
+            pairs: (query, document) each; the document may be empty, the query as in `rank`.
 
         Returns:
             Raw logits, unbounded, higher is more relevant: float32 (n,) of a model with one label, else
@@ -158,7 +169,7 @@ class CrossEncoder:
             QueryTooLongError: a query longer than `max_query_length`.
             ModelOutputError: NaN or infinity from the model.
         """
-        pairs = _as_list(pairs, "pairs")
+        pairs = as_list(pairs, "pairs")
         for position, pair in enumerate(pairs):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise InputError(
@@ -198,8 +209,12 @@ class CrossEncoder:
     def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
         """Order one query's documents, best first; equal scores keep the order they came in.
 
+        An empty document gets the score that the model gives it, which means nothing and may be above those
+        of real ones; a call in which there are any logs one WARNING (logger
+        "crossrank.models.cross_encoder") that says how many.
+
         Args:
-            query: not empty.
+            query: not empty, nor of characters alone that the model's tokenizer drops.
             documents: texts, or documents (title and text are read). A text's id is its position.
             top_k: how many hits to return; None returns all.
 
@@ -209,8 +224,8 @@ class CrossEncoder:
             the winning window's characters in its text (`Document.full_text`).
 
         Raises:
-            InputError: an empty query, or something that is no text; a model with several labels and no
-                `label` to rank by.
+            InputError: an empty query, something that is no text, or a top_k that is no number; a model with
+                several labels and no `label` to rank by.
             QueryTooLongError: a query longer than `max_query_length`.
             ModelOutputError: NaN or infinity from the model.
         """
@@ -225,7 +240,7 @@ class CrossEncoder:
         """Order many queries' documents; pools all pairs, so it is faster than one call for each.
 
         Args:
-            queries: not empty each.
+            queries: each as in `rank`.
             documents: one list for each query.
             top_k: how many hits to return for each query; None returns all.
 
@@ -234,10 +249,11 @@ class CrossEncoder:
             QueryTooLongError: as `rank`.
             ModelOutputError: as `rank`.
         """
-        if isinstance(queries, str) or len(queries) != len(documents):
+        queries, documents = as_list(queries, "queries"), as_list(documents, "documents")
+        if len(queries) != len(documents):
             raise InputError(
-                f"rank_many needs a list of queries and one list of documents for each; got "
-                f"{1 if isinstance(queries, str) else len(queries)} and {len(documents)}"
+                "rank_many needs a list of queries and one list of documents for each; got "
+                f"{len(queries)} and {len(documents)}"
             )
         return self._rank(queries, documents, top_k, "queries[{}]", "documents[{}]")
 
@@ -254,10 +270,10 @@ class CrossEncoder:
                 f"{self.name} gives {len(self.labels)} scores ({', '.join(self.labels)}); ranking needs one: "
                 "open it with label= the one to rank by, or use score()"
             )
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k is {top_k}; it must be at least 1, or None for all")
+        if top_k is not None:
+            check_count(top_k)
         documents = [
-            _as_list(candidates, documents_form.format(number)) for number, candidates in enumerate(documents)
+            as_list(candidates, documents_form.format(number)) for number, candidates in enumerate(documents)
         ]
         pairs: list[tuple[int, str]] = []
         for number, (query, candidates) in enumerate(zip(queries, documents, strict=True)):
@@ -273,6 +289,8 @@ class CrossEncoder:
         scores = self._scorer.score(
             queries, pairs, name=name, query_name=query_form.format, progress=self._progress
         )
+        if num_empty := sum(not text or text.isspace() for _, text in pairs):
+            _logger.warning("%d of %d documents are empty; their scores mean nothing", num_empty, len(pairs))
         return [
             Ranking(query, self._hits(documents[number], scores, starts[number], top_k))
             for number, query in enumerate(queries)
@@ -312,7 +330,7 @@ class CrossEncoder:
             return 0 if len(self.labels) == 1 else None
         if isinstance(label, str) and label in self.labels:
             return self.labels.index(label)
-        if isinstance(label, int) and 0 <= label < len(self.labels):
+        if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(self.labels):
             return label
         raise InputError(f"{self.name} has no label {label!r}; its labels are {', '.join(self.labels)}")
 
@@ -341,10 +359,3 @@ def _texts(documents: Sequence[str | Document], name: str) -> list[str]:
     texts = [document.full_text if isinstance(document, Document) else document for document in documents]
     check_texts(texts, name)
     return texts
-
-
-def _as_list(items: Sequence[Any], name: str) -> list[Any]:
-    """A list of the items, which may come from any ordered iterable."""
-    if isinstance(items, (str, bytes, Mapping, Set)) or not isinstance(items, Iterable):
-        raise InputError(f"{name} must be a list, not {type(items).__name__}")
-    return list(items)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.cache import ScoreCache, score_key
-from crossrank.errors import ModelOutputError, QueryTooLongError
+from crossrank.errors import InputError, ModelOutputError, QueryTooLongError
 from crossrank.models.pair_settings import PairSettings
 from crossrank.progress import Track, track
 from crossrank.runtime.batching import plan
@@ -110,6 +110,7 @@ class PairScorer:
             progress: see `crossrank.progress.track`.
 
         Raises:
+            InputError: a query has no tokens.
             QueryTooLongError: a query is longer than its share and may not be cut.
             ModelOutputError: the model gave NaN or infinity.
         """
@@ -138,14 +139,18 @@ class PairScorer:
     def _encode_queries(self, queries: Sequence[str], query_name: Callable[[int], str]) -> dict[str, Ids]:
         settings = self._settings
         texts = list(dict.fromkeys(queries))
-        encoded = {
-            text: tokens.ids
-            for text, tokens in zip(
-                texts, self._tokenizer.encode([settings.prompt + text for text in texts]), strict=True
-            )
-        }
+        alone = whole = self._tokenizer.encode(texts)
+        if settings.prompt:
+            whole = self._tokenizer.encode([settings.prompt + text for text in texts])
+        encoded = {text: tokens.ids for text, tokens in zip(texts, whole, strict=True)}
+        unread = {text for text, tokens in zip(texts, alone, strict=True) if not len(tokens.ids)}
         for position, text in enumerate(queries):
             num_tokens = len(encoded[text])
+            if text in unread:
+                raise InputError(
+                    f"{query_name(position)} has no tokens: the model's tokenizer drops all its characters; "
+                    "there is nothing to be relevant to"
+                )
             if num_tokens <= settings.max_query_length:
                 continue
             if settings.long_query == "error":
