@@ -329,6 +329,17 @@ def test_answers_that_cannot_be_used_are_failures(hits: list[Hit], message: str)
         Searcher(Retriever(3), Answering(hits), on_error="raise").search("q")
 
 
+@pytest.mark.parametrize("answer", [None, 3, [None]])
+def test_answers_that_are_no_rankings_are_failures(answer: object) -> None:
+    class Wrong(Scoring):
+        def rank_many(self, queries, documents, top_k=None):
+            return answer
+
+    ranking = Searcher(Retriever(3), Wrong()).search("q")
+    assert (ranking.status, numbers(ranking)) == ("degraded", [0, 1, 2])
+    assert "ModelOutputError: model " in ranking.notes[0]
+
+
 def test_documents_a_reranker_leaves_out_follow_the_others() -> None:
     ranking = Searcher(Retriever(5), Answering([Hit("d2", 1.0, 1, "x")]), depth=4).search("q")
     assert numbers(ranking) == [2, 0, 1, 3, 4]
@@ -497,6 +508,13 @@ def test_bad_queries(query) -> None:
         searcher.search_many("a single text")
 
 
+def test_queries_of_many_forms() -> None:
+    searcher = Searcher(Retriever(3), Scoring())
+    assert len(searcher.search_many(query for query in ["one", "two"])) == 2
+    with pytest.raises(InputError, match=r"queries\['q7'\] must be a string that is not empty"):
+        searcher.search_many({"q1": "good", "q7": " "})
+
+
 @pytest.mark.parametrize("top_k", [0, -1, 2.5, True, None])
 def test_bad_top_k(top_k) -> None:
     for search in (
@@ -507,7 +525,7 @@ def test_bad_top_k(top_k) -> None:
             search("q", top_k=top_k)
 
 
-@pytest.mark.parametrize("budget_ms", [-1, math.nan, math.inf, True])
+@pytest.mark.parametrize("budget_ms", [-1, math.nan, math.inf, True, "10"])
 def test_bad_budgets(budget_ms) -> None:
     with pytest.raises(InputError, match="budget_ms"):
         Searcher(Retriever(3)).search("q", budget_ms=budget_ms)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from crossrank.checks import check_count
 from crossrank.errors import InputError
 from crossrank.types import Document, Hit, Ranking
 
@@ -120,8 +121,9 @@ def as_context(
         [1] Foxes
         Foxes are red.
     """
-    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-        raise InputError(f"max_tokens must be a whole number of at least 1, not {max_tokens!r}")
+    check_count(max_tokens, "max_tokens")
+    if count_tokens is not None and not callable(count_tokens):
+        raise InputError(f"count_tokens must be a function from text to its tokens, not {count_tokens!r}")
     _check_template(template)
     count = count_tokens if count_tokens is not None else estimate_tokens
     text = ""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
-from crossrank.errors import InputError
+from crossrank.checks import as_number, as_strings, check_count
+from crossrank.errors import InputError, ModelOutputError
 from crossrank.progress import track
-from crossrank.retrieval.retriever import check_queries, check_top_k
+from crossrank.retrieval.retriever import as_condition
 from crossrank.stages import (
     FUSION_STAGE,
     Search,
@@ -23,7 +23,6 @@ from crossrank.stages import (
     placed,
     stages_of,
 )
-from crossrank.store.filters import as_filter
 from crossrank.types import Hit, Ranking, Run
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class Searcher:
         on_error: Literal["degrade", "raise"] = "degrade",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        check_top_k(depth, "depth")
+        check_count(depth, "depth")
         if on_error not in ("degrade", "raise"):
             raise InputError(f'on_error must be "degrade" or "raise", not {on_error!r}')
         if fuse is not None and not callable(fuse):
@@ -128,11 +127,12 @@ class Searcher:
             InputError: a query, top_k, filter or budget that cannot be used.
         """
         _check_query(query)
-        check_top_k(top_k)
-        if budget_ms is not None and (isinstance(budget_ms, bool) or not 0 <= budget_ms < math.inf):
-            raise InputError(f"budget_ms must be a number of at least 0, or None, not {budget_ms!r}")
+        check_count(top_k)
+        if budget_ms is not None:
+            budget_ms = as_number(budget_ms, "budget_ms", 0)
         start = self._clock()
-        searches = self._retrieve([query], [None], top_k, _as_filter(filter))
+        condition = None if filter is None else as_condition(filter)
+        searches = self._retrieve([query], [None], top_k, condition)
         for stage in self.stages:
             if budget_ms is None:
                 self._rerank(searches, stage)
@@ -187,23 +187,22 @@ class Searcher:
         Raises:
             InputError: see `search`; a bad query stops the call.
         """
-        ids: list[str | None] = list(queries) if isinstance(queries, Mapping) else [None] * len(queries)
-        texts = list(queries.values()) if isinstance(queries, Mapping) else queries
-        check_queries(texts)
-        for text in texts:
-            _check_query(text)
-        check_top_k(top_k)
-        found = _as_filter(filter)
+        texts = as_strings(queries.values() if isinstance(queries, Mapping) else queries, "queries")
+        ids: list[str | None] = list(queries) if isinstance(queries, Mapping) else [None] * len(texts)
+        for position, text in enumerate(texts):
+            _check_query(text, f"queries[{position if ids[position] is None else ids[position]!r}]")
+        check_count(top_k)
+        condition = None if filter is None else as_condition(filter)
         rankings: list[Ranking] = []
         size = 1 if budget_ms is not None else max(1, _BLOCK_PAIRS // self._num_candidates(top_k))
         with track(len(texts), "Searching", progress=progress) as tracked:
             for begin in range(0, len(texts), size):
-                block, block_ids = list(texts[begin : begin + size]), ids[begin : begin + size]
+                block, block_ids = texts[begin : begin + size], ids[begin : begin + size]
                 if budget_ms is not None:
-                    ranking = self.search(block[0], top_k, filter, budget_ms)
+                    ranking = self.search(block[0], top_k, condition, budget_ms)
                     rankings.append(replace(ranking, query_id=block_ids[0]))
                 else:
-                    searches = self._retrieve(block, block_ids, top_k, found)
+                    searches = self._retrieve(block, block_ids, top_k, condition)
                     for stage in self.stages:
                         self._rerank(searches, stage)
                     rankings += [self._finish(search, top_k) for search in searches]
@@ -243,6 +242,11 @@ class Searcher:
 
         def together() -> list[list[Hit]]:
             rankings = stage.reranker.rank_many([search.query for search, _ in asked], documents)
+            if not isinstance(rankings, Sequence) or len(rankings) != len(asked):
+                raise ModelOutputError(
+                    f"{stage.name} must give one ranking for each of {len(asked)} queries, "
+                    f"not {rankings!r:.100}"
+                )
             return [
                 placed(candidates, ranking, stage.name)
                 for (_, candidates), ranking in zip(asked, rankings, strict=True)
@@ -344,12 +348,6 @@ def _as_retriever(first_stage: Any) -> Retriever:
     )
 
 
-def _check_query(query: str) -> None:
+def _check_query(query: str, name: str = "a query") -> None:
     if not isinstance(query, str) or not query.strip():
-        raise InputError(f"a query must be a string that is not empty, not {query!r}")
-
-
-def _as_filter(condition: FilterLike | Filter | None) -> Filter | None:
-    if condition is None or callable(getattr(condition, "matches", None)):
-        return cast("Filter | None", condition)
-    return as_filter(cast("FilterLike", condition))
+        raise InputError(f"{name} must be a string that is not empty, not {query!r}")

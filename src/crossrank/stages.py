@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from crossrank.checks import check_count
 from crossrank.errors import InputError, ModelOutputError
-from crossrank.retrieval.retriever import check_top_k
 from crossrank.types import Document, Hit, Ranking
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def stages_of(
                 f"a reranker has a name and the methods rank and rank_many, {type(each).__name__} has not; "
                 "open a model with CrossEncoder(name)"
             )
-        check_top_k(own_depth, "the depth of a reranker")
+        check_count(own_depth, "the depth of a reranker")
         if last_depth is not None and own_depth > last_depth:
             raise InputError(
                 f"depths of a cascade may not grow: {own_depth} comes after {last_depth}, and would mix "
@@ -141,9 +141,11 @@ def placed(candidates: Sequence[Hit], ranking: Ranking, stage_name: str) -> list
     """Return the candidates in a reranker's order, with its scores; fewer if it left some out.
 
     Raises:
-        ModelOutputError: a document that was not asked about or comes twice, or a score that is not
-            finite.
+        ModelOutputError: no ranking at all, a document that was not asked about or comes twice, or a
+            score that is not finite.
     """
+    if not isinstance(ranking, Ranking):
+        raise ModelOutputError(f"{stage_name} returned {type(ranking).__name__} where it must give a Ranking")
     waiting = {hit.document_id: hit for hit in candidates}
     order = []
     for hit in ranking:

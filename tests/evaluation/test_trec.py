@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossrank.errors import FileFormatError, InputError
+from crossrank.evaluation.measures import evaluate
 from crossrank.evaluation.trec import (
     descending_scores,
     read_qrels,
@@ -102,7 +103,15 @@ def test_a_file_is_read_by_score_then_rank_then_place(tmp_path: Path) -> None:
     assert [hit.rank for hit in run["q2"]] == [1, 2, 3, 4]
     assert run["q1"].query == "the text"
     assert run["q1"].query_id == "q1"
-    assert run["q1"][0] == Hit("d\u00a0x", 0.5, 1, "u")  # a no-break space is no blank
+    assert run["q1"][0] == Hit("d\u00a0x", 0.5, 1, "t")  # a no-break space is no blank
+
+
+def test_tags_that_differ_within_a_query_change_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.write_text("q Q0 a 1 1.0 t1\nq Q0 b 2 1.0 t2\n")
+    run = read_run(path)
+    assert descending_scores(run["q"]) == [1.0, 1.0]
+    assert evaluate(run, {"q": {"a": 1}}, ["MRR@10"])["MRR@10"] == 0.5  # trec_eval puts b first
 
 
 @pytest.mark.parametrize(
@@ -115,6 +124,8 @@ def test_a_file_is_read_by_score_then_rank_then_place(tmp_path: Path) -> None:
         ("q1 Q0 d1 1 nan tag", "score"),
         ("q1 Q0 d1 1 inf tag", "score"),
         ("q1 Q0 d1 1 1e999 tag", "score"),
+        ("q1 Q0 d1 1 1e39 tag", "float32"),
+        (f"q1 Q0 d1 {'9' * 5000} 1 tag", "rank"),
         ("q1 Q0 d1 1 1_0 tag", "score"),
         ("q1 Q0 d1 1 ١ tag", "score"),
         ("q0 Q0 d0 2 0.5 tag", "second time"),
@@ -208,6 +219,8 @@ def test_qrels_forms_are_told_apart_by_content(tmp_path: Path) -> None:
         ("query-id\tcorpus-id\tscore\nq d 1\n", 2, "3 columns"),
         ("q\td\tx\n", 1, "grade"),
         ("q 0 d 1.0\n", 1, "grade"),
+        (f"q 0 d {'9' * 5000}\n", 1, "grade"),
+        ("q 0 d 99999999\n", 1, "at most 1,000,000"),
         ("q 0 d 1\nq 0 e 1_0\n", 2, "grade"),
         ("query-id\tcorpus-id\tscore\n\td\t1\n", 2, "empty id"),
         ("q 0 d 1\nq 0 e 1\nq 0 d 0\n", 3, "second time"),

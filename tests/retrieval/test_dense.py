@@ -56,6 +56,22 @@ def test_rankings_are_those_of_an_exact_sort(count: int, dimensions: int, top_k:
         assert all(a < b for (x, a), (y, b) in ties if x == y)
 
 
+def test_documents_without_text_are_never_found() -> None:
+    class Ones:
+        def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+            return np.ones((len(texts), 4), dtype=np.float32)
+
+        encode_documents = encode_queries
+
+    documents = [
+        Document("a", ""),
+        Document("b", "text"),
+        Document("c", " \t"),
+        Document("d", "", title="title"),
+    ]
+    assert Dense(documents, Ones()).retrieve(["q"])[0].document_ids == ("b", "d")
+
+
 def test_a_ranking_does_not_depend_on_the_other_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = table(300, 96)
     vectors[200:] = vectors[:100]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,9 +100,48 @@ def test_rankings_of_one_stage_are_told_apart() -> None:
     assert list(RRF()(lists)[0].stage_scores) == ["bm25", "bm25:2", "hybrid:2", "hybrid"]
 
 
-def test_ties_go_by_best_rank_then_id() -> None:
+def test_ties_go_by_id_as_in_trec_eval() -> None:
     result = fused(WeightedSum((1, 1), "none"), {"z": 2, "c": 1, "a": 1}, {"b": 1, "a": 0, "c": 0})
-    assert list(result) == ["z", "b", "a", "c"]
+    assert list(result) == ["z", "c", "b", "a"]
+
+
+@pytest.mark.parametrize("fusion", [RRF(), WeightedSum(), WeightedSum(None, "none")])
+@pytest.mark.parametrize("top_k", [0, -1, 2.5, True])
+def test_top_k_is_checked(fusion: Fusion, top_k: object) -> None:
+    with pytest.raises(InputError, match="top_k"):
+        fusion([ranking("bm25", {"a": 1.0})], top_k=top_k)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", NORMALISATIONS)
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_scores_must_be_finite(how, score: float) -> None:
+    with pytest.raises(InputError, match="NaN or infinity"):
+        WeightedSum(None, how)([ranking("bm25", {"a": score, "b": 1.0})])
+
+
+@pytest.mark.parametrize("how", ["min-max", "z-score", "dbsf"])
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e30, 1e200])
+def test_normalised_scores_do_not_depend_on_the_scale(how, scale: float) -> None:
+    scores = {"a": 3.0, "b": 2.0, "c": -1.0}
+    usual = fused(WeightedSum(None, how), scores)
+    assert fused(
+        WeightedSum(None, how), {name: scale * score for name, score in scores.items()}
+    ) == pytest.approx(usual, rel=1e-6)
+
+
+def test_a_ranking_without_the_querys_text_is_of_the_same_query() -> None:
+    known, read = ranking("bm25", {"a": 2.0, "b": 1.0}), replace(ranking("file", {"b": 9.0}), query="")
+    assert RRF()([read, known]).query == known.query
+    assert RRF()([read, known]).document_ids == RRF()([known, read]).document_ids == ("b", "a")
+    with pytest.raises(InputError, match="only rankings for one query"):
+        RRF()([read, known, replace(known, query="another")])
+
+
+@pytest.mark.parametrize("weights", ["12", 5, (1, "x"), (True, 1), (-1, 1), (0, 0)])
+def test_weights_are_checked(weights: object) -> None:
+    for formula in (RRF, WeightedSum):
+        with pytest.raises(InputError, match="weight"):
+            formula(weights=weights)
 
 
 def test_empty_rankings() -> None:
@@ -192,8 +232,9 @@ def test_tune_finds_the_retriever_to_trust() -> None:
     assert tuned.normalisation == "min-max"
     assert tuned.weights is not None
     assert sum(tuned.weights) == pytest.approx(1)
-    # Document z is first where r1 outweighs the other two together; at 0.25, 0.5, 0.25 it ties with c.
-    assert tuned.weights[1] == 0.75
+    # Document z is first where r1 outweighs the other two together; at 0.25, 0.5, 0.25 it ties
+    # with c, and the larger id goes first.
+    assert tuned.weights == (0.25, 0.5, 0.25)
 
 
 def test_tune_prefers_even_weights_where_all_are_equally_good() -> None:

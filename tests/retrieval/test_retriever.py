@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from crossrank.errors import InputError
 from crossrank.retrieval.bm25 import BM25
+from crossrank.retrieval.hybrid import Hybrid
 from crossrank.retrieval.retriever import Retriever, as_documents, best_rows
 from crossrank.types import Document
 
@@ -47,6 +48,43 @@ def test_documents_that_cannot_be_used(documents: object, message: str) -> None:
 def test_queries_and_top_k_that_cannot_be_used(queries: object, top_k: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         BM25(["a fox"]).retrieve(queries, top_k)  # type: ignore[arg-type]
+
+
+def test_any_ordered_iterable_of_queries_will_do() -> None:
+    retriever = BM25(["a fox", "a whale"])
+    assert retriever.retrieve(iter(["fox", "whale"])) == retriever.retrieve(["fox", "whale"])
+    for wrong in ({"fox", "whale"}, {"fox": 1}, None):
+        with pytest.raises(InputError, match="queries must be a list"):
+            retriever.retrieve(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("filter", [{"year": {"<": 1900}}, "year < 1900"])
+def test_filters_of_every_form(filter: object) -> None:
+    documents = [
+        Document("old", "a fox", metadata={"year": 1800}),
+        Document("new", "a fox", metadata={"year": 1999}),
+    ]
+    [ranking] = Hybrid([BM25(documents)]).retrieve(["fox"], filter=filter)  # type: ignore[arg-type]
+    assert ranking.document_ids == ("old",)
+    with pytest.raises(InputError, match="filter"):
+        BM25(documents).retrieve(["fox"], filter=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: BM25(None), "documents must be a list"),
+        (lambda: BM25([], k1="x"), "k1 must be a number"),
+        (lambda: BM25([], b=2), "b must be a number between 0 and 1"),
+        (lambda: BM25([], analyzer=5), "analyzer"),
+        (lambda: Hybrid([BM25([]), 5]), "a retriever has"),
+        (lambda: Hybrid([BM25([])], fusion=None), "fusion must be"),
+        (lambda: Hybrid([BM25([])], fusion="tuned"), "tune returns"),
+    ],
+)
+def test_parts_that_cannot_be_used(make, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
 
 
 def test_bm25_is_a_retriever() -> None:

@@ -178,6 +178,44 @@ def test_bad_csv_rows(tmp_path: Path) -> None:
     assert "column 'year' must hold int values, not 'soon'" in reader.rejected[4].reason
 
 
+def test_a_quote_that_is_not_closed_is_located(tmp_path: Path) -> None:
+    closed = write(tmp_path / "a.csv", 'id,text\n1,a\n2,"open\n3,c\n4,d\n5,"x"\n6,y\n')
+    reader = DocumentReader(closed, on_error="collect")
+    assert [d.id for d in reader] == ["1", "6"]
+    assert [(r.line, "goes on to line 6" in r.reason) for r in reader.rejected] == [(3, True)]
+    never = write(tmp_path / "b.csv", 'id,text\n1,a\n2,"open\n3,c\n4,d\n')
+    reader = DocumentReader(never, on_error="collect")
+    assert [d.id for d in reader] == ["1"]
+    assert [(r.line, "goes on to line 5" in r.reason) for r in reader.rejected] == [(3, True)]
+
+
+@pytest.mark.parametrize("cell", ["1_000", "\u0663", "1e3x"])
+def test_cells_are_numbers_as_tables_have_them(tmp_path: Path, cell: str) -> None:
+    path = write(tmp_path / "a.csv", f"id,text,n\n1,x,{cell}\n")
+    for kind in (int, "float"):
+        with pytest.raises(FileFormatError, match=r"a\.csv:2: column 'n' must hold"):
+            list(DocumentReader(path, fields={"n": kind}))
+
+
+def test_text_after_an_svg_that_is_not_closed_is_seen(tmp_path: Path) -> None:
+    page = write(tmp_path / "a.html", "<p>start</p><svg><path><g>icon</g><p>visible</p></svg><p>end</p>")
+    [document] = DocumentReader(page)
+    assert document.text == "start\nvisible\nend"
+
+
+def test_readers_arguments_are_checked(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"id": "1", "text": "x"}')
+    for options, message in (
+        ({"on_error": "ignore"}, "on_error must be one of raise, collect"),
+        ({"fields": {"n": "date"}}, "must be str, int, float or bool"),
+        ({"fields": ["n"]}, "fields must be a mapping"),
+    ):
+        with pytest.raises(InputError, match=message):
+            DocumentReader(path, **options)
+    with pytest.raises(InputError, match="utf-16 cannot be read line by line"):
+        list(DocumentReader(path, encoding="utf-16"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from crossrank.checks import as_list
 from crossrank.errors import InputError, require
-from crossrank.evaluation.trec import descending_scores
+from crossrank.evaluation.trec import HIGHEST_GRADE, descending_scores
 from crossrank.types import Qrels, Ranking
 
 __all__ = ["DEFAULT_MEASURES", "FAMILIES", "Evaluation", "Family", "Measure", "evaluate", "parse_measure"]
@@ -41,16 +43,15 @@ FAMILIES = (
     Family("MAP", "map", "map_cut", "mean of the precision at each relevant document", ("ap",)),
     Family("Recall", "", "recall", "share of the relevant documents that were found", ("r",)),
     Family("P", "", "P", "share of the first k places that hold a relevant document", ("precision",)),
-    Family("Rprec", "Rprec", "", "precision at rank R, R the number of relevant documents"),
+    Family("Rprec", "Rprec", "", "precision at rank R, R the number of relevant documents", ("r-precision",)),
     Family("Success", "", "success", "1 if a relevant document is among the first k"),
 )
 """Every measure there is, by its paper's name."""
 
 DEFAULT_MEASURES = ("nDCG@10", "MRR@10", "MAP", "Recall@100")
 
-_SPELLING = re.compile(r"(?P<name>[A-Za-z]+(?:_[A-Za-z]+)*)(?:[@_.](?P<cutoff>[0-9]{1,6}))?")
-# trec_eval makes a table with a row for every grade up to the highest; ids end at a NUL in C.
-_HIGHEST_GRADE = 1_000_000
+_SPELLING = re.compile(r"(?P<name>[A-Za-z]+(?:[_-][A-Za-z]+)*)(?:[@_.](?P<cutoff>[0-9]{1,6}))?")
+# Ids end at a NUL in C.
 _NO_C_STRING = re.compile("[\0\ud800-\udfff]")
 
 
@@ -199,11 +200,15 @@ def evaluate(
     """
     if isinstance(measures, (str, Measure)):
         raise InputError(f"measures must be a list, not a single one: use [{str(measures)!r}]")
-    parsed = list(dict.fromkeys(m if isinstance(m, Measure) else parse_measure(m) for m in measures))
+    wanted = as_list(measures, "measures")
+    parsed = list(dict.fromkeys(m if isinstance(m, Measure) else parse_measure(m) for m in wanted))
     if not parsed:
         raise InputError("there is no measure to compute; name at least one, such as nDCG@10")
     if isinstance(relevance_level, bool) or not isinstance(relevance_level, int) or relevance_level < 1:
         raise InputError(f"relevance_level must be a whole number of at least 1, not {relevance_level!r}")
+    for name, mapping in (("run", run), ("qrels", qrels)):
+        if not isinstance(mapping, Mapping):
+            raise InputError(f"{name} must be a mapping by query id, not {type(mapping).__name__}")
     judged = {query_id: _checked_grades(query_id, grades) for query_id, grades in qrels.items() if grades}
     if not judged:
         raise InputError("the qrels have no judgement; there is nothing to measure against")
@@ -236,17 +241,21 @@ def evaluate(
 
 def _checked_grades(query_id: str, grades: Mapping[str, int]) -> dict[str, int]:
     _check_id(query_id)
+    if not isinstance(grades, Mapping):
+        raise InputError(
+            f"qrels[{query_id!r}] must be a mapping of document id to grade, not {type(grades).__name__}"
+        )
     checked = {}
     for document_id, grade in grades.items():
         _check_id(document_id)
         if (
             isinstance(grade, bool)
             or not isinstance(grade, (int, np.integer))
-            or abs(int(grade)) > _HIGHEST_GRADE
+            or abs(int(grade)) > HIGHEST_GRADE
         ):
             raise InputError(
                 f"the grade of document {document_id!r} for query {query_id!r} must be a whole number "
-                f"of at most {_HIGHEST_GRADE:,}, not {grade!r}"
+                f"of at most {HIGHEST_GRADE:,}, not {grade!r}"
             )
         # Below 0 and 0 are the same to every measure here; but where all grades of a query are below 0,
         # trec_eval's nDCG reads memory that is not its own and may not come back.
@@ -258,20 +267,27 @@ def _scores(query_id: str, found: Ranking | Mapping[str, float]) -> dict[str, fl
     if isinstance(found, Ranking):
         scores = dict(zip(found.document_ids, descending_scores(found), strict=True))
     elif isinstance(found, Mapping):
-        scores = {document_id: float(score) for document_id, score in found.items()}
+        scores = {
+            document_id: _checked_score(query_id, document_id, score) for document_id, score in found.items()
+        }
     else:
         raise InputError(
             f"run[{query_id!r}] must be a Ranking or a mapping of document id to score, "
             f"not {type(found).__name__}"
         )
-    for document_id, score in scores.items():
+    for document_id in scores:
         _check_id(document_id)
-        if not abs(score) <= float(np.finfo(np.float32).max):
-            raise InputError(
-                f"document {document_id!r} of query {query_id!r} has score {score!r}; "
-                "scores must be finite float32 numbers"
-            )
     return scores
+
+
+def _checked_score(query_id: str, document_id: str, score: Any) -> float:
+    is_number = isinstance(score, (int, float, np.number)) and not isinstance(score, bool)
+    if not is_number or not abs(float(score)) <= float(np.finfo(np.float32).max):
+        raise InputError(
+            f"document {document_id!r} of query {query_id!r} has score {score!r}; "
+            "scores must be finite float32 numbers"
+        )
+    return float(score)
 
 
 def _check_id(value: str) -> None:

@@ -25,6 +25,7 @@ from crossrank.errors import FileFormatError, InputError
 from crossrank.types import Hit, Qrels, Ranking, Run
 
 __all__ = [
+    "HIGHEST_GRADE",
     "descending_scores",
     "numbered_lines",
     "read_qrels",
@@ -37,11 +38,14 @@ __all__ = [
 # ASCII blanks only, as in trec_eval: a no-break space is part of an id.
 _BLANKS = re.compile(r"[ \t\v\f]+")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_GRADE = re.compile(r"[+-]?\d+", re.ASCII)
+_WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 # What an id may not hold: the blanks and line ends, NUL (ends a string in trec_eval), a byte order
 # mark (dropped by readers at the start of a file) and lone surrogates (not UTF-8).
 _UNWRITABLE = re.compile("[\0 \t\v\f\r\n\ufeff\ud800-\udfff]")
 _UNWRITABLE_BEIR = re.compile("[\0\t\r\n\ufeff\ud800-\udfff]")
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+HIGHEST_GRADE = 1_000_000
+"""trec_eval makes a table with a row for every grade up to the highest."""
 _QUERY_HEADERS = frozenset({"query-id", "query_id", "qid", "query"})
 
 
@@ -84,14 +88,14 @@ def read_run(path: str | Path, queries: Mapping[str, str] | None = None) -> Run:
         queries: query id -> text, for the rankings' `query`; a query without one gets "".
 
     Returns:
-        Rankings in the order in which their queries first come in the file. The run's tag is the
-        first row's; each hit's stage is its own row's tag.
+        Rankings in the order in which their queries first come in the file. The run's tag, and the
+        stage of its hits, is the first row's; trec_eval reads the others no more than this does.
 
     Raises:
         FileFormatError: a row without six columns, a rank or score that is no number, a score that
-            is NaN or infinite, or a document that comes twice for a query.
+            is NaN, infinite or beyond float32, or a document that comes twice for a query.
     """
-    rows: dict[str, dict[str, tuple[float, int, str]]] = {}
+    rows: dict[str, dict[str, tuple[float, int]]] = {}
     run_tag: str | None = None
     for line, text in numbered_lines(path):
         columns = _BLANKS.split(text.strip(" \t\v\f"))
@@ -103,30 +107,33 @@ def read_run(path: str | Path, queries: Mapping[str, str] | None = None) -> Run:
                 line,
             )
         query_id, _, document_id, rank, score, tag = columns
-        if not _GRADE.fullmatch(rank):
+        if not _WHOLE_NUMBER.fullmatch(rank):
             raise FileFormatError(f"the rank must be a whole number, not {_excerpt(rank)}", path, line)
         value = float(score) if _NUMBER.fullmatch(score) else math.nan
-        if not math.isfinite(value):
-            raise FileFormatError(f"the score must be a finite number, not {_excerpt(score)}", path, line)
+        if not abs(value) <= _FLOAT32_MAX:
+            raise FileFormatError(
+                f"the score must be a finite float32 number, not {_excerpt(score)}", path, line
+            )
         hits = rows.setdefault(query_id, {})
         if document_id in hits:
             raise FileFormatError(
                 f"document {document_id!r} comes a second time for query {query_id!r}", path, line
             )
-        hits[document_id] = (value, int(rank), tag)
+        hits[document_id] = (value, int(rank))
         run_tag = tag if run_tag is None else run_tag
     texts = queries if queries is not None else {}
     rankings = {
-        query_id: _ranking(query_id, hits, texts.get(query_id, "")) for query_id, hits in rows.items()
+        query_id: _ranking(query_id, hits, texts.get(query_id, ""), run_tag or "")
+        for query_id, hits in rows.items()
     }
     return Run(rankings) if run_tag is None else Run(rankings, run_tag)
 
 
-def _ranking(query_id: str, rows: Mapping[str, tuple[float, int, str]], query: str) -> Ranking:
+def _ranking(query_id: str, rows: Mapping[str, tuple[float, int]], query: str, stage: str) -> Ranking:
     ordered = sorted(rows.items(), key=lambda row: (-row[1][0], row[1][1]))
     hits = tuple(
-        Hit(document_id, score, rank, tag)
-        for rank, (document_id, (score, _, tag)) in enumerate(ordered, start=1)
+        Hit(document_id, score, rank, stage)
+        for rank, (document_id, (score, _)) in enumerate(ordered, start=1)
     )
     return Ranking(query, hits, query_id=query_id)
 
@@ -202,9 +209,6 @@ def descending_scores(ranking: Ranking) -> list[float]:
     return scores
 
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-
 def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
     """Read judgements in TREC's or BEIR's form, told apart by the first row.
 
@@ -216,8 +220,8 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
         Query id -> document id -> grade, in the order of the file.
 
     Raises:
-        FileFormatError: a row with another number of columns, a grade that is no whole number, or a
-            document judged twice for a query.
+        FileFormatError: a row with another number of columns, a grade that is no whole number or beyond
+            ±1,000,000, or a document judged twice for a query.
     """
     qrels: dict[str, dict[str, int]] = {}
     beir: bool | None = None
@@ -240,8 +244,12 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
         query_id, document_id, grade = columns[0], columns[-2], columns[-1].strip()
         if not query_id or not document_id:
             raise FileFormatError(f"an empty id: {_excerpt(text)}", path, line)
-        if not _GRADE.fullmatch(grade):
-            raise FileFormatError(f"the grade must be a whole number, not {_excerpt(grade)}", path, line)
+        if not _WHOLE_NUMBER.fullmatch(grade) or abs(int(grade)) > HIGHEST_GRADE:
+            raise FileFormatError(
+                f"the grade must be a whole number of at most {HIGHEST_GRADE:,}, not {_excerpt(grade)}",
+                path,
+                line,
+            )
         grades = qrels.setdefault(query_id, {})
         if document_id in grades:
             raise FileFormatError(

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.checks import as_number, as_strings, check_count
 from crossrank.errors import InputError
 from crossrank.retrieval.retriever import (
     Filter,
     as_documents,
     best_rows,
-    check_queries,
-    check_top_k,
     matching,
     ranking_of,
 )
 from crossrank.retrieval.text import Analyzer
+from crossrank.store.filters import FilterLike
 from crossrank.types import Document, Ranking
 
 __all__ = ["BM25"]
@@ -73,14 +73,12 @@ class BM25:
         analyzer: Analyzer | None = None,
         name: str = "bm25",
     ) -> None:
-        if not 0 <= k1 < float("inf"):
-            raise InputError(f"k1 must be a number of at least 0, not {k1!r}")
-        if not 0 <= b <= 1:
-            raise InputError(f"b must be between 0 and 1, not {b!r}")
         self.name = name
-        self.k1 = float(k1)
-        self.b = float(b)
+        self.k1 = as_number(k1, "k1", 0)
+        self.b = as_number(b, "b", 0, 1)
         self.analyzer = analyzer if analyzer is not None else Analyzer(language)
+        if not callable(getattr(self.analyzer, "analyze", None)):
+            raise InputError(f"the analyzer must have a method analyze(text), {self.analyzer!r} has not")
         self.documents = as_documents(documents)
         self._build()
 
@@ -116,7 +114,6 @@ class BM25:
 
     def scores(self, query: str) -> npt.NDArray[np.float32]:
         """Return (len(documents),) float32: each document's score, 0 where it shares no term."""
-        check_queries([query])
         total = np.zeros(len(self.documents), dtype=np.float64)
         for term, count in sorted(Counter(self.analyzer.analyze(query)).items()):
             number = self._vocabulary.get(term)
@@ -126,7 +123,7 @@ class BM25:
         return total.astype(np.float32)
 
     def retrieve(
-        self, queries: Sequence[str], top_k: int = 100, filter: Filter | None = None
+        self, queries: Sequence[str], top_k: int = 100, filter: Filter | FilterLike | None = None
     ) -> list[Ranking]:
         """Return one ranking per query, in the order of the queries.
 
@@ -136,17 +133,19 @@ class BM25:
         Args:
             queries: the texts to search for.
             top_k: the most hits a ranking may have, at least 1.
-            filter: only documents that it matches are found. Document frequencies, and so scores,
-                are those of all documents.
+            filter: only documents that it matches are found; a dict or a string (see
+                `crossrank.store.filters`), or an object with `matches`. Document
+                frequencies, and so scores, are those of all documents.
 
         Raises:
-            InputError: queries that are not a list of strings, or top_k below 1.
+            InputError: queries that are not a list of strings, top_k below 1, or a filter that cannot be
+                read.
         """
-        check_queries(queries)
-        check_top_k(top_k)
+        texts = as_strings(queries, "queries")
+        check_count(top_k)
         allowed = matching(self.documents, filter)
         rankings = []
-        for query in queries:
+        for query in texts:
             scores = self.scores(query)
             if allowed is not None:
                 scores[~allowed] = 0

@@ -8,16 +8,16 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.checks import as_strings, as_vectors, check_count
 from crossrank.errors import ModelOutputError
 from crossrank.retrieval.retriever import (
     Filter,
     as_documents,
     best_rows,
-    check_queries,
-    check_top_k,
     matching,
     ranking_of,
 )
+from crossrank.store.filters import FilterLike
 from crossrank.types import Document, Ranking
 
 __all__ = ["Dense", "Encoder"]
@@ -66,6 +66,7 @@ class Dense:
         self.documents = as_documents(documents)
         self.bi_encoder = bi_encoder
         self._vectors = _checked(bi_encoder.encode_documents(self.documents), len(self.documents))
+        self._has_text = np.array([bool(each.full_text.strip()) for each in self.documents], dtype=np.bool_)
         norms = np.sqrt(np.einsum("ij,ij->i", self._vectors, self._vectors))
         self._longest = float(norms.max(initial=0.0))
 
@@ -77,36 +78,39 @@ class Dense:
         return self._exact(self._encode([query])[0], np.arange(len(self.documents)))
 
     def retrieve(
-        self, queries: Sequence[str], top_k: int = 100, filter: Filter | None = None
+        self, queries: Sequence[str], top_k: int = 100, filter: Filter | FilterLike | None = None
     ) -> list[Ranking]:
         """Return one ranking per query, in the order of the queries.
 
         Every ranking has `top_k` hits if that many documents may be found, however poor the last
-        ones are. Equal scores keep the order of the documents.
+        ones are. A document without text is never found: its vector says nothing. Equal scores keep
+        the order of the documents.
 
         Args:
             queries: the texts to search for.
             top_k: the most hits a ranking may have, at least 1.
-            filter: only documents that it matches are found.
+            filter: only documents that it matches are found; a dict or a string (see
+                `crossrank.store.filters`), or an object with `matches`.
 
         Raises:
-            InputError: queries that are not a list of strings, or top_k below 1.
+            InputError: queries that are not a list of strings, top_k below 1, or a filter that cannot be
+                read.
             ModelOutputError: a query vector with NaN or infinity, or of another size than the
                 documents' vectors.
         """
-        check_queries(queries)
-        check_top_k(top_k)
-        if not queries or not self.documents:
-            return [Ranking(query) for query in queries]
+        texts = as_strings(queries, "queries")
+        check_count(top_k)
         allowed = matching(self.documents, filter)
-        rows = np.arange(len(self.documents)) if allowed is None else np.flatnonzero(allowed)
-        query_vectors = self._encode(queries)
+        if not texts or not self.documents:
+            return [Ranking(query) for query in texts]
+        rows = np.flatnonzero(self._has_text if allowed is None else self._has_text & allowed)
+        query_vectors = self._encode(texts)
         step = max(1, _BLOCK_SCORES // len(self.documents))
         rankings = []
-        for start in range(0, len(queries), step):
+        for start in range(0, len(texts), step):
             block = query_vectors[start : start + step]
             for query, vector, rough in zip(
-                queries[start : start + step], block, block @ self._vectors.T, strict=True
+                texts[start : start + step], block, block @ self._vectors.T, strict=True
             ):
                 near = rows[self._could_be_best(vector, rough[rows], top_k)]
                 scores = self._exact(vector, near)
@@ -146,9 +150,4 @@ class Dense:
 
 
 def _checked(vectors: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    if vectors.ndim != 2 or len(vectors) != count:
-        raise ModelOutputError(f"the bi-encoder gave an array of shape {vectors.shape} for {count} texts")
-    if not np.isfinite(vectors).all():
-        raise ModelOutputError("the bi-encoder gave a vector with NaN or infinity; check the model")
-    return vectors
+    return as_vectors(vectors, "the bi-encoder's vectors", rows=count, error=ModelOutputError)

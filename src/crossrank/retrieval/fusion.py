@@ -11,6 +11,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.checks import as_list, as_number, check_count
 from crossrank.errors import InputError
 from crossrank.types import Hit, Qrels, Ranking
 
@@ -35,9 +36,9 @@ class Fusion(Protocol):
 
         Each hit has the fused score, the score each ranking gave it in `stage_scores` (under the
         ranking's name; absent where the ranking lacks it), and the document if any ranking has it.
-        Equal fused scores: the document with the better best rank comes first, then the smaller id.
-        So neither the score nor the place of a document depends on the order of the rankings, given
-        that weights move with them.
+        Equal fused scores go by id, the largest first, as in trec_eval: what is shown is what is
+        measured. So neither the score nor the place of a document depends on the order of the
+        rankings, given that weights move with them.
 
         Args:
             rankings: at least one, all for the same query; none may have a document twice.
@@ -77,8 +78,7 @@ class RRF:
     weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.k < math.inf:
-            raise InputError(f"k must be a number above 0, not {self.k!r}")
+        object.__setattr__(self, "k", as_number(self.k, "k", math.nextafter(0, 1)))
         if self.weights is not None:
             object.__setattr__(self, "weights", _checked_weights(self.weights))
 
@@ -185,8 +185,7 @@ def tune(
         raise InputError(
             f"there are weights to choose for two retrievers or more, not {len(rankings_by_retriever)}"
         )
-    if steps < 1:
-        raise InputError(f"steps must be at least 1, not {steps!r}")
+    check_count(steps, "steps")
     names = tuple(rankings_by_retriever)
     lists: dict[str, list[Ranking]] = {}
     for query_id in qrels:
@@ -221,9 +220,9 @@ def _named_metric(measure: str) -> Metric:
 
 
 def _checked_weights(weights: Sequence[float]) -> tuple[float, ...]:
-    values = tuple(float(weight) for weight in weights)
-    if not all(0 <= weight < math.inf for weight in values) or not any(values):
-        raise InputError(f"weights must be numbers of at least 0 and not all 0, not {values}")
+    values = tuple(as_number(weight, "each of the weights", 0) for weight in as_list(weights, "weights"))
+    if not any(values):
+        raise InputError(f"weights must not all be 0: {values}")
     return values
 
 
@@ -236,14 +235,18 @@ def _weights_for(weights: tuple[float, ...] | None, rankings: Sequence[Ranking])
 
 
 def _normalised(scores: npt.NDArray[np.float64], how: Normalisation) -> npt.NDArray[np.float64]:
+    if not np.isfinite(scores).all():
+        raise InputError(
+            "a ranking has a score that is not finite (NaN or infinity), which cannot be added to others"
+        )
     if how == "none" or scores.size == 0:
         return scores
-    if not np.isfinite(scores).all():
-        raise InputError(f"a ranking has a score that is not finite, which {how} cannot normalise")
     if scores.min() == scores.max():
         return np.full_like(scores, {"min-max": 1.0, "z-score": 0.0, "dbsf": 0.5}[how])
+    # Divided by the range first: the squares of very small or large scores would leave float64.
+    scores = (scores - scores.min()) / (scores.max() - scores.min())
     centre, unit, shift = {
-        "min-max": (scores.min(), scores.max() - scores.min(), 0.0),
+        "min-max": (0.0, 1.0, 0.0),
         "z-score": (scores.mean(), scores.std(), 0.0),
         "dbsf": (scores.mean(), 6 * scores.std(ddof=1), 0.5),  # the mean is half way from low to high
     }[how]
@@ -262,21 +265,22 @@ def _fused(
     """Return the ranking by the sum of what each ranking gives a document, or `missing` where it lacks it."""
     if not rankings:
         raise InputError("there is no ranking to fuse; give at least one")
-    query = rankings[0].query
+    if top_k is not None:
+        check_count(top_k)
+    # A ranking read from a run file may not have the query's text.
+    query = next((ranking.query for ranking in rankings if ranking.query), "")
     for ranking in rankings:
-        if ranking.query != query:
+        if ranking.query not in (query, ""):
             raise InputError(
                 f"only rankings for one query can be fused, not for {query!r} and {ranking.query!r}"
             )
     names = _names(rankings, names, stage)
     found: dict[str, list[tuple[str, Hit]]] = {}
-    best_rank: dict[str, int] = {}
     for name, ranking, part in zip(names, rankings, parts, strict=True):
         if len(part) != len(ranking):
             raise InputError(f"the ranking {name!r} has a document twice; a document can have one place only")
-        for rank, hit in enumerate(ranking, start=1):
+        for hit in ranking:
             found.setdefault(hit.document_id, []).append((name, hit))
-            best_rank[hit.document_id] = min(rank, best_rank.get(hit.document_id, rank))
 
     # fsum rounds once, whatever the order of the rankings.
     scores = {
@@ -285,7 +289,7 @@ def _fused(
         )
         for document_id in found
     }
-    order = sorted(found, key=lambda each: (-scores[each], best_rank[each], each))[:top_k]
+    order = sorted(found, key=lambda each: (scores[each], each), reverse=True)[:top_k]
     hits = []
     for rank, document_id in enumerate(order, start=1):
         sources = found[document_id]

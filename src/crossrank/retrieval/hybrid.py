@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from crossrank.checks import as_list, as_strings, check_count
 from crossrank.errors import InputError
 from crossrank.retrieval.fusion import RRF, Fusion
-from crossrank.retrieval.retriever import Filter, Retriever, check_queries, check_top_k
+from crossrank.retrieval.retriever import Filter, Retriever, as_condition
+from crossrank.store.filters import FilterLike
 from crossrank.types import Ranking
 
 __all__ = ["Hybrid"]
@@ -43,42 +45,50 @@ class Hybrid:
         *,
         name: str = "hybrid",
     ) -> None:
-        self.retrievers = tuple(retrievers)
+        self.retrievers = tuple(as_list(retrievers, "retrievers"))
+        for each in self.retrievers:
+            if not isinstance(each, Retriever):
+                raise InputError(f"a retriever has a name and a method retrieve, {each!r} has not")
         names = [retriever.name for retriever in self.retrievers]
         if not names or len({*names, name}) != len(names) + 1:
             raise InputError(
                 "a hybrid needs one retriever or more, all with different names and none "
                 f"{name!r}, not {names}"
             )
-        if isinstance(fusion, str):
-            if fusion != "rrf":
-                raise InputError(
-                    f'fusion must be "rrf" or a formula such as WeightedSum(...), not {fusion!r}'
-                )
+        if fusion == "rrf":
             fusion = RRF()
-        check_top_k(depth, "depth")
+        if not callable(fusion):
+            raise InputError(
+                f'fusion must be "rrf" or a formula such as WeightedSum(...), not {fusion!r}; for tuned '
+                "weights, give what crossrank.retrieval.fusion.tune returns"
+            )
+        check_count(depth, "depth")
         self.name = name
         self.fusion = fusion
         self.depth = depth
 
     def retrieve(
-        self, queries: Sequence[str], top_k: int = 100, filter: Filter | None = None
+        self, queries: Sequence[str], top_k: int = 100, filter: Filter | FilterLike | None = None
     ) -> list[Ranking]:
         """Return one fused ranking per query, in the order of the queries.
 
         Args:
             queries: the texts to search for.
             top_k: the most hits a ranking may have, at least 1.
-            filter: passed on to each retriever.
+            filter: only documents that it matches are found; a dict or a string (see
+                `crossrank.store.filters`), or an object with `matches`. It is
+                passed on to each retriever.
 
         Raises:
-            InputError: queries that are not a list of strings, or top_k below 1.
+            InputError: queries that are not a list of strings, top_k below 1, or a filter that cannot be
+                read.
         """
-        check_queries(queries)
-        check_top_k(top_k)
+        texts = as_strings(queries, "queries")
+        check_count(top_k)
+        condition = None if filter is None else as_condition(filter)
         names = [retriever.name for retriever in self.retrievers]
         found = [
-            retriever.retrieve(queries, top_k=max(self.depth, top_k), filter=filter)
+            retriever.retrieve(texts, top_k=max(self.depth, top_k), filter=condition)
             for retriever in self.retrievers
         ]
         return [

@@ -8,16 +8,17 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.checks import as_list
 from crossrank.errors import InputError
+from crossrank.store.filters import FilterLike, as_filter
 from crossrank.types import Document, Hit, Ranking
 
 __all__ = [
     "Filter",
     "Retriever",
+    "as_condition",
     "as_documents",
     "best_rows",
-    "check_queries",
-    "check_top_k",
     "matching",
     "ranking_of",
 ]
@@ -64,12 +65,10 @@ def as_documents(documents: Sequence[str | Document]) -> tuple[Document, ...]:
     Raises:
         InputError: a single string, an element of another type, or an id that occurs twice.
     """
-    if isinstance(documents, (str, bytes, Document)):
-        raise InputError(
-            f"documents must be a list, not a single {type(documents).__name__}; wrap it in a list"
-        )
+    if isinstance(documents, Document):
+        raise InputError("documents must be a list, not a single Document; wrap it in a list")
     checked = []
-    for position, document in enumerate(documents):
+    for position, document in enumerate(as_list(documents, "documents")):
         if isinstance(document, Document):
             checked.append(document)
         elif isinstance(document, str):
@@ -89,28 +88,30 @@ def as_documents(documents: Sequence[str | Document]) -> tuple[Document, ...]:
     return tuple(checked)
 
 
-def check_queries(queries: Sequence[str]) -> None:
-    """Raise InputError unless `queries` is a list of strings."""
-    if isinstance(queries, (str, bytes)):
-        raise InputError(
-            f"queries must be a list of strings, not a single {type(queries).__name__}: use [query]"
-        )
-    for position, query in enumerate(queries):
-        if not isinstance(query, str):
-            raise InputError(f"queries[{position}] must be a string, not {type(query).__name__}")
+def matching(
+    documents: Sequence[Document], filter: Filter | FilterLike | None
+) -> npt.NDArray[np.bool_] | None:
+    """Return (len(documents),) whether each may be found; None when all may.
 
-
-def check_top_k(top_k: int, name: str = "top_k") -> None:
-    """Raise InputError unless `top_k`, called `name` in the message, is a whole number of at least 1."""
-    if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, not {top_k!r}")
-
-
-def matching(documents: Sequence[Document], filter: Filter | None) -> npt.NDArray[np.bool_] | None:
-    """Return (len(documents),) whether each may be found; None when all may."""
+    Raises:
+        InputError: a filter that cannot be read.
+    """
     if filter is None:
         return None
-    return np.fromiter((filter.matches(d) for d in documents), dtype=np.bool_, count=len(documents))
+    condition = as_condition(filter)
+    return np.fromiter((condition.matches(d) for d in documents), dtype=np.bool_, count=len(documents))
+
+
+def as_condition(filter: Filter | FilterLike) -> Filter:
+    """Return a filter of any form as one that can be asked about a document.
+
+    Args:
+        filter: a dict, a string, or an object with `matches`.
+
+    Raises:
+        InputError: none of these, or one that cannot be read.
+    """
+    return filter if isinstance(filter, Filter) else as_filter(filter)
 
 
 def best_rows(scores: npt.NDArray[np.float32], top_k: int) -> npt.NDArray[np.int64]:

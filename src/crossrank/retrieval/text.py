@@ -94,6 +94,7 @@ class Analyzer:
         stem: bool = True,
         stop_words: bool | Collection[str] = True,
     ) -> None:
+        language = language.lower() if isinstance(language, str) else language
         if language is not None and language not in snowballstemmer.algorithms():
             raise InputError(
                 f"there is no stemmer for language {language!r}; use None (no stemming, no stop words) or "

@@ -145,7 +145,8 @@ class _Lines:
         except UnicodeDecodeError as error:
             raise _BadLineError(
                 f"not {self._encoding} text: {error.reason} at byte {error.start + 1} of the line "
-                f"(0x{line[error.start]:02x}); convert the file, or give its encoding"
+                f"(0x{line[error.start]:02x}); convert the file to UTF-8, or give its "
+                "encoding: DocumentReader(path, encoding=...)"
             ) from None
         return text.removeprefix("\ufeff") if self.number == 1 else text
 
@@ -161,9 +162,11 @@ class _BadLineError(Exception):
 @contextmanager
 def _open_lines(path: Path, encoding: str) -> Iterator[_Lines]:
     try:
-        "".encode(encoding)
+        line_end = "\n".encode(encoding)
     except LookupError:
         raise InputError(f"there is no encoding {encoding!r}") from None
+    if line_end not in (b"\n", b"\xef\xbb\xbf\n"):  # lines are parted before they are decoded
+        raise InputError(f"files in {encoding} cannot be read line by line; convert {path} to UTF-8")
     try:
         raw = path.open("rb")
     except OSError as error:
@@ -221,7 +224,8 @@ def _csv(path: Path, encoding: str, delimiter: str) -> Rows:
             except (_BadLineError, csv.Error) as error:
                 if header is None:
                     raise FileFormatError(f"the header cannot be read: {error}", path, start) from error
-                yield RawRow(lines.number, reason=str(error))
+                through = f"; the row goes on to line {lines.number}" if lines.number > start else ""
+                yield RawRow(start, reason=f"{error}{through}")
                 continue
             if not cells:
                 continue

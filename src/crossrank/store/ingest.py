@@ -7,6 +7,7 @@ resumed by repeating it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.checks import as_vectors
 from crossrank.errors import FileFormatError, InputError, ModelOutputError
 from crossrank.progress import track
 from crossrank.store import upkeep
@@ -25,6 +27,8 @@ from crossrank.store.table import DocumentTable
 from crossrank.types import Document
 
 __all__ = ["Ingestion"]
+
+_logger = logging.getLogger(__name__)
 
 _BATCH_CHARACTERS = 1 << 24  # a batch of huge documents is cut short of this much text
 
@@ -64,6 +68,7 @@ class Ingestion:
     rejected: list[Rejected] = field(default_factory=list)
     _batch: dict[str, tuple[Row, _Source]] = field(default_factory=dict)
     _characters: int = 0
+    _num_blank: int = 0
 
     def run(self, documents: Iterable[DocumentLike], *, progress: bool | None) -> AddReport:
         """Store the documents and return what became of them."""
@@ -79,6 +84,10 @@ class Ingestion:
                     bar.advance(done - bar.done)
             self._flush()
         self._upkeep(writing=False)
+        if self._num_blank:
+            _logger.warning(
+                "%d documents have no text: they are stored, and no search finds them", self._num_blank
+            )
         return AddReport(self.added, self.replaced, self.unchanged, self.skipped, tuple(self.rejected))
 
     def _upkeep(self, *, writing: bool) -> None:
@@ -149,6 +158,7 @@ class Ingestion:
             self.added += len(rows) - replaced
             self.unchanged += len(unchanged)
             self.skipped += len(left_alone) - len(unchanged)
+            self._num_blank += sum(not row.has_text for row in rows)
             ids = tuple(i for i in self._batch if i not in taken or self.on_duplicate == "replace")
             self._batch, self._characters = {}, 0
             if self.on_batch is not None:
@@ -157,12 +167,13 @@ class Ingestion:
     def _encode(self, rows: list[Row], vectors: dict[str, npt.NDArray[np.float32]]) -> None:
         if self.encoder is None or not rows:
             return
-        encoded = check_vectors(
-            self.encoder.encode_documents([row.content for row in rows]),
-            len(rows),
-            self.encoder,
-        )
-        vectors.update(zip((row.id for row in rows), encoded, strict=True))
+        # The vector of a text without words says nothing, and would match any query a little.
+        vectors.update((row.id, np.zeros(self.encoder.dimensions, np.float32)) for row in rows)
+        rows = [row for row in rows if row.has_text]
+        if rows:
+            encoded = self.encoder.encode_documents([row.content for row in rows])
+            checked = check_vectors(encoded, len(rows), self.encoder)
+            vectors.update(zip((row.id for row in rows), checked, strict=True))
 
     def _reject_duplicate(self, row: Row, source: _Source) -> None:
         self._reject(
@@ -190,15 +201,8 @@ def check_vectors(vectors: Any, rows: int, encoder: VectorEncoder) -> npt.NDArra
     Raises:
         ModelOutputError: another shape than (rows, dimensions), or NaN or infinity.
     """
-    checked = np.asarray(vectors, dtype=np.float32)
-    if checked.shape != (rows, encoder.dimensions):
-        raise ModelOutputError(
-            f"{encoder.name} gave vectors of shape {checked.shape}; expected {(rows, encoder.dimensions)}"
-        )
-    if not np.isfinite(checked).all():
-        bad = int(np.flatnonzero(~np.isfinite(checked).all(axis=1))[0])
-        raise ModelOutputError(f"{encoder.name} gave NaN or infinity for text {bad} of {rows}")
-    return checked
+    name = f"the vectors of {encoder.name}"
+    return as_vectors(vectors, name, rows=rows, dimensions=encoder.dimensions, error=ModelOutputError)
 
 
 def _size(documents: Iterable[DocumentLike]) -> int | None:

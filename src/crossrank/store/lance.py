@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.checks import as_vectors, check_count
 from crossrank.errors import IndexMismatchError, IndexStoreError, InputError
 from crossrank.store import upkeep
 from crossrank.store.filters import FilterLike, as_filter
 from crossrank.store.info import IndexInfo, index_info
 from crossrank.store.ingest import Ingestion, check_vectors
 from crossrank.store.readers import DocumentReader
-from crossrank.store.schema import ModelSettings, Settings, field_type
-from crossrank.store.search import check_query_vectors, check_strings, text_rankings, vector_rankings
+from crossrank.store.schema import ModelSettings, Settings, typed_fields
+from crossrank.store.search import text_rankings, valid_strings, vector_rankings
 from crossrank.store.store import AddReport, DocumentLike, OnDuplicate, OnError, VectorEncoder
 from crossrank.store.table import DocumentTable
 from crossrank.types import Document, Ranking
@@ -82,9 +84,7 @@ class Index:
         """
         settings = Settings(
             language=language.lower() if isinstance(language, str) else language,
-            fields={
-                n: field_type(kind) if isinstance(kind, str) else kind for n, kind in (fields or {}).items()
-            },
+            fields=typed_fields(fields or {}),
             model=None if bi_encoder is None else _model_settings(bi_encoder),
         )
         table = DocumentTable.create(path, settings, overwrite=overwrite, lock_timeout_s=lock_timeout_s)
@@ -204,19 +204,20 @@ class Index:
             IndexMismatchError: the index has vectors and was opened without a bi-encoder.
             IndexStoreError: the index cannot be written.
         """
-        if isinstance(documents, (str, bytes, Path, Document, Mapping)):
+        if isinstance(documents, (str, bytes, Path, Document, Mapping)) or not isinstance(
+            documents, Iterable
+        ):
             raise InputError(
                 f"documents must be an iterable of documents, not a single {type(documents).__name__}; "
                 "wrap a document in a list, and read a file with DocumentReader(path)"
             )
         for name, value, known in (
-            ("on_duplicate", on_duplicate, ("error", "skip", "replace")),
-            ("on_error", on_error, ("raise", "collect")),
+            ("on_duplicate", on_duplicate, get_args(OnDuplicate)),
+            ("on_error", on_error, get_args(OnError)),
         ):
             if value not in known:
                 raise InputError(f"{name} must be one of {', '.join(known)}, not {value!r}")
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        check_count(batch_size, "batch_size")
         if self.model is not None and self._bi_encoder is None:
             raise self._needs_bi_encoder("documents cannot be added")
         if isinstance(documents, DocumentReader):
@@ -255,7 +256,7 @@ class Index:
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete documents and return how many of the ids were stored."""
-        check_strings(ids, "ids")
+        ids = valid_strings(ids, "ids")
         with self._table.writing():
             deleted = self._table.delete(ids)
             if deleted >= max(64, self._table.count() // 10):
@@ -264,7 +265,7 @@ class Index:
 
     def get(self, ids: Sequence[str]) -> list[Document | None]:
         """Return the documents with these ids, in this order; None for an id that is not stored."""
-        check_strings(ids, "ids")
+        ids = valid_strings(ids, "ids")
         settings = self._table.settings
         rows = self._table.rows_by_id(ids, settings.document_columns())
         return [settings.document(rows[name]) if name in rows else None for name in ids]
@@ -290,7 +291,8 @@ class Index:
     ) -> list[Ranking]:
         """Return one BM25 ranking per query, in the order of the queries.
 
-        Documents that share no word with the query are not found. Equal scores are ordered by id.
+        Documents that share no word with the query are not found. Equal scores go by id, the largest
+        first, as in trec_eval.
 
         Args:
             queries: texts; none of their characters has a special meaning.
@@ -301,8 +303,8 @@ class Index:
         Raises:
             InputError: queries that are not strings, or a filter that does not fit the fields.
         """
-        check_strings(queries, "queries")
-        return text_rankings(self._table, queries, top_k, self._sql(filter))
+        texts = valid_strings(queries, "queries")
+        return text_rankings(self._table, texts, top_k, self._sql(filter))
 
     def search_vector(
         self,
@@ -314,7 +316,8 @@ class Index:
 
         Exact: below `upkeep.ANN_THRESHOLD` documents every vector is compared.
         Approximate: above, the scores are as exact, but documents in the parts of the space farthest from
-        the query can be missed (see `upkeep.num_probes`). Equal scores are ordered by id.
+        the query can be missed (see `upkeep.num_probes`). Equal scores go by id, the largest first, as
+        in trec_eval.
 
         Args:
             queries: texts, encoded by the bi-encoder; or their vectors, (n, dimensions) float32.
@@ -331,12 +334,12 @@ class Index:
                 f"{self.path}: this index has no vectors; create it with a bi-encoder to search by vector"
             )
         if isinstance(queries, np.ndarray):
-            vectors, texts = check_query_vectors(queries, model.dimensions), [""] * len(queries)
+            vectors = as_vectors(queries, "query vectors", dimensions=model.dimensions)
+            texts = [""] * len(vectors)
         else:
-            check_strings(queries, "queries")
+            texts = valid_strings(queries, "queries")
             if self._bi_encoder is None:
                 raise self._needs_bi_encoder("texts cannot be searched for by vector")
-            texts = list(queries)
             if not texts:
                 return []
             vectors = check_vectors(self._bi_encoder.encode_queries(texts), len(texts), self._bi_encoder)
@@ -391,8 +394,19 @@ class Index:
 
 
 def _model_settings(bi_encoder: VectorEncoder) -> ModelSettings:
-    return ModelSettings(bi_encoder.name, bi_encoder.fingerprint, int(bi_encoder.dimensions))
+    if not all(hasattr(bi_encoder, name) for name in ("name", "fingerprint", "dimensions", "encode_queries")):
+        raise InputError(
+            f"a bi-encoder has a name, a fingerprint and dimensions, {bi_encoder!r} has not; open a model "
+            "with BiEncoder(name)"
+        )
+    return ModelSettings(
+        bi_encoder.name,
+        bi_encoder.fingerprint,
+        int(bi_encoder.dimensions),
+        getattr(bi_encoder, "precision", None),
+    )
 
 
 def _described(model: ModelSettings) -> str:
-    return f"{model.name!r} ({model.dimensions} dimensions, fingerprint {model.fingerprint[:12]})"
+    precision = f"{model.precision}, " if model.precision else ""
+    return f"{model.name!r} ({precision}{model.dimensions} dimensions, fingerprint {model.fingerprint[:12]})"

@@ -15,6 +15,11 @@ _BLOCK = re.compile(
     "form|h[1-6]|head|header|hr|html|li|main|nav|ol|option|p|pre|section|summary|table|tbody|td|tfoot|th|"
     "thead|title|tr|ul"
 )
+# Elements that an HTML parser takes for the end of an <svg> that was never closed.
+_ENDS_SVG = re.compile(
+    "b|big|blockquote|body|br|center|code|dd|div|dl|dt|em|embed|h[1-6]|head|hr|i|img|li|listing|menu|meta|"
+    "nobr|ol|p|pre|ruby|s|small|span|strike|strong|sub|sup|table|tt|u|ul|var"
+)
 _HEADING = re.compile(r" {0,3}#{1,6}[ \t]+(?P<title>.+?)(?:[ \t]+#+)?[ \t]*$")
 _FENCE = re.compile(r" {0,3}(```|~~~)")
 
@@ -52,12 +57,14 @@ class _TextParser(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.title: list[str] = []
         self.text: list[str] = []
-        self._hidden = 0
+        self._hidden: list[str] = []  # open elements whose text is not shown
         self._in_title = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self._hidden and self._hidden[-1] == "svg" and _ENDS_SVG.fullmatch(tag):
+            self._hidden.pop()
         if tag in _HIDDEN:
-            self._hidden += 1
+            self._hidden.append(tag)
         if tag == "title" and not self.title and not self._hidden:
             self._in_title = True
         if _BLOCK.fullmatch(tag):
@@ -68,8 +75,9 @@ class _TextParser(HTMLParser):
             self.text.append("\n")
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in _HIDDEN and self._hidden:
-            self._hidden -= 1
+        if tag in self._hidden:
+            while self._hidden.pop() != tag:
+                pass
         if tag == "title":
             self._in_title = False
         if _BLOCK.fullmatch(tag):

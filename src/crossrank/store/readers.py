@@ -12,10 +12,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from crossrank.errors import FileFormatError, InputError
 from crossrank.store.formats import RawRow, files_of, rows_of
+from crossrank.store.schema import typed_fields
 from crossrank.store.store import DocumentLike, OnError, Rejected
 from crossrank.types import Document
 
@@ -37,8 +38,9 @@ class DocumentReader:
         id_column: name of the column with the id; None finds it.
         text_column: name of the column with the text; None finds it.
         title_column: name of the column with the title; None finds it.
-        fields: types of metadata fields. The cells of a CSV file are converted to them, and an empty
-            cell is a missing value. `Index.add` sets those of the index where None is given.
+        fields: types of metadata fields: str, int, float or bool, or the type's name. The cells of a CSV
+            file are converted to them, and an empty cell is a missing value. `Index.add` sets those of
+            the index where None is given.
         on_error: "raise" ends the reading at a row that cannot be read; "collect" lists the row in
             `rejected` and goes on.
         encoding: of text files.
@@ -63,12 +65,14 @@ class DocumentReader:
         id_column: str | None = None,
         text_column: str | None = None,
         title_column: str | None = None,
-        fields: Mapping[str, type] | None = None,
+        fields: Mapping[str, type | str] | None = None,
         on_error: OnError = "raise",
         encoding: str = "utf-8",
     ) -> None:
+        if on_error not in get_args(OnError):
+            raise InputError(f"on_error must be one of {', '.join(get_args(OnError))}, not {on_error!r}")
         self.source = Path(source)
-        self.fields = fields
+        self.fields: Mapping[str, type] | None = None if fields is None else typed_fields(fields)
         self.on_error = on_error
         self.encoding = encoding
         self._id_columns = (id_column,) if id_column is not None else ID_COLUMNS
@@ -143,12 +147,18 @@ class DocumentReader:
                 del typed[name]
                 continue
             try:
-                typed[name] = _BOOLEANS[cell.strip().lower()] if kind is bool else kind(cell)
+                typed[name] = _BOOLEANS[cell.strip().lower()] if kind is bool else _number(cell, kind)
             except (ValueError, KeyError):
                 raise _BadRowError(
                     f"column {name!r} must hold {kind.__name__} values, not {cell!r}", document_id
                 ) from None
         return typed
+
+
+def _number(cell: str, kind: type) -> Any:
+    if "_" in cell or not cell.isascii():  # Python's numbers, not a table's
+        raise ValueError(cell)
+    return kind(cell)
 
 
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}

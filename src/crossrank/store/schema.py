@@ -3,8 +3,8 @@
 Columns of the table: `id`, `content` (title and text joined by a space, what is searched),
 `title_length` (characters of `content` that are the title), `content_hash`, `extra` (metadata
 without a declared field, as JSON), `meta_<field>` for each declared field, and `vector` when the
-index has a bi-encoder. The settings are stored in the table's own schema, so that they appear and
-change in the same atomic step as the table.
+index has a bi-encoder (null where there is no text). The settings are stored in the table's own
+schema, so that they appear and change in the same atomic step as the table.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from crossrank.errors import IndexStoreError, InputError, require
@@ -50,11 +50,13 @@ class ModelSettings:
         name: what people call it; for messages.
         fingerprint: changes whenever its vectors would.
         dimensions: length of its vectors.
+        precision: what it computed in, "float32" or "int8"; None where it does not say.
     """
 
     name: str
     fingerprint: str
     dimensions: int
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,12 @@ class Settings:
                 f"{', '.join(sorted(LANGUAGES))}, or None for no stemming and no stop words"
             )
         seen: dict[str, str] = {}
-        for name, kind in self.fields.items():
+        for name in self.fields:
             if not isinstance(name, str) or not _FIELD_NAME.fullmatch(name) or name.lower() in _TAKEN_NAMES:
                 raise InputError(
                     f"{name!r} cannot be the name of a field: use letters, digits and _, and none of "
                     f"{', '.join(sorted(_TAKEN_NAMES))}"
                 )
-            if kind not in FIELD_TYPES.values():
-                raise InputError(f"field {name!r} must be str, int, float or bool, not {kind!r}")
             if seen.setdefault(name.lower(), name) != name:
                 raise InputError(f"the fields {seen[name.lower()]!r} and {name!r} differ only in case")
 
@@ -142,9 +142,7 @@ class Settings:
                 "format_version": self.format_version,
                 "language": self.language,
                 "fields": {name: kind.__name__ for name, kind in self.fields.items()},
-                "model": None
-                if model is None
-                else {"name": model.name, "fingerprint": model.fingerprint, "dimensions": model.dimensions},
+                "model": None if model is None else asdict(model),
             }
         )
 
@@ -157,16 +155,7 @@ class Settings:
         metadata = document.metadata
         fields = {name: _checked_value(name, metadata.get(name), kind) for name, kind in self.fields.items()}
         extra = {name: value for name, value in metadata.items() if name not in self.fields}
-        for name in extra:
-            if not isinstance(name, str):
-                raise InputError(f"the keys of its metadata must be strings, not {name!r}")
-        try:
-            # Sorted, so that the order of the keys does not count as a change of the document.
-            extra_json = (
-                json.dumps(extra, ensure_ascii=False, allow_nan=False, sort_keys=True) if extra else None
-            )
-        except (TypeError, ValueError) as error:
-            raise InputError(f"its metadata cannot be stored as JSON: {error}") from None
+        extra_json = _as_json(extra)
         parts = [document.title, document.text, fields, extra_json]
         try:
             document.id.encode()
@@ -224,13 +213,19 @@ class Row:
     extra: str | None
     fields: Mapping[str, Any]
 
+    @property
+    def has_text(self) -> bool:
+        """Whether there is anything to search; a document without it has no vector."""
+        return bool(self.content.strip())
+
 
 def to_arrow(rows: Sequence[Row], vectors: Any, schema: Any) -> Any:
     """Return the rows as a `pyarrow.Table`.
 
     Args:
         rows: n rows.
-        vectors: (n, dimensions) float32, None for an index without a bi-encoder.
+        vectors: (n, dimensions) float32, None for an index without a bi-encoder; those of rows without
+            text are not stored.
         schema: the table's `pyarrow.Schema`.
     """
     pa = require("pyarrow", "search")
@@ -241,7 +236,9 @@ def to_arrow(rows: Sequence[Row], vectors: Any, schema: Any) -> Any:
     for name in rows[0].fields if rows else ():
         columns[column_of(name)] = [row.fields[name] for row in rows]
     if vectors is not None:
-        columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+        columns["vector"] = pa.FixedSizeListArray.from_arrays(
+            pa.array(vectors.ravel()), vectors.shape[1], mask=pa.array([not row.has_text for row in rows])
+        )
     return pa.table(columns, schema=schema)
 
 
@@ -272,13 +269,40 @@ def _checked_value(name: str, value: Any, kind: type) -> Any:
     return value
 
 
-def field_type(name: str) -> type:
-    """Return the type that "str", "int", "float" or "bool" names.
+def typed_fields(fields: Mapping[str, type | str]) -> dict[str, type]:
+    """Return fields with their types, which may be given by name: "str", "int", "float" or "bool".
 
     Raises:
-        InputError: another name.
+        InputError: no mapping, or another type.
     """
-    try:
-        return FIELD_TYPES[name]
-    except KeyError:
-        raise InputError(f"a field's type must be one of {', '.join(FIELD_TYPES)}, not {name!r}") from None
+    if not isinstance(fields, Mapping):
+        raise InputError(f"fields must be a mapping of name to type, not {type(fields).__name__}")
+    types = {
+        name: FIELD_TYPES.get(kind, kind) if isinstance(kind, str) else kind for name, kind in fields.items()
+    }
+    for name, kind in types.items():
+        if kind not in FIELD_TYPES.values():
+            raise InputError(f"field {name!r} must be str, int, float or bool, not {kind!r}")
+    return types  # type: ignore[return-value]
+
+
+def _as_json(extra: Mapping[str, Any]) -> str | None:
+    """Return metadata as JSON; None when there is none.
+
+    Raises:
+        InputError: a value that JSON cannot hold, or would give back as another one.
+    """
+    for name, value in extra.items():
+        if not isinstance(name, str):
+            raise InputError(f"the keys of its metadata must be strings, not {name!r}")
+        try:
+            stored = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"its metadata {name!r} cannot be stored as JSON: {error}") from None
+        if stored != value:
+            raise InputError(
+                f"its metadata {name!r} would not come back as it is: use lists for tuples, and strings as "
+                "keys"
+            )
+    # Sorted, so that the order of the keys does not count as a change of the document.
+    return json.dumps(extra, ensure_ascii=False, sort_keys=True) if extra else None

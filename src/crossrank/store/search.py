@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from crossrank.errors import InputError, require
+from crossrank.checks import as_strings, check_count, check_texts
+from crossrank.errors import require
 from crossrank.store import upkeep
 from crossrank.store.table import DocumentTable
 from crossrank.types import Hit, Ranking
 
-__all__ = ["check_query_vectors", "check_strings", "text_rankings", "vector_rankings"]
+__all__ = ["text_rankings", "valid_strings", "vector_rankings"]
 
 _TIE_MARGIN = 8  # rows fetched beyond top_k, to see whether the last score goes on behind the cut
 _MOST_TIES = 10_000
+_MOST_ROWS = 2**31  # the store takes no larger limit than 2^32
 
 
-def check_strings(values: Sequence[str], name: str) -> None:
-    """Raise InputError unless `values`, called `name` in the message, is a list of valid strings."""
-    if isinstance(values, (str, bytes)):
-        raise InputError(f"{name} must be a list of strings, not a single {type(values).__name__}")
-    for position, value in enumerate(values):
-        if not isinstance(value, str):
-            raise InputError(f"{name}[{position}] must be a string, not {type(value).__name__}")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{name}[{position}] is not valid Unicode: {error.reason}, character {error.start}"
-            ) from None
-
-
-def check_query_vectors(vectors: npt.NDArray[np.float32], dimensions: int) -> npt.NDArray[np.float32]:
-    """Return the vectors as (n, dimensions) float32, or raise InputError."""
-    checked = np.asarray(vectors, dtype=np.float32)
-    if checked.ndim != 2 or checked.shape[1] != dimensions:
-        raise InputError(
-            f"query vectors must have shape (n, {dimensions}), one row a query, not {checked.shape}"
-        )
-    if not np.isfinite(checked).all():
-        raise InputError("query vectors must not contain NaN or infinity")
-    return checked
+def valid_strings(values: Iterable[str], name: str) -> list[str]:
+    """Return strings that have a UTF-8 form, called `name` in the message, or raise InputError."""
+    strings = as_strings(values, name)
+    check_texts(strings, name)
+    return strings
 
 
 def text_rankings(
@@ -111,9 +93,9 @@ def _best_rows(
     Which of several rows with the same score the store returns is left to chance; with all of them
     at hand the ranking can break ties by id.
     """
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-        raise InputError(f"top_k must be a whole number of at least 1, not {top_k!r}")
+    check_count(top_k)
     columns = [*table.settings.document_columns(), score_column]
+    top_k = min(int(top_k), _MOST_ROWS)
     limit = top_k + _TIE_MARGIN
     while True:
         with table.errors():
@@ -135,7 +117,7 @@ def _ranking(
     scored: Sequence[tuple[float, Mapping[str, Any]]],
     top_k: int,
 ) -> Ranking:
-    best = sorted(scored, key=lambda pair: (-pair[0], pair[1]["id"]))[:top_k]
+    best = sorted(scored, key=lambda pair: (pair[0], pair[1]["id"]), reverse=True)[:top_k]
     hits = [
         Hit(
             document_id=row["id"],

@@ -175,9 +175,9 @@ class DocumentTable:
             data = to_arrow(rows, vectors, table.schema)
             if replace:
                 merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-                merge.execute(data)
+                merge.execute(data, on_bad_vectors="null")
             else:
-                table.add(data)
+                table.add(data, on_bad_vectors="null")  # a null vector counts as a bad one
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete the rows with these ids and return how many there were; the caller holds the lock."""
