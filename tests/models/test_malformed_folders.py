@@ -28,6 +28,7 @@ TRANSFORMER = "sentence_bert_config.json"
         ("deberta_v3", "config.json", "num_attention_heads", True),
         ("distilbert", "config.json", "n_heads", "4"),
         ("bert", "config.json", "num_hidden_layers", 0),
+        ("bert", "config.json", "hidden_size", 10**30),
         ("bert", "config.json", "layer_norm_eps", "x"),
         ("bert", "config.json", "layer_norm_eps", float("nan")),
         ("bert", "config.json", "id2label", {"a": "x"}),

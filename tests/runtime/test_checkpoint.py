@@ -456,6 +456,10 @@ def test_more_layers_than_the_config_has(copy: Callable[..., Path], name: str) -
         open_engine(Checkpoint.open(folder), output="tokens")
 
 
+def test_a_whole_number_where_a_fraction_is_meant(copy: Callable[..., Path]) -> None:
+    open_engine(Checkpoint.open(copy("bert", layer_norm_eps=0)), output="logits", threads=1)
+
+
 def test_a_tokenizer_much_smaller_than_the_embedding_matrix(copy: Callable[..., Path]) -> None:
     with pytest.raises(CheckpointError, match=r"token ids up to 75 only, .* embeddings for 1101 tokens"):
         Checkpoint.open(copy("bert", vocab_size=1101))

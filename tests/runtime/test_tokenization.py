@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as LibraryTokenizer
 
+from crossrank.checks import check_texts
 from crossrank.errors import CheckpointError, InputError
 from crossrank.runtime import tokenization
 from crossrank.runtime.segments import segments
-from crossrank.runtime.tokenization import Tokenizer, check_texts
+from crossrank.runtime.tokenization import Tokenizer
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog, doesn't it?",

@@ -13,7 +13,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from crossrank.checks import as_list, check_count
+from crossrank.checks import as_list, check_count, check_text, check_texts
 from crossrank.errors import (
     CheckpointError,
     CrossrankError,

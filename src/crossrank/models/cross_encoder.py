@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.cache import ScoreCache
-from crossrank.checks import as_list, check_count
+from crossrank.checks import as_list, check_count, check_text, check_texts
 from crossrank.errors import InputError
 from crossrank.models.hub import resolve
 from crossrank.models.pair_scorer import PairScorer, PairScores
@@ -23,7 +23,7 @@ from crossrank.models.pair_settings import LongQuery, PairSettings
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Precision, Source, open_engine
-from crossrank.runtime.tokenization import Tokenizer, check_text, check_texts
+from crossrank.runtime.tokenization import Tokenizer
 from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K, LongDocuments
 from crossrank.types import Document, Hit, Pair, Ranking
 

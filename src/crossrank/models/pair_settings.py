@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from crossrank.checks import as_number, check_count
+from crossrank.checks import as_number, check_count, check_text
 from crossrank.errors import InputError
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.tokenization import Tokenizer, check_text
+from crossrank.runtime.tokenization import Tokenizer
 from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K, LongDocuments, check_policy
 
 __all__ = ["LongQuery", "PairSettings"]

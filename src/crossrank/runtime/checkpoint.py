@@ -182,9 +182,9 @@ class Checkpoint:
         tokenizer_file, transformer_file = self._tokenizer_config_file, self._transformer_config_file
         limits = [
             self.max_positions,
-            # transformers also writes "no limit" as 1e30, which is no whole number to JSON.
+            # Read as any number: "no limit" is written as 1e30.
             read_setting(self.tokenizer_config, "model_max_length", float, None, source=tokenizer_file),
-            read_setting(self._transformer_config, "max_seq_length", int, None, source=transformer_file),
+            read_setting(self._transformer_config, "max_seq_length", float, None, source=transformer_file),
         ]
         sane = [int(limit) for limit in limits if limit is not None and 0 < limit < _UNSET_LENGTH]
         return min(sane, default=512)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeVar, cast, overload
 
 from crossrank.errors import CheckpointError
 
@@ -13,6 +13,7 @@ __all__ = ["bad_setting", "read_json", "read_object", "read_setting"]
 
 _Value = TypeVar("_Value", bool, int, float, str, list[Any], dict[str, Any])
 
+_TOO_LARGE = 2**31  # for a size of anything in a model
 _REQUIRED: Final[Any] = object()
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 _NAMES |= {list: "a list", dict: "an object"}
@@ -102,10 +103,11 @@ def read_setting(
     fits = isinstance(value, (int, float) if kind is float else kind)
     if isinstance(value, bool) and kind is not bool:  # which Python counts as a number
         fits = False
+    if kind is int and fits and abs(value) >= _TOO_LARGE:
+        fits = False
     if not fits or (least is not None and not value >= least):  # NaN is not either
         raise bad_setting(source, key, value, _NAMES[kind] + ("" if least is None else f", {least} or more"))
-    result: _Value = value
-    return result
+    return cast(_Value, float(value) if kind is float else value)  # ONNX tells 1 from 1.0
 
 
 def bad_setting(source: Path | str, key: str, value: object, expected: str) -> CheckpointError:

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from crossrank.errors import CheckpointError, InputError
+from crossrank.checks import check_texts
+from crossrank.errors import CheckpointError
 from crossrank.runtime.segments import segments, splits_at_spaces
 from crossrank.runtime.settings import bad_setting, read_setting
 from crossrank.runtime.templates import derive_templates
@@ -25,7 +26,7 @@ from crossrank.runtime.templates import derive_templates
 if TYPE_CHECKING:
     from crossrank.runtime.checkpoint import Checkpoint
 
-__all__ = ["ModelInputs", "Tokenizer", "Tokens", "check_text", "check_texts"]
+__all__ = ["ModelInputs", "Tokenizer", "Tokens"]
 
 Ids = npt.NDArray[np.int32]
 Row = npt.NDArray[np.int64]
@@ -52,39 +53,6 @@ class ModelInputs(NamedTuple):
     input_ids: Row
     attention_mask: Row
     token_type_ids: Row
-
-
-def check_texts(texts: Sequence[str], name: str) -> None:
-    """Refuse what is no text: other types, and strings that have no UTF-8 form.
-
-    Args:
-        texts: any sequence.
-        name: what the texts are, for the message: "documents".
-
-    Raises:
-        InputError: names the first bad position.
-    """
-    for position, text in enumerate(texts):
-        if not isinstance(text, str) or not text.isascii():  # the usual text costs no more than this
-            check_text(text, f"{name}[{position}]")
-
-
-def check_text(text: str, name: str) -> None:
-    """Refuse one text, as `check_texts` does.
-
-    Raises:
-        InputError: it is no string, or no valid Unicode.
-    """
-    if not isinstance(text, str):
-        raise InputError(f"{name} must be a string, not {type(text).__name__}")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{name} has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}, so "
-            "it is not valid Unicode; decode its source with the right encoding, or clean it with "
-            "text.encode('utf-8', 'replace').decode('utf-8')"
-        ) from None
 
 
 class Tokenizer:
