@@ -82,6 +82,13 @@ def test_options_of_a_search_do_not_go_with_a_run(run, files, idle: list[str]) -
     assert "would do nothing" in result.stderr
 
 
+def test_fewer_hits_than_a_cutoff_are_refused(run, tmp_path) -> None:
+    options = ["--collection", tmp_path, "--measures", "nDCG@10,Recall@50", "--top-k", 20]
+    result = run("evaluate", "--index", tmp_path, *options)
+    assert result.exit_code == 2
+    assert "less than 50" in result.stderr
+
+
 def test_a_run_or_qrels_from_standard_input(run, files) -> None:
     expected = run("evaluate", *files, "--json").stdout
     assert run("evaluate", "-", files[1], "--json", input=RUN).stdout == expected

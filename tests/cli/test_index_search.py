@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 
 from crossrank import Collection, read_run
-from crossrank.cli.evaluate import _num_hits
-from crossrank.evaluation.measures import parse_measure
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MODEL = GOLDEN / "sbert_bi_encoder"
@@ -323,13 +321,12 @@ def test_the_depth_of_reranking_does_not_cut_what_is_measured(
     assert [len(ranking) for ranking in read_run(tmp_path / "kept.run").values()] == [3, 3]
 
 
-@pytest.mark.parametrize(
-    ("measures", "depth", "expected"),
-    [("nDCG@10", 10, 100), ("Recall@500,nDCG@10", 10, 500), ("MAP", 10, 1000), ("nDCG@10", 2000, 2000)],
-)
-def test_a_run_is_as_deep_as_its_measures_look(measures: str, depth: int, expected: int) -> None:
-    wanted = [parse_measure(name) for name in measures.split(",")]
-    assert _num_hits(wanted, depth) == expected
+def test_evaluate_keeps_as_many_hits_as_asked_for(
+    run, vector_index: Path, collection: Path, tmp_path
+) -> None:
+    command = ["evaluate", "--index", vector_index, "--collection", collection, "--retriever", "dense"]
+    run(*command, "--measures", "MAP", "--top-k", 2, "--run", tmp_path / "kept.run")
+    assert [len(ranking) for ranking in read_run(tmp_path / "kept.run").values()] == [2, 2]
 
 
 def test_evaluate_filters(run, text_index: Path, collection: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,16 +41,25 @@ from crossrank.cli.search import (
 from crossrank.cli.usage import refuse
 
 if TYPE_CHECKING:
-    from crossrank.evaluation.measures import Evaluation, Measure
+    from crossrank.evaluation.measures import Evaluation
 
 __all__ = ["evaluate"]
 
 LEAST_HITS = 100
-WHOLE_RUN_HITS = 1000
-"""How deep TREC's runs are: for measures of the whole ranking, such as MAP."""
 
 SEARCH_OPTIONS = (
-    *("split", "retriever", "reranker", "depth", "fuse", "filter", "budget_ms", "model", "model_revision"),
+    *(
+        "split",
+        "retriever",
+        "reranker",
+        "depth",
+        "top_k",
+        "fuse",
+        "filter",
+        "budget_ms",
+        "model",
+        "model_revision",
+    ),
     *("revision", "label", "save_run", "long_query", "long_documents", "precision", "threads"),
 )
 """What only `--index` uses."""
@@ -70,6 +78,10 @@ def evaluate(
     retriever: RetrieverOption = RetrieverName.auto,
     reranker: SearchRerankerOption = NO_RERANKER,
     depth: DepthOption = 100,
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", "-k", min=1, help="Hits a query; default --depth or the deepest cutoff."),
+    ] = None,
     fuse: FuseOption = Fuse.none,
     filter: FilterOption = None,  # the option's name
     budget_ms: BudgetOption = None,
@@ -105,6 +117,11 @@ def evaluate(
     wanted = [parse_measure(name.strip()) for name in measures.split(",") if name.strip()]
     if not wanted:
         raise typer.BadParameter("--measures names none")
+    deepest = max(measure.cutoff or 1 for measure in wanted)
+    if top_k is not None and top_k < deepest:
+        raise typer.BadParameter(
+            f"--top-k {top_k} is less than {deepest}, the deepest cutoff of the measures"
+        )
     if index is None:
         if run is None or qrels is None or collection is not None:
             raise typer.BadParameter("give a RUN and QRELS, or --index and --collection")
@@ -145,18 +162,16 @@ def evaluate(
                 searcher, {f"{judged.queries_path}: query {name!r}": text for name, text in asked.items()}
             )
             found = searcher.search_many(
-                asked, top_k=_num_hits(wanted, depth), filter=filter, budget_ms=budget_ms
+                asked,
+                top_k=top_k or max(LEAST_HITS, depth, deepest),
+                filter=filter,
+                budget_ms=budget_ms,
             )
         if save_run is not None:
             write_run(found, save_run)
     _print(
         measure(found, judgements, wanted, relevance_level=relevance_level), per_query=per_query, as_json=json
     )
-
-
-def _num_hits(measures: Sequence[Measure], depth: int) -> int:
-    """Return how many hits a query needs, so that no measure sees less than it asks for."""
-    return max(LEAST_HITS, depth, *(measure.cutoff or WHOLE_RUN_HITS for measure in measures))
 
 
 def _print(evaluation: Evaluation, *, per_query: bool, as_json: bool) -> None:
