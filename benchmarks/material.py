@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from crossrank.models.hub import Kind, resolve
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, passed_parity
+from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, passed_parity, write_parity
 from crossrank.runtime.quantization import calibrate, write_int8
 from crossrank.runtime.tokenization import ModelInputs, Tokenizer
 
@@ -69,7 +69,7 @@ def folders(weights: Path | None, kind: Kind, scratch: Path) -> Folders:
         inputs = _calibration_inputs(checkpoint, pairs=kind == "cross-encoder")
         layers = calibrate(checkpoint, "logits" if kind == "cross-encoder" else "tokens", inputs)
         write_int8(int8 / place / INT8_FILE, checkpoint.tensors(), layers)
-        (int8 / place / PARITY_FILE).write_text('{"passed": true}\n', encoding="utf-8")
+        write_parity(int8 / place, {"passed": True})
     return Folders(float32, int8, origin)
 
 

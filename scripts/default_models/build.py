@@ -11,7 +11,6 @@ and writes a folder only if it passes the gate.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -29,9 +28,10 @@ from crossrank.models.bi_encoder import BiEncoder
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.retrieval.bm25 import BM25
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE
+from crossrank.runtime.int8 import INT8_FILE, write_parity
 from crossrank.runtime.quantization import calibrate, compare, write_int8
 from crossrank.runtime.tokenization import ModelInputs, Tokenizer
+from crossrank.runtime.weights import file_digest
 from crossrank.types import Document, Qrels
 
 LIMITS = {"mean_delta_in_std": 0.1, "kendall_tau": 0.9, "delta_ndcg@10": 0.005}
@@ -108,7 +108,7 @@ def calibration_inputs(checkpoint: Checkpoint, lists: Path, *, pairs: bool) -> l
     return inputs
 
 
-def card(name: str, record: dict) -> str:
+def card(name: str, record: dict, sha256: str) -> str:
     """Fill a model card with the figures of the parity record."""
     heads = ("collection", "candidates", "nDCG@10 float32", "nDCG@10 int8", "mean, max of the differences")
     rows = [
@@ -129,7 +129,7 @@ def card(name: str, record: dict) -> str:
     template = (Path(__file__).parent / "cards" / f"{name}.md").read_text(encoding="utf-8")
     return (
         template.replace("{parity_table}", "\n".join(table))
-        .replace("{sha256}", record["sha256"])
+        .replace("{sha256}", sha256)
         .replace("{model_index}", model_index)
     )
 
@@ -157,7 +157,7 @@ def build(
                 (work / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(source / name, work / name)
         write_int8(work / INT8_FILE, checkpoint.tensors(), layers)
-        (work / PARITY_FILE).write_text('{"passed": true}', encoding="utf-8")  # to be measured now
+        write_parity(work, {"passed": True})  # to be measured now
         record: dict = {"reference": "float32", "limits": LIMITS, "collections": {}, "passed": True}
         for name, depth in (("msmarco_dl19", 100), ("scifact", 10), ("cranfield", 10)):
             lists, qrels = candidates(args.data, name, depth)
@@ -179,11 +179,12 @@ def build(
                 and abs(quantised - exact) <= LIMITS["delta_ndcg@10"]
             )
         record["onnxruntime"] = importlib.metadata.version("onnxruntime")
-        record["sha256"] = hashlib.sha256((work / INT8_FILE).read_bytes()).hexdigest()
-        (work / PARITY_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_parity(work, record)
         if not record["passed"]:
             raise SystemExit(f"{out.name} fails the parity gate; nothing was written")
-        (work / "README.md").write_text(card(out.name, record), encoding="utf-8")
+        (work / "README.md").write_text(
+            card(out.name, record, file_digest(work / INT8_FILE)), encoding="utf-8"
+        )
         (work / "model.safetensors").unlink()
         shutil.copytree(work, out, dirs_exist_ok=True)
     print(f"wrote {out}")

@@ -44,6 +44,14 @@ def test_neighbours_do_not_change_a_rows_padding(lengths, others, budget):
     assert all(together[row] == alone[row] for row in alone)
 
 
+@given(st.lists(st.integers(1, 512), min_size=1, max_size=40), st.integers(1, 16))
+def test_few_rows_are_shared_among_those_that_run_at_a_time(lengths, parallel):
+    batches = plan(lengths, 10**6, parallel=parallel)
+    share = -(-sum(padded_length(length) for length in lengths) // parallel)
+    assert all(len(batch.rows) == 1 or len(batch.rows) * batch.length <= share for batch in batches)
+    assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(len(lengths)))
+
+
 def test_longest_first_even_and_deterministic():
     lengths = [8] * 13 + [120] * 5
     batches = plan(lengths, 96)

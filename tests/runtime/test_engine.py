@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from hypothesis import strategies as st
 from crossrank.errors import CheckpointError, InputError, UnsupportedArchitectureError
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import build_graph, open_engine
+from crossrank.runtime.tokenization import ModelInputs
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 Arrays = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
@@ -47,6 +51,65 @@ def test_token_types_matter(checkpoint: Checkpoint) -> None:
     engine = open_engine(checkpoint, output="logits", threads=1)
     np.testing.assert_allclose(engine.run(ids, mask, types), logits, atol=1e-5)
     assert np.abs(engine.run(ids, mask, np.zeros_like(types)) - logits).max() > 0.01
+
+
+def one_by_one(arrays: Arrays) -> list[ModelInputs]:
+    return [ModelInputs(*(array[[row]] for array in arrays)) for row in range(len(arrays[0]))]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_many_batches_come_in_order_from_any_number_of_threads(checkpoint: Checkpoint, threads: int) -> None:
+    arrays, logits = batch()
+    engine = open_engine(checkpoint, output="logits", threads=threads)
+    outputs = list(engine.run_all(one_by_one(arrays) * 5))
+    np.testing.assert_allclose(np.concatenate(outputs), np.tile(logits, (5, 1)), atol=1e-5)
+
+
+def test_batches_are_taken_as_they_are_needed(checkpoint: Checkpoint) -> None:
+    [first, *_] = one_by_one(batch()[0])
+    taken = itertools.count()
+    outputs = open_engine(checkpoint, output="logits", threads=2).run_all(first for _ in taken)
+    assert [next(outputs).shape for _ in range(3)] == [(1, 1)] * 3  # of an endless supply
+    assert next(taken) <= 3 + 2 * 2 + 1
+
+
+def test_a_batch_that_cannot_run_raises_in_its_turn(checkpoint: Checkpoint) -> None:
+    [first, *_] = one_by_one(batch()[0])
+    empty = ModelInputs(*(array[:, :0] for array in first))
+    outputs = open_engine(checkpoint, output="logits", threads=2).run_all([first, empty, first])
+    next(outputs)
+    with pytest.raises(InputError, match="empty batch"):
+        next(outputs)
+
+
+def test_callers_share_the_threads(checkpoint: Checkpoint) -> None:
+    engine = open_engine(checkpoint, output="logits", threads=2)
+    inputs = one_by_one(batch()[0]) * 20
+    before = threading.active_count()
+    with ThreadPoolExecutor(8) as callers:
+        running = [callers.submit(lambda: list(engine.run_all(inputs))) for _ in range(8)]
+        most = max(threading.active_count() for _ in iter(lambda: all(f.done() for f in running), True))
+    assert most <= before + 8 + 2
+    first, *others = (np.concatenate(future.result()) for future in running)
+    assert all((first == other).all() for other in others)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_runs_too() -> None:
+    program = (
+        "import os, sys, numpy as np\n"
+        "from crossrank import CrossEncoder\n"
+        "model = CrossEncoder(sys.argv[1], threads=2)\n"
+        "pairs = [('what is it', 'a text ' * n) for n in range(1, 9)]\n"
+        "expected = model.score(pairs)\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    os._exit(0 if np.array_equal(model.score(pairs), expected) else 3)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, str(GOLDEN / "bert")], check=True, timeout=60
+    )
 
 
 def test_a_tokenizer_without_token_types_means_zeros(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +16,7 @@ from crossrank.runtime import checkpoint as checkpoint_module
 from crossrank.runtime import int8
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Engine, build_graph, open_engine, open_session
-from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, Int8Linear
+from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, Int8Linear, write_parity
 from crossrank.runtime.quantization import calibrate, compare, write_int8
 from crossrank.runtime.tokenization import ModelInputs
 
@@ -43,16 +42,10 @@ def quantised(name: str, folder: Path, *, passed: bool = True, keep_float: bool 
     checkpoint = Checkpoint.open(folder)
     layers = calibrate(checkpoint, "logits", inputs_of(name), rows_per_input=64)
     write_int8(folder / INT8_FILE, checkpoint.tensors(), layers)
-    write_parity(folder, passed=passed)
+    write_parity(folder, {"passed": passed})
     if not keep_float:
         (folder / "model.safetensors").unlink()
     return Checkpoint.open(folder)
-
-
-def write_parity(folder: Path, *, passed: bool = True) -> None:
-    digest = hashlib.sha256((folder / INT8_FILE).read_bytes()).hexdigest()
-    record = {"passed": passed, "sha256": digest}
-    (folder / PARITY_FILE).write_text(json.dumps(record), encoding="utf-8")
 
 
 def scores(engine: Engine, inputs: list[ModelInputs]) -> np.ndarray:
@@ -143,7 +136,7 @@ def test_fingerprints_tell_the_forms_apart(tmp_path: Path) -> None:
     assert first.fingerprint != other.fingerprint
     layers = calibrate(checkpoint, "logits", inputs_of("bert")[:1])
     write_int8(checkpoint.folder / INT8_FILE, checkpoint.tensors(), layers)
-    write_parity(checkpoint.folder)
+    write_parity(checkpoint.folder, {"passed": True})
     again = open_engine(Checkpoint.open(checkpoint.folder), output="logits", precision="int8", threads=1)
     assert again.fingerprint != first.fingerprint
 

@@ -212,9 +212,12 @@ class BiEncoder:
         lengths = np.array([len(each) for each in ids], dtype=np.int64)
         lengths += self._tokenizer.num_single_special_tokens
         pooled: npt.NDArray[np.float32] | None = None
-        for batch in plan(lengths, self._token_budget, limit=self._checkpoint.max_positions):
-            inputs = self._tokenizer.single_inputs([ids[row] for row in batch.rows], batch.length)
-            vectors = pool(self._engine.run(*inputs), lengths[batch.rows], self._pooling.modes, role.skip)
+        batches = plan(lengths, self._token_budget, self._checkpoint.max_positions, self._engine.threads)
+        outputs = self._engine.run_all(
+            self._tokenizer.single_inputs([ids[row] for row in batch.rows], batch.length) for batch in batches
+        )
+        for batch, output in zip(batches, outputs, strict=True):
+            vectors = pool(output, lengths[batch.rows], self._pooling.modes, role.skip)
             vectors = apply_modules(vectors, self._after)
             bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
             if bad.size:

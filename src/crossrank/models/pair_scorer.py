@@ -228,9 +228,13 @@ class PairScorer:
         lengths = [self._tokenizer.pair_length(len(query), len(document)) for query, document in inputs]
         logits = np.empty((len(inputs), self._num_labels), dtype=np.float32)
         done = 0
-        for batch in plan(lengths, self._token_budget, self._max_positions):
-            arrays = self._tokenizer.pair_inputs([inputs[row] for row in batch.rows.tolist()], batch.length)
-            logits[batch.rows] = self._engine.run(*arrays)
+        batches = plan(lengths, self._token_budget, self._max_positions, self._engine.threads)
+        outputs = self._engine.run_all(
+            self._tokenizer.pair_inputs([inputs[row] for row in batch.rows.tolist()], batch.length)
+            for batch in batches
+        )
+        for batch, output in zip(batches, outputs, strict=True):
+            logits[batch.rows] = output
             before, done = done, done + len(batch.rows)
             tracked.advance(num_pairs * done // len(inputs) - num_pairs * before // len(inputs))
         return logits

@@ -66,7 +66,10 @@ def padded_length(length: int, limit: int | None = None) -> int:
 
 
 def plan(
-    lengths: npt.ArrayLike, token_budget: int = DEFAULT_TOKEN_BUDGET, limit: int | None = None
+    lengths: npt.ArrayLike,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    limit: int | None = None,
+    parallel: int = 1,
 ) -> list[Batch]:
     """Group rows of equal padded length into batches of at most `token_budget` tokens.
 
@@ -78,6 +81,7 @@ def plan(
         lengths: integers (n,), tokens of each row.
         token_budget: tokens of a batch, padding included; at least 1.
         limit: the longest row the model can take; padding stops there.
+        parallel: batches that run at a time; few rows get smaller batches, so that each has its share.
 
     Raises:
         InputError: a budget below 1, or a length outside 1..limit.
@@ -85,6 +89,7 @@ def plan(
     if token_budget < 1:
         raise InputError(f"token_budget is {token_budget}; it must be at least 1")
     padded = padded_lengths(lengths, limit)
+    token_budget = max(1, min(token_budget, -(-int(padded.sum()) // parallel)))
     order = np.argsort(-padded, kind="stable").astype(np.int64)
     changes = np.flatnonzero(np.diff(padded[order])) + 1
     batches = []

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +24,12 @@ from crossrank.runtime.encoders.modernbert import ModernBertEncoder
 from crossrank.runtime.graph import Graph, LinearForm
 from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, Int8Linear, passed_parity
 from crossrank.runtime.limits import num_threads
+from crossrank.runtime.tokenization import ModelInputs
 from crossrank.runtime.weights import file_digest
 
 __all__ = ["ARCHITECTURES", "Engine", "build_graph", "open_engine", "open_session"]
+
+_Result = TypeVar("_Result")
 
 Output = Literal["logits", "tokens"]
 Precision = Literal["auto", "float32", "int8"]
@@ -51,9 +57,11 @@ class Engine(Protocol):
 
     Attributes:
         precision: what the linear layers compute in: "float32" or "int8".
+        threads: how many batches `run_all` runs at a time.
     """
 
     precision: str
+    threads: int
 
     @property
     def fingerprint(self) -> str:
@@ -82,14 +90,26 @@ class Engine(Protocol):
         """
         ...
 
+    def run_all(self, batches: Iterable[ModelInputs]) -> Iterator[npt.NDArray[np.float32]]:
+        """Run batches, several at a time, and yield their outputs in order; see `run`.
+
+        A few batches are taken ahead, so memory does not grow with their number.
+        """
+        ...
+
 
 class SessionEngine:
     """An ONNX Runtime session that reads token arrays.
+
+    A batch runs on one thread, and as many batches at a time as there are threads, whoever asks for them.
+    So threads never wait for one another within a batch, and many callers together keep no more than these
+    threads busy.
 
     Args:
         session: declares input_ids and, where it reads them, attention_mask and token_type_ids.
         output: name of the output to return.
         checkpoint: where the session came from.
+        threads: see `Engine`.
         precision: see `Engine`.
         source: what else decides an output, for the fingerprint: SHA-256 (hex) of an ONNX file.
         kept: what must live as long as the session: arrays it reads in place.
@@ -101,11 +121,14 @@ class SessionEngine:
         output: str,
         checkpoint: Checkpoint,
         *,
+        threads: int,
         precision: str = "float32",
         source: Callable[[], str] = str,
         kept: object = None,
     ) -> None:
+        self.threads = threads
         self.precision = precision
+        self._workers = _Workers(threads)
         self._session = session
         self._output = output
         self._checkpoint = checkpoint
@@ -150,6 +173,37 @@ class SessionEngine:
         result: npt.NDArray[np.float32] = self._session.run([self._output], feed)[0]
         return result.astype(np.float32, copy=False)
 
+    def run_all(self, batches: Iterable[ModelInputs]) -> Iterator[npt.NDArray[np.float32]]:
+        """Run batches; see `Engine.run_all`."""
+        waiting: deque[Future[npt.NDArray[np.float32]]] = deque()
+        try:
+            for arrays in batches:
+                waiting.append(self._workers.submit(self.run, *arrays))
+                if len(waiting) > 2 * self.threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class _Workers:
+    """Threads that start when first needed, and anew in a forked process: threads do not cross a fork."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool = self._new_pool()
+
+    def submit(self, call: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
+        if self._process != os.getpid():
+            self._pool = self._new_pool()
+        return self._pool.submit(call, *arguments)
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        self._process = os.getpid()
+        return ThreadPoolExecutor(self._count, thread_name_prefix="crossrank")
+
 
 def open_engine(
     checkpoint: Checkpoint,
@@ -166,7 +220,8 @@ def open_engine(
         output: "logits" for a classifier's raw scores, "tokens" for the last layer's token vectors.
         precision: what linear layers compute in; "auto" takes int8 where it passed its parity gate, else
             float32, from float32 weights: those of an int8 file alone are computed with only when asked for.
-        threads: threads of one run, at most `limits.MAX_THREADS`; None takes the cores this process may use.
+        threads: batches that run at a time, at most `limits.MAX_THREADS`; None takes the cores this process
+            may use.
         source: "weights" writes a graph from safetensors, "onnx" runs the folder's own ONNX file, "auto"
             takes the weights where crossrank has a graph for the architecture, else the file.
 
@@ -179,6 +234,7 @@ def open_engine(
     for name, value, choices in (("precision", precision, Precision), ("source", source, Source)):
         if value not in get_args(choices):
             raise InputError(f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}")
+    threads = num_threads(threads)
     can_write = checkpoint.architecture in ARCHITECTURES and checkpoint.has_weights
     if source == "onnx" or (source == "auto" and not can_write and checkpoint.onnx_files):
         if precision == "int8":
@@ -188,11 +244,12 @@ def open_engine(
     if precision == "int8" or (precision == "auto" and int8_file):
         if int8_file and passed_parity(int8_file.parent, lambda: checkpoint.int8_digest):
             graph = build_graph(checkpoint, output, Int8Linear(), checkpoint.int8_tensors())
-            session, kept = open_session(graph, threads)
+            session, kept = open_session(graph)
             return SessionEngine(
                 session,
                 graph.output_names[0],
                 checkpoint,
+                threads=threads,
                 precision="int8",
                 source=lambda: checkpoint.int8_digest,
                 kept=kept,
@@ -200,8 +257,8 @@ def open_engine(
         if precision == "int8" or not checkpoint.weight_files:
             raise CheckpointError(_no_int8(checkpoint))
     graph = build_graph(checkpoint, output)
-    session, kept = open_session(graph, threads)
-    return SessionEngine(session, graph.output_names[0], checkpoint, kept=kept)
+    session, kept = open_session(graph)
+    return SessionEngine(session, graph.output_names[0], checkpoint, threads=threads, kept=kept)
 
 
 def build_graph(
@@ -250,12 +307,12 @@ def build_graph(
     return graph
 
 
-def open_session(graph: Graph, threads: int | None = None) -> tuple[onnxruntime.InferenceSession, object]:
+def open_session(graph: Graph, threads: int = 1) -> tuple[onnxruntime.InferenceSession, object]:
     """Make an ONNX Runtime session of a graph.
 
     Args:
         graph: a finished graph.
-        threads: threads of one run; None takes the cores this process may use.
+        threads: threads of one run.
 
     Returns:
         The session, and an object to keep as long as it: the weights, which the session reads in place.
@@ -270,9 +327,9 @@ def open_session(graph: Graph, threads: int | None = None) -> tuple[onnxruntime.
     return session, (values, graph.weights)
 
 
-def _session_options(threads: int | None) -> onnxruntime.SessionOptions:
+def _session_options(threads: int = 1) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads(threads)
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors only: a library does not print
@@ -291,7 +348,7 @@ def _no_int8(checkpoint: Checkpoint) -> str:
     return f"{checkpoint.folder} has no int8 form that passed the parity gate: {why}"
 
 
-def _open_file(checkpoint: Checkpoint, output: Output, threads: int | None) -> Engine:
+def _open_file(checkpoint: Checkpoint, output: Output, threads: int) -> Engine:
     by_name = {file.name: file for file in checkpoint.onnx_files}
     file = next((by_name[name] for name in _ONNX_FILES if name in by_name), None)
     if file is None:
@@ -307,7 +364,7 @@ def _open_file(checkpoint: Checkpoint, output: Output, threads: int | None) -> E
     try:
         session = onnxruntime.InferenceSession(
             str(file),
-            _session_options(threads),
+            _session_options(),
             providers=["CPUExecutionProvider"],
             disabled_optimizers=_SLOW_FUSIONS,
         )
@@ -323,4 +380,4 @@ def _open_file(checkpoint: Checkpoint, output: Output, threads: int | None) -> E
             f"{file} gives {', '.join(given)}, but {output} needs one of {', '.join(_ONNX_OUTPUTS[output])}"
             + ("; it has no trained classification head" if output == "logits" else "")
         )
-    return SessionEngine(session, wanted, checkpoint, source=partial(file_digest, file))
+    return SessionEngine(session, wanted, checkpoint, threads=threads, source=partial(file_digest, file))

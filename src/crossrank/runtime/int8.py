@@ -18,6 +18,7 @@ was measured, so that it says nothing about any other.
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -31,7 +32,7 @@ from crossrank.runtime.graph import Float32Linear, Graph
 from crossrank.runtime.settings import read_object, read_setting
 from crossrank.runtime.weights import file_digest
 
-__all__ = ["INT8_FILE", "PARITY_FILE", "Dequantized", "Int8Linear", "passed_parity"]
+__all__ = ["INT8_FILE", "PARITY_FILE", "Dequantized", "Int8Linear", "passed_parity", "write_parity"]
 
 INT8_FILE = "model.int8.safetensors"
 """Name of the quantised weights in a model folder."""
@@ -173,6 +174,17 @@ def passed_parity(folder: Path, digest: Callable[[], str] | None = None) -> bool
         return False
     measured = read_setting(record, "sha256", str, source=path)
     return measured == (digest() if digest else file_digest(folder / INT8_FILE))
+
+
+def write_parity(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the parity gate's record beside the int8 weights it is about, whose SHA-256 is added.
+
+    Args:
+        folder: has the int8 weights.
+        record: what was measured; `passed` says whether the weights may be used.
+    """
+    record = {**record, "sha256": file_digest(folder / INT8_FILE)}
+    (folder / PARITY_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 @cache

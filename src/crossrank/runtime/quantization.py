@@ -21,6 +21,7 @@ from crossrank.errors import InputError
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Output, build_graph, open_session
 from crossrank.runtime.graph import Float32Linear, Graph
+from crossrank.runtime.limits import available_cores
 from crossrank.runtime.tokenization import ModelInputs
 
 __all__ = ["Parity", "QuantizedLayer", "calibrate", "compare", "write_int8"]
@@ -166,7 +167,7 @@ def calibrate(
     if not inputs:
         raise InputError("calibration needs inputs: a few hundred unlabelled texts or pairs")
     observer = _Observer()
-    session, _kept = open_session(build_graph(checkpoint, output, observer))
+    session, _kept = open_session(build_graph(checkpoint, output, observer), available_cores())
     declared = {value.name for value in session.get_inputs()}
     outputs = sorted(set(observer.inputs.values()))
     seen: dict[str, list[Array]] = {name: [] for name in outputs}
