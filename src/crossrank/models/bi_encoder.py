@@ -73,7 +73,7 @@ class BiEncoder:
         query_prompt: put before each query in place of the folder's; "" for none.
         document_prompt: put before each document in place of the folder's; "" for none.
         token_budget: tokens of one forward, padding included.
-        threads: of one forward, 1 to 1024; None takes the cores this process may use.
+        threads: batches that run at a time, 1 to 1024; None takes the cores this process may use.
         progress: whether long calls show a progress bar; None shows it on a terminal.
 
     Attributes:

@@ -63,7 +63,7 @@ class CrossEncoder:
         label: for models with several labels: the one to rank by, by name or position.
         prompt: put before every query. Default: the model's own default prompt; "" for none.
         token_budget: tokens of one forward, padding included.
-        threads: threads of one forward, 1 to 1024. Default: the cores this process may use.
+        threads: batches that run at a time, 1 to 1024. Default: the cores this process may use.
         cache: scores computed before; share one among models and processes.
         progress: a progress bar for long calls; None shows one on a terminal.
 
