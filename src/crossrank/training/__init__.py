@@ -1,0 +1,1 @@
+"""From judgements to better models: negatives to train with. Nothing here imports torch."""
