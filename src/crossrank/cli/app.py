@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from crossrank.cli import encode, evaluate, index, info, models, rerank, search
+from crossrank.cli import encode, evaluate, index, info, mine, models, rerank, search
 from crossrank.cli.output import emit_text, show_error
 from crossrank.errors import CrossrankError
 
@@ -83,6 +83,7 @@ for _command in (
     rerank.score,
     encode.encode,
     evaluate.evaluate,
+    mine.mine,
     info.info,
     models.models,
 ):
