@@ -14,6 +14,7 @@ from mining_inputs import DOCUMENTS, QRELS, QUERIES, OverlapTeacher, rows_in, ru
 
 from crossrank import BM25, BiEncoder, CrossEncoder, Dense, Document, Hybrid, Index
 from crossrank.errors import InputError, ModelOutputError, QueryTooLongError
+from crossrank.training.corpus import as_corpus
 from crossrank.training.near_duplicates import resemblance, shingles
 from crossrank.training.negatives import Filters, MiningReport, Source, mine
 
@@ -227,6 +228,37 @@ def test_the_pairs_of_many_queries_are_scored_together(tmp_path: Path) -> None:
     assert (teacher.num_calls, teacher.num_pairs) == (2, 8 * 2 + 8 * 5)
 
 
+def test_few_documents_are_looked_up_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+    corpus_type = type(as_corpus(["a"]))
+    get = corpus_type.get
+    monkeypatch.setattr(corpus_type, "get", lambda self, ids: [looked_up.extend(ids), get(self, ids)][1])
+    documents = [Document(f"d{number}", f"number {number}") for number in range(5000)]
+    mine(QUERIES, QRELS, documents, [Source("random", 2)], tmp_path / "n.jsonl", texts=False)
+    assert len(looked_up) <= 8 * (3 + 4)  # positives, then 2 and half as many again
+
+
+def test_a_block_whose_positives_are_all_lost(tmp_path: Path) -> None:
+    qrels = {**QRELS, "q0": {"gone": 1}}
+    teacher = CrossEncoder(GOLDEN / "bert", threads=1)
+    rows, report = mined(
+        [Source("random", 1)], tmp_path / "n.jsonl", qrels=qrels, teacher=teacher, block_size=1
+    )
+    assert report.without_positives == ("q0",)
+    assert "q0" not in {row["query_id"] for row in rows}
+
+
+def test_settings_may_be_numpys_numbers(tmp_path: Path) -> None:
+    qrels = {"q0": {"d0": np.int64(1)}}
+    filters = Filters(max_score=np.float32(9), near_duplicates=np.float64(0.5))
+    _, report = mined(
+        [Source(BM25(DOCUMENTS, k1=np.float32(1)), 1)], tmp_path / "n.jsonl", qrels=qrels, filters=filters
+    )
+    assert report.num_negatives == 1
+
+
 def test_a_copy_of_a_positive_is_suspected_and_a_copy_of_a_negative_is_refused(tmp_path: Path) -> None:
     documents = [
         Document("fox", "The red fox ran over the hill."),
@@ -317,6 +349,11 @@ def test_examples_are_the_worst_suspect_of_each_query(tmp_path: Path) -> None:
         ({"queries": {"other": "text"}}, "none of the 1 queries has a document judged 1 or more"),
         ({"queries": {"q0": " "}}, "query 'q0' is empty"),
         ({"queries": {"q0": "\ud800"}}, "query 'q0' has a lone surrogate"),
+        (
+            {"queries": {"\ud800": "a"}, "qrels": {"\ud800": {"d1": 1}}},
+            "the id of query .* has a lone surrogate",
+        ),
+        ({"filters": None}, r"filters must be Filters\(\.\.\.\), not None"),
         ({"documents": ["a", "\ud800"]}, "document '1' has a lone surrogate"),
         ({"documents": []}, "no documents"),
         ({"relevance_level": 0}, "relevance_level"),

@@ -128,6 +128,15 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_two_runs_in_one_journal_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "n.jsonl"
+    journal = interrupted(path, 2)
+    header, *blocks = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([header, *blocks, *blocks]))
+    with pytest.raises(InputError, match="has query 'q0' out of turn: two runs wrote to it"):
+        mine_all(path)
+
+
 def test_a_finished_file_is_not_replaced_unasked(tmp_path: Path) -> None:
     path = tmp_path / "n.jsonl"
     mine_all(path)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mining_inputs import DOCUMENTS, run_of
 
 from crossrank import BM25, Hybrid
-from crossrank.errors import InputError
+from crossrank.errors import InputError, ModelOutputError
 from crossrank.training.corpus import as_corpus
 from crossrank.training.sources import Source, random_candidates, window
 
@@ -88,6 +88,13 @@ def test_a_description_tells_first_stages_apart() -> None:
     descriptions = [str(Source(stage, 1, "same").description) for stage in stages]
     assert len(set(descriptions)) == len(stages)
     assert Source(BM25(texts), 1).description == Source(BM25(texts), 1).description
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), 1e300])
+def test_scores_must_be_finite(score: float) -> None:
+    source = Source(run_of({"q": [("d1", score)]}), 1)
+    with pytest.raises(ModelOutputError, match="first gave the score .* for query 'q'"):
+        window(source, source.rankings({"q": ""})[0], set(), seed=0, query_id="q")
 
 
 @pytest.mark.parametrize(

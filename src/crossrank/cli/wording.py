@@ -12,7 +12,7 @@ __all__ = ["WORDING", "error_text", "in_options"]
 WORDING = {
     "make one with Index.create or `crossrank index`": "make one with `crossrank index`",
     "use Index.open to add to it, or overwrite=True to start anew": "give --replace to start anew",
-    "start anew with overwrite=True": "start anew with --replace",
+    "anew with overwrite=True": "anew with --replace",
     "or replace it with overwrite=True": "or replace it with --replace",
     "made with a bi-encoder and opened with it: Index.open(path, bi_encoder=...); text search needs none": (
         "with vectors, and this one was made with --no-vectors; use --retriever bm25"

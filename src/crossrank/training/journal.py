@@ -42,7 +42,7 @@ class Journal:
     def __init__(self, output: Path, made_with: Mapping[str, Any], *, overwrite: bool) -> None:
         self.path = output.with_name(output.name + ".mining")
         self.num_queries = 0
-        header = {"crossrank_mining": _FORM, **json.loads(json.dumps(made_with))}
+        header = {"crossrank_mining": _FORM, **json.loads(_line(made_with))}
         if overwrite:
             self.path.unlink(missing_ok=True)
         if self._has_header():
@@ -121,7 +121,8 @@ class Journal:
 
 
 def _line(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+    # numbers may be numpy's, in the settings of a retriever for example
+    return json.dumps(value, separators=(",", ":"), default=float).encode() + b"\n"
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:

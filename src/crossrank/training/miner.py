@@ -109,7 +109,7 @@ class Miner:
             else:
                 found = window(source, ranking, judged, seed=self._seed, query_id=query_id)
             candidates = [each for each in found if not selection.has(each.document_id)]
-            waiting.append(_Search(selection, candidates, self._stated(selection, ranking)))
+            waiting.append(_Search(selection, candidates, self._stated(selection, source, ranking)))
         while waiting:
             waiting = self._round(source, waiting)
         order = {each.name: number for number, each in enumerate(self._sources)}
@@ -153,13 +153,17 @@ class Miner:
                 left.append(search._replace(candidates=rest))
         return left
 
-    def _stated(self, selection: Selection, ranking: Ranking) -> Stated | None:
+    def _stated(self, selection: Selection, source: Source, ranking: Ranking) -> Stated | None:
         """Return the positive score, by the teacher or, without one, by the source."""
-        known = selection.outcome.positives
+        known, query_id = selection.outcome.positives, selection.outcome.query_id
         if self._teacher is not None:
             scores = {name: score for name, score in known.items() if score is not None}
         else:
-            scores = {hit.document_id: as_single(hit.score) for hit in ranking if hit.document_id in known}
+            scores = {
+                hit.document_id: as_single(hit.score, source.name, query_id)
+                for hit in ranking
+                if hit.document_id in known
+            }
         return stated_score(scores, len(known), self._filters.positive_score)
 
     def _scores(self, asked: Sequence[tuple[Selection, Sequence[Document]]]) -> list[dict[str, float]]:
@@ -169,10 +173,12 @@ class Miner:
             [selection.query for selection, _ in asked], [documents for _, documents in asked]
         )
         scores = []
-        for (_, documents), ranking in zip(asked, rankings, strict=True):
-            found = {hit.document_id: as_single(hit.score) for hit in ranking}
+        name = self._teacher.name
+        for (selection, documents), ranking in zip(asked, rankings, strict=True):
+            query_id = selection.outcome.query_id
+            found = {hit.document_id: as_single(hit.score, name, query_id) for hit in ranking}
             if found.keys() != {document.id for document in documents}:
-                raise ModelOutputError(f"{self._teacher.name} must score every document once, and did not")
+                raise ModelOutputError(f"{name} must score every document once, and did not for {query_id!r}")
             scores.append(found)
         return scores
 

@@ -112,8 +112,10 @@ def mine(
         for query_id, query in judged.items():
             _check_length(teacher, query_id, query)
     made_with = {
-        "queries": _digest(judged),
-        "judgements": _digest({query_id: dict(qrels[query_id]) for query_id in judged}),
+        "queries": _digest(list(judged.items())),
+        "judgements": _digest(
+            [(query_id, name, int(grade)) for query_id in judged for name, grade in qrels[query_id].items()]
+        ),
         "documents": corpus.fingerprint,
         "sources": [source.description for source in sources],
         "filters": asdict(filters),
@@ -150,6 +152,7 @@ def _rows(
     journal: Journal, tally: Tally, queries: Mapping[str, str], corpus: Corpus | None, form: Form
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of the file, block by block, and count the queries they come from."""
+    expected = iter(queries)
     for block in journal.blocks():
         texts: dict[str, str] | None = None
         if corpus is not None:
@@ -157,11 +160,18 @@ def _rows(
             ids |= {each.document_id: None for outcome in block for each in outcome.negatives}
             texts = {each.id: each.full_text for each in corpus.get(list(ids)) if each is not None}
         for outcome in block:
+            if outcome.query_id != next(expected, None):
+                raise InputError(
+                    f"{journal.path} has query {outcome.query_id!r} out of turn: two runs wrote to it; start "
+                    "anew with overwrite=True"
+                )
             tally.add(outcome)
             yield from rows_of(outcome, queries[outcome.query_id], texts, form)
 
 
 def _check_sources(sources: Sequence[Any], filters: Filters, teacher: Reranker | None) -> None:
+    if not isinstance(filters, Filters):
+        raise InputError(f"filters must be Filters(...), not {filters!r:.100}")
     for source in sources:
         if not isinstance(source, Source):
             raise InputError(f"a source must be a Source(retriever, count), not {source!r:.100}")
@@ -196,6 +206,7 @@ def _judged(queries: Mapping[str, str], qrels: Qrels, level: int) -> dict[str, s
     judged = {}
     for query_id, query in queries.items():
         if any(grade >= level for grade in qrels.get(query_id, {}).values()):
+            check_text(query_id, f"the id of query {query_id!r}")
             check_text(query, f"query {query_id!r}")
             if not query.strip():
                 raise InputError(f"query {query_id!r} is empty; there is nothing to be relevant to")

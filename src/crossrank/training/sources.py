@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 
 from crossrank.checks import check_count
-from crossrank.errors import InputError
+from crossrank.errors import InputError, ModelOutputError
 from crossrank.training.corpus import Corpus
 from crossrank.types import Ranking, Run
 
@@ -30,6 +30,8 @@ RANDOM = "random"
 """The first stage that is none: documents drawn from the whole corpus."""
 
 Sampling: TypeAlias = Literal["top", "random", "spread"]
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Candidate(NamedTuple):
@@ -176,9 +178,12 @@ def window(
         excluded: ids that must not be negatives; they keep their ranks.
         seed: of the run.
         query_id: the query's.
+
+    Raises:
+        ModelOutputError: a score that is not finite.
     """
     found = [
-        Candidate(hit.document_id, rank, as_single(hit.score))
+        Candidate(hit.document_id, rank, as_single(hit.score, source.name, query_id))
         for rank, hit in enumerate(ranking, start=1)
         if rank > source.skip_top and hit.document_id not in excluded
     ]
@@ -237,6 +242,17 @@ def _lot(seed: int, query_id: str, source: str) -> Callable[[str], bytes]:
     return lot
 
 
-def as_single(score: float) -> float:
-    """Return a score as the shortest number that is the same float32: what is filtered is what is written."""
+def as_single(score: float, stage: str, query_id: str) -> float:
+    """Return a score as the shortest number that is the same float32: what is filtered is what is written.
+
+    Args:
+        score: of a hit.
+        stage: who gave it, for the message.
+        query_id: to which query, for the message.
+
+    Raises:
+        ModelOutputError: NaN, or infinite as float32.
+    """
+    if not abs(score) <= _FLOAT32_MAX:
+        raise ModelOutputError(f"{stage} gave the score {score} for query {query_id!r}; it must be finite")
     return float(str(np.float32(score)))
