@@ -122,9 +122,10 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     journal.write_bytes(b"".join([*lines[:2], b'[{"query_id": "q2"}]\n']))
     with pytest.raises(FileFormatError, match=r"n\.jsonl\.mining:3: not a block of queries"):
         mine_all(path)
-    journal.write_text("{}\n")
+    journal.write_text("{}\nnotes of mine")
     with pytest.raises(FileFormatError, match="no journal of a mining run"):
         mine_all(path)
+    assert journal.read_text() == "{}\nnotes of mine"
     assert not path.exists()
 
 

@@ -93,7 +93,7 @@ def test_a_description_tells_first_stages_apart() -> None:
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), 1e300])
 def test_scores_must_be_finite(score: float) -> None:
     source = Source(run_of({"q": [("d1", score)]}), 1)
-    with pytest.raises(ModelOutputError, match="first gave the score .* for query 'q'"):
+    with pytest.raises(ModelOutputError, match=r"first gave the score .* for query 'q'"):
         window(source, source.rankings({"q": ""})[0], set(), seed=0, query_id="q")
 
 

@@ -163,6 +163,7 @@ def mine(
     from crossrank.evaluation.collections import Collection
     from crossrank.retrieval.from_index import index_retriever
     from crossrank.training.corpus import as_corpus
+    from crossrank.training.journal import check_free
     from crossrank.training.negative_files import check_output
     from crossrank.training.negatives import Filters
     from crossrank.training.negatives import mine as mine_negatives
@@ -183,6 +184,7 @@ def mine(
     if all(each.first_stage == _RANDOM for each in stated):
         refuse(ctx, "skip_top", "sampling", because="random documents have no rank")
     check_output(to, form.value)
+    check_free(to, overwrite=replace)
     filters = Filters(
         min_score=min_score,
         max_score=max_score,

@@ -17,7 +17,7 @@ from typing import Any
 from crossrank.errors import FileFormatError, InputError
 from crossrank.training.selection import Negative, Outcome, Suspect
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "check_free"]
 
 _FORM = 1  # of the file
 
@@ -40,37 +40,22 @@ class Journal:
     """
 
     def __init__(self, output: Path, made_with: Mapping[str, Any], *, overwrite: bool) -> None:
-        self.path = output.with_name(output.name + ".mining")
+        self.path = _journal_of(output)
         self.num_queries = 0
         header = {"crossrank_mining": _FORM, **json.loads(_line(made_with))}
+        check_free(output, overwrite=overwrite)
         if overwrite:
             self.path.unlink(missing_ok=True)
-        if self._has_header():
+        if _is_journal(self.path):
             self._resume(header)
             return
-        if output.exists() and not overwrite:
-            raise InputError(f"{output} exists; name another file, or replace it with overwrite=True")
         try:
             self.path.write_bytes(_line(header))
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error.strerror or error}") from error
 
-    def _has_header(self) -> bool:
-        """Return whether a run is there; one that died before it wrote its first line is none."""
-        if not self.path.is_file():
-            return False
-        with self.path.open("rb") as file:
-            return file.readline().endswith(b"\n")
-
     def _resume(self, header: Mapping[str, Any]) -> None:
-        with self.path.open("rb+") as file:
-            whole = 0
-            for line in file:
-                if line.endswith(b"\n"):
-                    whole += len(line)
-            file.truncate(whole)
-        lines = self._lines()
-        _, earlier = next(lines)
+        _, earlier = next(self._lines())
         if not isinstance(earlier, dict) or earlier.get("crossrank_mining") != _FORM:
             raise FileFormatError("this is no journal of a mining run; remove it", self.path, 1)
         if earlier != header:
@@ -80,6 +65,10 @@ class Journal:
                 f"{self.path} is of an unfinished run with other {', '.join(other)}; give the same to finish "
                 "it, or start anew with overwrite=True"
             )
+        with self.path.open("rb+") as file:
+            file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
+        lines = self._lines()
+        next(lines)
         self.num_queries = sum(len(block) for _, block in lines)
 
     def append(self, outcomes: Sequence[Outcome]) -> None:
@@ -118,6 +107,30 @@ class Journal:
         return FileFormatError(
             f"{reason}; the file is damaged: start anew with overwrite=True", self.path, line
         )
+
+
+def check_free(output: Path, *, overwrite: bool) -> None:
+    """Find out, before models are loaded, that an output is there and must not be replaced.
+
+    One with a journal beside it is of a run that died at its very end, or that was to replace it.
+
+    Raises:
+        InputError: it is there.
+    """
+    if output.exists() and not overwrite and not _is_journal(_journal_of(output)):
+        raise InputError(f"{output} exists; name another file, or replace it with overwrite=True")
+
+
+def _journal_of(output: Path) -> Path:
+    return output.with_name(output.name + ".mining")
+
+
+def _is_journal(path: Path) -> bool:
+    """Return whether a run is there; one that died before it wrote its first line is none."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.readline().endswith(b"\n")
 
 
 def _line(value: Any) -> bytes:
