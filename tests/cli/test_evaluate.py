@@ -59,6 +59,116 @@ def test_an_unknown_measure_lists_the_known_ones(run, files) -> None:
     assert "nDCG@k" in result.stderr
 
 
+OTHER = """\
+q1 Q0 d2 1 3.0 second
+q1 Q0 d1 2 2.0 second
+q2 Q0 d1 1 1.0 second
+"""
+
+
+def rows(table: str) -> list[str]:
+    """Give the rows of a table with one space between their words."""
+    return [" ".join(line.split()) for line in table.splitlines()]
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    (tmp_path / "b.run").write_text(OTHER)
+    return tmp_path / "b.run"
+
+
+def test_intervals_of_the_means(run, files) -> None:
+    plain = run("evaluate", *files, "--measures", "MRR@10,MAP")
+    result = run("evaluate", *files, "--measures", "MRR@10,MAP", "--interval")
+    assert result.exit_code == 0
+    # reciprocal ranks 1/2, 0, 0: 8 of 27 resamples have mean 0, and 1 has mean 1/2
+    ends = "95 % 0.0000 to 0.5000 0.0000 to 0.5000"
+    assert rows(result.stdout) == [*rows(plain.stdout), ends]
+    document = json.loads(run("evaluate", *files, "--measures", "MRR@10", "--interval", "--json").stdout)
+    assert document["intervals"] == {
+        "MRR@10": {"value": document["measures"]["MRR@10"], "low": 0.0, "high": 0.5, "confidence": 0.95}
+    }
+
+
+def test_one_judged_query_has_no_interval(run, files) -> None:
+    files[1].write_text("q1 0 d2 1\n")
+    result = run("evaluate", *files, "--interval")
+    assert result.exit_code == 1
+    assert "error: 1 queries say nothing about others" in result.stderr
+
+
+def test_a_comparison_has_a_line_for_each_measure(run, files, other) -> None:
+    result = run("evaluate", *files, "--measures", "MRR@10,Recall@1", "--against", other)
+    assert result.exit_code == 0
+    # reciprocal ranks 1/2, 0, 0 against 1, 1, 0: of 4 ways to flip two signs, two are as far out
+    assert rows(result.stdout) == [
+        "measure value 95 % against difference 95 % p wins/ties/losses",
+        "MRR@10 0.1667 0.0000 to 0.5000 0.6667 -0.5000 -1.0000 to +0.0000 0.5000 0/1/2",
+        "Recall@1 0.0000 0.0000 to 0.0000 0.6667 -0.6667 -1.0000 to +0.0000 0.5000 0/1/2",
+    ]
+    assert "1 of them are not in the run and count as 0" in result.stderr
+    assert "1 of them are not in the run of --against and count as 0" in result.stderr
+
+
+def test_a_comparison_query_by_query(run, files, other) -> None:
+    result = run("evaluate", *files, "--measures", "MRR@10", "--against", other, "--per-query")
+    assert rows(result.stdout)[:4] == [
+        "query MRR@10",
+        "q1 0.5000 (-0.5000)",
+        "q2 0.0000 (-1.0000)",
+        "q3 0.0000 (+0.0000)",
+    ]
+    assert rows(result.stdout)[4].startswith("measure")
+
+
+def test_json_of_a_comparison(run, files, other) -> None:
+    options = ["--measures", "MRR@10", "--per-query", "--json"]
+    document = json.loads(run("evaluate", *files, *options, "--against", other).stdout)
+    comparison = document["comparisons"].pop("MRR@10")
+    assert document == {
+        **json.loads(run("evaluate", *files, *options).stdout),
+        "against": json.loads(run("evaluate", other, files[1], *options).stdout),
+        "comparisons": {},
+    }
+    interval = json.loads(run("evaluate", *files, *options, "--interval").stdout)["intervals"]["MRR@10"]
+    assert comparison.pop("mean") == interval
+    assert comparison.pop("other_mean")["value"] == document["against"]["measures"]["MRR@10"]
+    difference = comparison.pop("difference")
+    assert difference == {"value": pytest.approx(-0.5), "low": -1.0, "high": 0.0, "confidence": 0.95}
+    assert comparison == {"p_value": 0.5, "exact": True, "wins": 0, "ties": 1, "losses": 2}
+
+
+def test_one_file_of_a_comparison_from_standard_input(run, files, other) -> None:
+    expected = run("evaluate", *files, "--against", other, "--json").stdout
+    assert run("evaluate", *files, "--against", "-", "--json", input=OTHER).stdout == expected
+    assert run("evaluate", "-", files[1], "--against", "-", input=RUN).exit_code == 2
+    result = run("evaluate", *files, "--against", "-", input="q1 Q0 d3\n")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: <stdin>:1: a row of a run has 6 columns")
+
+
+def test_a_search_is_compared_with_a_run(run, tmp_path) -> None:
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_text(
+        '{"_id": "d1", "text": "blue whales"}\n{"_id": "d2", "text": "red wood"}\n'
+    )
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "whale"}\n{"_id": "q2", "text": "wood"}\n')
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td2\t1\n")
+    assert run("index", tmp_path, "--to", tmp_path / "index", "--no-vectors").exit_code == 0
+    search = ["evaluate", "--index", tmp_path / "index", "--collection", tmp_path]
+    result = run(*search, "--measures", "MRR@10", "--against", "-", "--json", input="q1 Q0 d1 1 1.0 tag\n")
+    document = json.loads(result.stdout)
+    assert document["measures"] == {"MRR@10": 1.0}
+    assert document["against"]["measures"] == {"MRR@10": 0.5}
+    assert document["comparisons"]["MRR@10"]["p_value"] == 1
+
+
+def test_intervals_of_a_comparison_need_no_option(run, files, other) -> None:
+    result = run("evaluate", *files, "--against", other, "--interval")
+    assert result.exit_code == 2
+    assert "would do nothing" in result.stderr
+
+
 @pytest.mark.parametrize("extra", [["--collection", "folder"], ["--index", "folder"]])
 def test_a_run_and_an_index_do_not_go_together(run, files, extra: list[str]) -> None:
     assert run("evaluate", *files, *extra).exit_code == 2
