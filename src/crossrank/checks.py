@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
@@ -84,7 +85,10 @@ def as_number(value: Any, name: str, low: float, high: float = float("inf")) -> 
     Raises:
         InputError: something else, called `name` in the message.
     """
-    number = float(value) if isinstance(value, (int, float, np.number)) else float("nan")
+    number = float("nan")
+    if isinstance(value, (int, float, np.number)):
+        with contextlib.suppress(OverflowError):  # an int of any size
+            number = float(value)
     if isinstance(value, bool) or not (low <= number <= high and number < float("inf")):
         bounds = f"of at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
         raise InputError(f"{name} must be a number {bounds}, not {value!r}")

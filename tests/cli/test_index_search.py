@@ -141,7 +141,7 @@ def test_the_report_names_ids_made_from_lines_and_fields_without_values(run, tmp
     command = ["index", tmp_path / "rows.csv", "--no-vectors", "--field", "yaer:int"]
     result = run(*command, "--to", tmp_path / "i")
     assert result.exit_code == 0
-    assert "2 rows have no id column" in result.stderr
+    assert "rows without an id column: 2" in result.stderr
     assert "no document has the field 'yaer'" in result.stderr
     report = json.loads(run(*command, "--to", tmp_path / "j", "--json").stdout)
     assert (report["ids_from_lines"], report["empty_fields"]) == (2, ["yaer"])

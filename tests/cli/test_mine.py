@@ -188,3 +188,17 @@ def test_an_unusable_ending_is_found_before_anything_is_read(run, tmp_path: Path
     result = run("mine", tmp_path / "nothing", "--to", tmp_path / "n.csv")
     assert result.exit_code == 1
     assert ".jsonl or .parquet" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--source", "bm25:1", "--source", "dense:1", "--max-score", "0.1"], "give a --teacher"),
+        (["--source", "random:1", "--absolute-margin", "0.1"], "random documents have no score"),
+        (["--skip-top", "10", "--depth", "5"], "leaves nothing of --depth 5"),
+    ],
+)
+def test_settings_that_cannot_be_met_are_refused_at_once(run, tmp_path, options, message) -> None:
+    result = run("mine", tmp_path / "no collection", "--to", tmp_path / "n.jsonl", *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", " ").split())

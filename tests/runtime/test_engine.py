@@ -94,22 +94,40 @@ def test_callers_share_the_threads(checkpoint: Checkpoint) -> None:
     assert all((first == other).all() for other in others)
 
 
+_PROGRAM = (
+    "import atexit, os, sys, threading, time, numpy as np\n"
+    "from crossrank import CrossEncoder\n"
+    "model = CrossEncoder(sys.argv[1], threads=2)\n"
+    "pairs = [('what is it', 'a text ' * n) for n in range(1, 9)]\n"
+    "expected = model.score(pairs)\n"
+)
+
+
+def run_program(rest: str) -> str:
+    command = [sys.executable, "-W", "ignore", "-c", _PROGRAM + rest, str(GOLDEN / "bert")]
+    return subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout
+
+
+def test_threads_and_exit_handlers_run_while_the_interpreter_ends() -> None:
+    rest = (
+        "def score():\n"
+        "    time.sleep(0.2)\n"
+        "    print(np.array_equal(model.score(pairs), expected), flush=True)\n"
+        "atexit.register(score)\n"
+        "threading.Thread(target=score).start()\n"
+    )
+    assert run_program(rest) == "True\nTrue\n"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_forked_process_runs_too() -> None:
-    program = (
-        "import os, sys, numpy as np\n"
-        "from crossrank import CrossEncoder\n"
-        "model = CrossEncoder(sys.argv[1], threads=2)\n"
-        "pairs = [('what is it', 'a text ' * n) for n in range(1, 9)]\n"
-        "expected = model.score(pairs)\n"
+    rest = (
         "pid = os.fork()\n"
         "if pid == 0:\n"
         "    os._exit(0 if np.array_equal(model.score(pairs), expected) else 3)\n"
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
     )
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, str(GOLDEN / "bert")], check=True, timeout=60
-    )
+    run_program(rest)
 
 
 def test_a_tokenizer_without_token_types_means_zeros(tmp_path: Path) -> None:

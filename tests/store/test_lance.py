@@ -317,7 +317,7 @@ def test_documents_without_text_are_kept_and_never_found(tmp_path: Path, encoder
     blank = [Document("none", ""), Document("blank", " \n")]
     documents = [Document("a", "a red fox"), Document("t", "", "Fox"), *blank]
     index.add(documents)
-    assert "2 documents have no text" in caplog.text
+    assert "documents without text: 2" in caplog.text
     assert index.get([d.id for d in documents]) == documents
     index.upsert([Document("a", "a blue fox")])
     for found in (index.search_vector(["fox"]), index.search_text(["fox"])):

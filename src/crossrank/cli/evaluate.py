@@ -20,7 +20,7 @@ from crossrank.cli.loading import (
     Precision,
     ThreadsOption,
 )
-from crossrank.cli.output import console, emit_json, messages, table
+from crossrank.cli.output import console, emit_json, messages, print_notes, table
 from crossrank.cli.search import (
     NO_RERANKER,
     BudgetOption,
@@ -186,6 +186,8 @@ def evaluate(
                 filter=filter,
                 budget_ms=budget_ms,
             )
+        if not json:
+            print_notes(found.values())
         if save_run is not None:
             write_run(found, save_run)
     evaluation = measure(found, judgements, wanted, relevance_level=relevance_level)

@@ -272,7 +272,7 @@ def _report(
     out.print(f"{to}: {num_documents:,} documents ({changes})", markup=False)
     if made_ids:
         out.print(
-            f"{made_ids:,} rows have no id column: their ids are file and line; --id-column names a column",
+            f"rows without an id column: {made_ids:,}; their ids are file and line (--id-column names one)",
             markup=False,
         )
     for name in empty_fields:

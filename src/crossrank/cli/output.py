@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "emit_text",
     "is_interactive",
     "messages",
+    "print_notes",
     "ranking_row",
     "ranking_table",
     "show_error",
@@ -120,6 +121,18 @@ def _hit_row(hit: Hit) -> dict[str, Any]:
         row["text"] = hit.document.text
         row["metadata"] = dict(hit.document.metadata)
     return row
+
+
+def print_notes(rankings: Iterable[Ranking]) -> None:
+    """Say on standard error how many of many rankings have notes, and what the first one says."""
+    noted = [ranking for ranking in rankings if ranking.notes]
+    if noted:
+        name = noted[0].query_id or noted[0].query
+        messages().print(
+            f"rankings with notes: {len(noted)}; the first, of query {name}: {noted[0].notes[0]}",
+            markup=False,
+            style="yellow",
+        )
 
 
 def table(*columns: str, numeric: Sequence[str] = ()) -> Table:

@@ -30,6 +30,7 @@ from crossrank.cli.output import (
     emit_text,
     is_interactive,
     messages,
+    print_notes,
     ranking_row,
     ranking_table,
     show_error,
@@ -326,6 +327,7 @@ def _answered_one(answer: Callable[[str], None]) -> bool:
         if query:
             answer(query)
     except EOFError:
+        messages().print()  # the prompt's line ends here, not with the shell's next prompt
         return False
     except UnicodeDecodeError as error:
         show_error(InputError(f"the query is not {error.encoding} text: {error.reason}; type it again"))
@@ -352,6 +354,8 @@ def _print_run(run: Run, path: Path | None, *, as_json: bool) -> None:
     if path is not None and path != STDIN:
         write_run(run, path)
         messages().print(f"{len(run)} queries in {path}", markup=False)
+    if not as_json:
+        print_notes(run.values())
     if as_json:
         for ranking in run.values():
             emit_json(ranking_row(ranking))

@@ -282,7 +282,7 @@ def _scores(query_id: str, found: Ranking | Mapping[str, float]) -> dict[str, fl
 
 def _checked_score(query_id: str, document_id: str, score: Any) -> float:
     is_number = isinstance(score, (int, float, np.number)) and not isinstance(score, bool)
-    if not is_number or not abs(float(score)) <= float(np.finfo(np.float32).max):
+    if not is_number or not abs(score) <= float(np.finfo(np.float32).max):
         raise InputError(
             f"document {document_id!r} of query {query_id!r} has score {score!r}; "
             "scores must be finite float32 numbers"

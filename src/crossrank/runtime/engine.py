@@ -193,16 +193,29 @@ class _Workers:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._pool = self._new_pool()
+        self._of_process = self._start()
 
     def submit(self, call: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
-        if self._process != os.getpid():
-            self._pool = self._new_pool()
-        return self._pool.submit(call, *arguments)
+        process, pool = self._of_process  # read at once: another thread may be starting anew
+        if process != os.getpid():
+            self._of_process = _, pool = self._start()
+        try:
+            return pool.submit(call, *arguments)
+        except RuntimeError:  # the interpreter is ending: other threads and exit handlers may still ask
+            return _done(call, *arguments)
 
-    def _new_pool(self) -> ThreadPoolExecutor:
-        self._process = os.getpid()
-        return ThreadPoolExecutor(self._count, thread_name_prefix="crossrank")
+    def _start(self) -> tuple[int, ThreadPoolExecutor]:
+        return os.getpid(), ThreadPoolExecutor(self._count, thread_name_prefix="crossrank")
+
+
+def _done(call: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
+    """Make the call in this thread."""
+    future: Future[_Result] = Future()
+    try:
+        future.set_result(call(*arguments))
+    except Exception as error:
+        future.set_exception(error)
+    return future
 
 
 def open_engine(

@@ -86,7 +86,7 @@ class Ingestion:
         self._upkeep(writing=False)
         if self._num_blank:
             _logger.warning(
-                "%d documents have no text: they are stored, and no search finds them", self._num_blank
+                "documents without text: %d; they are stored, and no search finds them", self._num_blank
             )
         return AddReport(self.added, self.replaced, self.unchanged, self.skipped, tuple(self.rejected))
 
