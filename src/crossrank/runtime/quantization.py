@@ -18,13 +18,18 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from crossrank.errors import InputError
+from crossrank.progress import track
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Output, build_graph, open_session
 from crossrank.runtime.graph import Float32Linear, Graph
-from crossrank.runtime.limits import available_cores
+from crossrank.runtime.limits import num_threads
 from crossrank.runtime.tokenization import ModelInputs
 
-__all__ = ["Parity", "QuantizedLayer", "calibrate", "compare", "write_int8"]
+__all__ = ["LIMITS", "Parity", "QuantizedLayer", "calibrate", "compare", "exceeded", "write_int8"]
+
+LIMITS: Mapping[str, float] = {"mean_delta_in_std": 0.1, "kendall_tau": 0.9, "delta_ndcg@10": 0.005}
+"""Of the parity gate: the most that the mean |difference| (in standard deviations of the reference's scores)
+and |Δ nDCG@10| may be, and the least that Kendall's tau may be."""
 
 Array = npt.NDArray[Any]
 
@@ -151,6 +156,8 @@ def calibrate(
     *,
     rows_per_input: int = 8,
     seed: int = 0,
+    threads: int | None = None,
+    progress: bool | None = None,
 ) -> dict[str, QuantizedLayer]:
     """Quantise every linear layer of a checkpoint's encoder.
 
@@ -160,29 +167,37 @@ def calibrate(
         inputs: a few hundred unlabelled inputs like those the model will meet, one row each, unpadded.
         rows_per_input: token positions taken of each input, at random.
         seed: of that choice.
+        threads: of one forward; None takes the cores this process may use.
+        progress: whether a progress bar is shown; None shows it on a terminal.
 
     Raises:
-        InputError: there are no inputs.
+        InputError: there are no inputs, or a number of threads that is none.
     """
     if not inputs:
         raise InputError("calibration needs inputs: a few hundred unlabelled texts or pairs")
     observer = _Observer()
-    session, _kept = open_session(build_graph(checkpoint, output, observer), available_cores())
+    session, _kept = open_session(build_graph(checkpoint, output, observer), num_threads(threads))
     declared = {value.name for value in session.get_inputs()}
     outputs = sorted(set(observer.inputs.values()))
     seen: dict[str, list[Array]] = {name: [] for name in outputs}
     random = np.random.default_rng(seed)
-    for arrays in inputs:
-        feed = {name: array for name, array in arrays._asdict().items() if name in declared}
-        for name, rows in zip(outputs, session.run(outputs, feed), strict=True):
-            seen[name].append(rows[random.permutation(len(rows))[:rows_per_input]])
+    with track(len(inputs), "Reading", progress=progress) as tracked:
+        for arrays in inputs:
+            feed = {name: array for name, array in arrays._asdict().items() if name in declared}
+            for name, rows in zip(outputs, session.run(outputs, feed), strict=True):
+                seen[name].append(rows[random.permutation(len(rows))[:rows_per_input]])
+            tracked.advance()
     tensors = checkpoint.tensors()
-    return {
-        name: _quantize_layer(
-            np.concatenate(seen[source]), np.array(tensors[f"{name}.weight"]), tensors.get(f"{name}.bias")
-        )
-        for name, source in observer.inputs.items()
-    }
+    layers: dict[str, QuantizedLayer] = {}
+    with track(len(observer.inputs), "Quantising", progress=progress) as tracked:
+        for name, source in observer.inputs.items():
+            layers[name] = _quantize_layer(
+                np.concatenate(seen[source]),
+                np.array(tensors[f"{name}.weight"]),
+                tensors.get(f"{name}.bias"),
+            )
+            tracked.advance()
+    return layers
 
 
 class Parity(NamedTuple):
@@ -193,32 +208,50 @@ class Parity(NamedTuple):
         max_delta: largest |difference|.
         mean_delta: mean |difference|.
         reference_std: standard deviation of the reference scores, to read the differences by.
-        kendall_tau: mean over the rankings of Kendall's tau-b.
+        kendall_tau: mean over the rankings of Kendall's tau-b; None where all are too short for one.
     """
 
     num_pairs: int
     max_delta: float
     mean_delta: float
     reference_std: float
-    kendall_tau: float
+    kendall_tau: float | None
 
 
-def compare(reference: Sequence[Array], scores: Sequence[Array]) -> Parity:
+def compare(reference: Sequence[Array], scores: Sequence[Array], *, shortest: int = 1) -> Parity:
     """Compare the scores of rankings, one array a query.
 
     Args:
         reference: float32 scores of the reference form, (documents,) a query.
         scores: the same of the other form.
+        shortest: documents of the shortest ranking that Kendall's tau is taken of.
     """
     wanted, got = np.concatenate(reference), np.concatenate(scores)
     delta = np.abs(wanted - got)
+    taus = [_kendall_tau(a, b) for a, b in zip(reference, scores, strict=True) if len(a) >= shortest]
     return Parity(
         num_pairs=len(wanted),
         max_delta=float(delta.max()),
         mean_delta=float(delta.mean()),
         reference_std=float(wanted.std()),
-        kendall_tau=float(np.mean([_kendall_tau(a, b) for a, b in zip(reference, scores, strict=True)])),
+        kendall_tau=float(np.mean(taus)) if taus else None,
     )
+
+
+def exceeded(parity: Parity, delta_ndcg: float | None = None) -> list[str]:
+    """Return the names of the `LIMITS` that a comparison breaks: none where it passes the parity gate.
+
+    Args:
+        parity: the comparison.
+        delta_ndcg: difference in nDCG@10; None where there are no judgements.
+    """
+    # Written so that NaN passes nothing.
+    kept = {
+        "mean_delta_in_std": parity.mean_delta <= LIMITS["mean_delta_in_std"] * parity.reference_std,
+        "kendall_tau": parity.kendall_tau is None or parity.kendall_tau >= LIMITS["kendall_tau"],
+        "delta_ndcg@10": delta_ndcg is None or abs(delta_ndcg) <= LIMITS["delta_ndcg@10"],
+    }
+    return [name for name, is_kept in kept.items() if not is_kept]
 
 
 def _at_least_a_fifth_of_the_mean(values: Array) -> Array:
@@ -254,7 +287,8 @@ def write_int8(path: Path, tensors: Mapping[str, Array], layers: Mapping[str, Qu
             if value is not None:
                 content[f"{name}.{part}"] = np.ascontiguousarray(value)
     temporary = path.with_name(path.name + ".tmp")
-    safetensors.numpy.save_file(content, temporary)
+    # Written by hand: save_file would keep other users from reading the file.
+    temporary.write_bytes(safetensors.numpy.save(content))
     temporary.replace(path)
 
 
