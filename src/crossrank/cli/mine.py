@@ -29,6 +29,8 @@ from crossrank.cli.loading import (
 from crossrank.cli.mining_report import print_report
 from crossrank.cli.output import emit_json, messages
 from crossrank.cli.usage import refuse
+from crossrank.cli.wording import in_options
+from crossrank.errors import InputError
 
 if TYPE_CHECKING:
     from crossrank.models.bi_encoder import BiEncoder
@@ -165,7 +167,7 @@ def mine(
     from crossrank.training.corpus import as_corpus
     from crossrank.training.journal import check_free
     from crossrank.training.negative_files import check_output
-    from crossrank.training.negatives import Filters
+    from crossrank.training.negatives import Filters, check_scored
     from crossrank.training.negatives import mine as mine_negatives
 
     if to == STDIN:
@@ -183,12 +185,6 @@ def mine(
         refuse(ctx, "model", "model_revision", because="no source is dense or hybrid")
     if all(each.first_stage == _RANDOM for each in stated):
         refuse(ctx, "skip_top", "sampling", because="random documents have no rank")
-    _check_scores(
-        [each.first_stage for each in stated if each.first_stage != _RANDOM],
-        has_teacher=teacher is not None,
-        has_limit=min_score is not None or max_score is not None,
-        has_margin=absolute_margin is not None or relative_margin is not None,
-    )
     if skip_top >= depth:
         raise typer.BadParameter(f"--skip-top {skip_top} leaves nothing of --depth {depth}")
     check_output(to, form.value)
@@ -202,6 +198,11 @@ def mine(
         false_negatives="keep" if keep_suspects else "drop",
         near_duplicates=near_duplicates or None,
     )
+    if teacher is None:
+        try:
+            check_scored(filters, [each.first_stage for each in stated if each.first_stage != _RANDOM])
+        except InputError as error:
+            raise typer.BadParameter(in_options(str(error))) from None
     judged = Collection.open(collection)
     qrels = judged.qrels(split)
     queries = judged.queries(split)
@@ -262,19 +263,6 @@ def mine(
             emit_json(report)
         else:
             print_report(report, queries, as_corpus(documents))
-
-
-def _check_scores(scored: list[str], *, has_teacher: bool, has_limit: bool, has_margin: bool) -> None:
-    """Refuse filters that the sources cannot answer, before a corpus is read and encoded for nothing."""
-    if has_teacher:
-        return
-    if not scored and (has_limit or has_margin):
-        raise typer.BadParameter("random documents have no score to filter by; give a --teacher")
-    if has_limit and len(scored) > 1:
-        raise typer.BadParameter(
-            f"--min-score and --max-score are of one scale, and {', '.join(scored)} each have their own; "
-            "give a --teacher, or mine one source at a time"
-        )
 
 
 def _parsed(text: str) -> _Stated:

@@ -105,18 +105,19 @@ def _of_collection(folder: Path, split: str | None, seed: int) -> tuple[Candidat
     from crossrank.evaluation.collections import Collection
     from crossrank.models.quantize import in_hash_order
     from crossrank.retrieval.bm25 import BM25
+    from crossrank.stages import documents_of
 
     opened = Collection.open(folder)
     if split is None and "test" in opened.splits:
         split = "test"
     queries = {name: text for name, text in opened.queries(split).items() if text.strip()}
     chosen = {name: queries[name] for name in in_hash_order(queries, seed)[:MOST_QUERIES]}
-    documents = list(opened.documents())
-    by_id = {document.id: document for document in documents}
-    found = BM25(documents).retrieve(list(chosen.values()), DEPTH)
+    bm25 = BM25(list(opened.documents()))
     candidates = {
-        name: (text, [by_id[hit.document_id] for hit in ranking])
-        for (name, text), ranking in zip(chosen.items(), found, strict=True)
+        name: (text, documents_of(ranking, bm25.name))
+        for (name, text), ranking in zip(
+            chosen.items(), bm25.retrieve(list(chosen.values()), DEPTH), strict=True
+        )
     }
     return candidates, None if split is None else opened.qrels(split)
 

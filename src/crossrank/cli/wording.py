@@ -32,6 +32,9 @@ WORDING = {
         "name the one to rank by with --label, or use `crossrank score`"
     ),
     "precision='float32'": "--precision float32",
+    "min_score and max_score are": "--min-score and --max-score are",
+    "give a teacher, or mine": "give a --teacher, or mine",
+    "filter by without a teacher": "filter by without a --teacher",
     "; open it with CrossEncoder": ", and a bi-encoder is needed here",
     ", or clean it with text.encode('utf-8', 'replace').decode('utf-8')": "",
     ", for example with text.encode(errors='replace').decode()": "",

@@ -114,6 +114,7 @@ class BM25:
 
     def scores(self, query: str) -> npt.NDArray[np.float32]:
         """Return (len(documents),) float32: each document's score, 0 where it shares no term."""
+        as_strings([query], "queries")
         total = np.zeros(len(self.documents), dtype=np.float64)
         for term, count in sorted(Counter(self.analyzer.analyze(query)).items()):
             number = self._vocabulary.get(term)

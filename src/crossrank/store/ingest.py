@@ -168,7 +168,8 @@ class Ingestion:
         if self.encoder is None or not rows:
             return
         # The vector of a text without words says nothing, and would match any query a little.
-        vectors.update((row.id, np.zeros(self.encoder.dimensions, np.float32)) for row in rows)
+        nothing = np.zeros(self.encoder.dimensions, np.float32)
+        vectors.update((row.id, nothing) for row in rows if not row.has_text)
         rows = [row for row in rows if row.has_text]
         if rows:
             encoded = self.encoder.encode_documents([row.content for row in rows])

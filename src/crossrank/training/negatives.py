@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from crossrank.models.reranker import Reranker
     from crossrank.store.lance import Index
 
-__all__ = ["Filters", "MiningReport", "Source", "mine"]
+__all__ = ["Filters", "MiningReport", "Source", "check_scored", "mine"]
 
 _NO_FILTERS = Filters()
 
@@ -186,16 +186,28 @@ def _check_sources(sources: Sequence[Any], filters: Filters, teacher: Reranker |
                 f"the teacher must score each pair by itself, as CrossEncoder() does, not {teacher!r:.100}"
             )
         return
-    scored = [source.name for source in sources if not source.is_random]
+    check_scored(filters, [source.name for source in sources if not source.is_random])
+    if not filters.has_margin and filters.positive_score != "min":
+        raise InputError("positive_score does nothing without a margin or a teacher")
+
+
+def check_scored(filters: Filters, scored: Sequence[str]) -> None:
+    """Refuse filters that sources without a teacher cannot answer: no corpus need be read to find out.
+
+    Args:
+        filters: what candidates must pass.
+        scored: names of the sources that give scores: all but random ones.
+
+    Raises:
+        InputError: there is no score to filter by, or several of different scales.
+    """
     if not scored and (filters.has_limit or filters.has_margin):
         raise InputError("random documents have no score to filter by without a teacher")
     if filters.has_limit and len(scored) > 1:
         raise InputError(
-            f"min_score and max_score are of one scale, and {', '.join(scored)} each have their own; give a "
-            "teacher, or mine one source at a time"
+            f"min_score and max_score are of one scale, and {', '.join(scored)} each have their own; "
+            "give a teacher, or mine one source at a time"
         )
-    if not filters.has_margin and filters.positive_score != "min":
-        raise InputError("positive_score does nothing without a margin or a teacher")
 
 
 def _judged(queries: Mapping[str, str], qrels: Qrels, level: int) -> dict[str, str]:
