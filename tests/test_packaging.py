@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,9 +17,26 @@ SOURCE = ROOT / "src" / "crossrank"
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wheel and source distribution, built in a used checkout in a folder called dist."""
+    root = tmp_path_factory.mktemp("build") / "work" / "dist"
+    skipped = (
+        ".venv",
+        ".git",
+        ".mypy_cache",
+        ".hypothesis",
+        ".pytest_cache",
+        ".ruff_cache",
+        "*-index",
+        "dist",
+        "__pycache__",
+    )
+    shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(*skipped))
+    for left in ("demo-index/documents.lance/1.manifest", ".venv/bin/python", ".git/config", "notes.txt"):
+        (root / left).parent.mkdir(parents=True, exist_ok=True)
+        (root / left).write_text("left by use", encoding="utf-8")
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
     return folder
 
 
@@ -49,4 +67,4 @@ def test_the_source_distribution_can_build_and_test_itself(built: Path) -> None:
     for needed in ("pyproject.toml", "Makefile", "LICENSE", "NOTICE", "README.md", "tests/test_packaging.py"):
         assert needed in names
     assert {f"data/sample/{name}" for name in ("corpus.jsonl.gz", "qrels/test.tsv", "README.md")} <= names
-    assert not [name for name in names if name.startswith((".venv", ".git/", "demo-index"))]
+    assert not [name for name in names if name.startswith((".venv", ".git/", "demo-index", "notes"))]
