@@ -2,6 +2,8 @@
 # PYTHON chooses the interpreter (3.10 or newer), VENV the folder of the virtual environment.
 PYTHON ?= python3
 VENV ?= .venv
+# The torch that tests use. A build for the CPU is enough, where pip can find one.
+TORCH ?= torch==2.13.0
 
 # Console scripts of a virtual environment carry its path in their first line and break where that path has
 # a space, so everything is run as a module of its interpreter.
@@ -39,6 +41,7 @@ $(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
 	@touch "$@"
 
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
+	$(PIP) "$(TORCH)"
 	$(PIP) --editable ".[dev]"
 	@touch "$@"
 
