@@ -5,25 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from crossrank.checks import as_number, as_strings, check_count
-from crossrank.errors import InputError, ModelOutputError
+from crossrank.errors import InputError
 from crossrank.progress import track
 from crossrank.retrieval.retriever import as_condition
-from crossrank.stages import (
-    FUSION_STAGE,
-    Search,
-    Stage,
-    candidates_of,
-    documents_of,
-    fused,
-    next_chunk,
-    placed,
-    stages_of,
-)
-from crossrank.types import Hit, Ranking, Run
+from crossrank.stage_runner import StageRunner
+from crossrank.stages import FUSION_STAGE, Search, candidates_of, fused, stages_of
+from crossrank.types import Ranking, Run
 
 if TYPE_CHECKING:
     from crossrank.models.reranker import Reranker
@@ -31,8 +21,6 @@ if TYPE_CHECKING:
     from crossrank.store.filters import FilterLike
 
 __all__ = ["Searcher"]
-
-_T = TypeVar("_T")
 
 _BLOCK_PAIRS = 4096  # pairs of many queries that are reranked together: full batches, bounded memory
 
@@ -101,6 +89,7 @@ class Searcher:
         self.fuse = fuse
         self.on_error = on_error
         self._clock = clock
+        self._runner = StageRunner(self.first_stage.name, on_error, clock)
 
     def search(
         self,
@@ -135,9 +124,9 @@ class Searcher:
         searches = self._retrieve([query], [None], top_k, condition)
         for stage in self.stages:
             if budget_ms is None:
-                self._rerank(searches, stage)
+                self._runner.run(searches, stage)
             else:
-                self._rerank_within(searches[0], stage, start, budget_ms)
+                self._runner.run_within(searches[0], stage, start, budget_ms)
         return self._finish(searches[0], top_k)
 
     @overload
@@ -204,7 +193,7 @@ class Searcher:
                 else:
                     searches = self._retrieve(block, block_ids, top_k, condition)
                     for stage in self.stages:
-                        self._rerank(searches, stage)
+                        self._runner.run(searches, stage)
                     rankings += [self._finish(search, top_k) for search in searches]
                 tracked.advance(len(block))
         if isinstance(queries, Mapping):
@@ -231,93 +220,6 @@ class Searcher:
             )
             for query, query_id, ranking in zip(queries, query_ids, rankings, strict=True)
         ]
-
-    def _rerank(self, searches: Sequence[Search], stage: Stage) -> None:
-        """Rerank the first documents of all searches together."""
-        start = self._clock()
-        asked = [(search, search.hits[: stage.depth]) for search in searches if search.hits]
-        if not asked:
-            return
-        documents = [documents_of(candidates, self.first_stage.name) for _, candidates in asked]
-
-        def together() -> list[list[Hit]]:
-            rankings = stage.reranker.rank_many([search.query for search, _ in asked], documents)
-            if not isinstance(rankings, Sequence) or len(rankings) != len(asked):
-                raise ModelOutputError(
-                    f"{stage.name} must give one ranking for each of {len(asked)} queries, "
-                    f"not {rankings!r:.100}"
-                )
-            return [
-                placed(candidates, ranking, stage.name)
-                for (_, candidates), ranking in zip(asked, rankings, strict=True)
-            ]
-
-        def alone(number: int) -> list[Hit]:
-            search, candidates = asked[number]
-            return placed(candidates, stage.reranker.rank(search.query, documents[number]), stage.name)
-
-        pooled = self._attempt(together)
-        outcomes: Sequence[list[Hit] | Exception]
-        if not isinstance(pooled, Exception):
-            outcomes = pooled
-        elif len(asked) == 1:
-            outcomes = [pooled]
-        else:  # one query's failure is not the others': each gets a try of its own
-            outcomes = [self._attempt(partial(alone, number)) for number in range(len(asked))]
-        elapsed_ms = (self._clock() - start) * 1000
-        total = sum(len(candidates) for _, candidates in asked)
-        for (search, candidates), outcome in zip(asked, outcomes, strict=True):
-            search.timings_ms[stage.name] = elapsed_ms * len(candidates) / total
-            search.take(stage, outcome, len(candidates))
-
-    def _rerank_within(self, search: Search, stage: Stage, start: float, budget_ms: float) -> None:
-        """Rerank the first documents of one search, from the best down, while time is left."""
-        begin = self._clock()
-        candidates = search.hits[: stage.depth]
-        documents = documents_of(candidates, self.first_stage.name)
-        pointwise = callable(getattr(stage.reranker, "score", None))
-        done = 0
-
-        def while_time_is_left() -> list[Hit]:
-            nonlocal done
-            order: list[Hit] = []
-            ms_per_document: float | None = None
-            while done < len(candidates):
-                before = self._clock()
-                left_ms = budget_ms - (before - start) * 1000
-                size = next_chunk(left_ms, ms_per_document, len(candidates) - done)
-                if size == 0:
-                    break
-                if not pointwise:
-                    size = len(candidates)  # scores of two calls could not be compared
-                chunk = slice(done, done + size)
-                ranking = stage.reranker.rank(search.query, documents[chunk])
-                order += placed(candidates[chunk], ranking, stage.name)
-                done += size
-                latest = (self._clock() - before) * 1000 / size
-                ms_per_document = latest if ms_per_document is None else (ms_per_document + latest) / 2
-            return sorted(order, key=lambda hit: -hit.score) if pointwise else order
-
-        outcome = self._attempt(while_time_is_left)
-        search.timings_ms[stage.name] = (self._clock() - begin) * 1000
-        if not isinstance(outcome, Exception) and done < len(candidates):
-            search.notes.append(
-                f"{stage.name} scored {done} of {len(candidates)} candidates within the budget of "
-                f"{budget_ms:g} ms"
-            )
-        if done or isinstance(outcome, Exception):
-            search.take(stage, outcome, done)
-
-    def _attempt(self, call: Callable[[], _T]) -> _T | Exception:
-        """Return what the call returns, or the exception that "degrade" is to outlive."""
-        try:
-            return call()
-        except InputError:
-            raise  # the caller's to mend, whatever on_error says
-        except Exception as error:
-            if self.on_error == "raise":
-                raise
-            return error
 
     def _finish(self, search: Search, top_k: int) -> Ranking:
         if self.fuse is not None and search.num_reranked:

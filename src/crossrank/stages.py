@@ -51,10 +51,11 @@ class Search:
     notes: list[str]
     num_reranked: int = 0  # how many of the first hits have the latest reranker's score
 
-    def take(self, stage: Stage, outcome: list[Hit] | Exception, num_candidates: int) -> None:
+    def take(self, stage: Stage, outcome: Ranking | Exception, num_candidates: int) -> None:
         """Put a stage's order on top, or note why there is none.
 
-        Candidates that the order lacks follow it, in the order they had.
+        Candidates that the order lacks follow it, in the order they had. What the stage's own ranking notes
+        is noted here.
         """
         if isinstance(outcome, Exception):
             self.status = "degraded"
@@ -63,8 +64,11 @@ class Search:
             return
         if len(outcome) < num_candidates:
             self.notes.append(f"{stage.name} returned {len(outcome)} of {num_candidates} candidates")
-        ordered = {hit.document_id for hit in outcome}
-        self.hits = outcome + [hit for hit in self.hits if hit.document_id not in ordered]
+        if outcome.status != "ok":
+            self.status = outcome.status
+        self.notes += [f"{stage.name}: {note}" for note in outcome.notes]
+        ordered = set(outcome.document_ids)
+        self.hits = [*outcome, *(hit for hit in self.hits if hit.document_id not in ordered)]
         self.num_reranked = len(outcome)
 
 
@@ -137,8 +141,10 @@ def documents_of(candidates: Sequence[Hit], first_stage_name: str) -> list[Docum
     return documents
 
 
-def placed(candidates: Sequence[Hit], ranking: Ranking, stage_name: str) -> list[Hit]:
+def placed(candidates: Sequence[Hit], ranking: Ranking, stage_name: str) -> Ranking:
     """Return the candidates in a reranker's order, with its scores; fewer if it left some out.
+
+    The scores of a reranker's own stages come along where no stage before has their name.
 
     Raises:
         ModelOutputError: no ranking at all, a document that was not asked about or comes twice, or a
@@ -158,18 +164,23 @@ def placed(candidates: Sequence[Hit], ranking: Ranking, stage_name: str) -> list
         score = float(hit.score)
         if not math.isfinite(score):
             raise ModelOutputError(f"{stage_name} gave document {hit.document_id!r} the score {score}")
+        inner = {
+            name: value
+            for name, value in hit.stage_scores.items()
+            if name != hit.stage and name not in candidate.stage_scores
+        }
         order.append(
             replace(
                 candidate,
                 score=score,
                 stage=stage_name,
                 probability=hit.probability,
-                stage_scores={**candidate.stage_scores, stage_name: score},
+                stage_scores={**candidate.stage_scores, **inner, stage_name: score},
                 truncated_tokens=hit.truncated_tokens,
                 span=hit.span,
             )
         )
-    return order
+    return replace(ranking, hits=tuple(order))
 
 
 def next_chunk(left_ms: float, ms_per_document: float | None, num_left: int) -> int:

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.cache import ScoreCache
-from crossrank.checks import as_list, check_count, check_text, check_texts
+from crossrank.checks import check_count
 from crossrank.errors import InputError
 from crossrank.models.hub import resolve
 from crossrank.models.pair_scorer import PairScorer, PairScores
 from crossrank.models.pair_settings import LongQuery, PairSettings
+from crossrank.models.requests import Requests, check_pairs
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Precision, Source, open_engine
@@ -169,15 +170,7 @@ class CrossEncoder:
             QueryTooLongError: a query longer than `max_query_length`.
             ModelOutputError: NaN or infinity from the model.
         """
-        pairs = as_list(pairs, "pairs")
-        for position, pair in enumerate(pairs):
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise InputError(
-                    f"pairs[{position}] must be a (query, document) pair, not {type(pair).__name__}"
-                    + (f" of {len(pair)}" if isinstance(pair, (tuple, list)) else "")
-                )
-            _check_query(pair[0], f"the query of pairs[{position}]")
-            check_text(pair[1], f"the document of pairs[{position}]")
+        pairs = check_pairs(pairs)
         logits = self._scorer.score(
             [query for query, _ in pairs],
             [(position, document) for position, (_, document) in enumerate(pairs)],
@@ -229,7 +222,7 @@ class CrossEncoder:
             QueryTooLongError: a query longer than `max_query_length`.
             ModelOutputError: NaN or infinity from the model.
         """
-        return self._rank([query], [documents], top_k, "query", "documents")[0]
+        return self._rank(Requests.one(query, documents, top_k), top_k)[0]
 
     def rank_many(
         self,
@@ -249,51 +242,29 @@ class CrossEncoder:
             QueryTooLongError: as `rank`.
             ModelOutputError: as `rank`.
         """
-        queries, documents = as_list(queries, "queries"), as_list(documents, "documents")
-        if len(queries) != len(documents):
-            raise InputError(
-                "rank_many needs a list of queries and one list of documents for each; got "
-                f"{len(queries)} and {len(documents)}"
-            )
-        return self._rank(queries, documents, top_k, "queries[{}]", "documents[{}]")
+        return self._rank(Requests.several(queries, documents, top_k), top_k)
 
-    def _rank(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Sequence[str | Document]],
-        top_k: int | None,
-        query_form: str,
-        documents_form: str,
-    ) -> list[Ranking]:
+    def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
         if self._label is None:
             raise InputError(
                 f"{self.name} gives {len(self.labels)} scores ({', '.join(self.labels)}); ranking needs one: "
                 "open it with label= the one to rank by, or use score()"
             )
-        if top_k is not None:
-            check_count(top_k)
-        documents = [
-            as_list(candidates, documents_form.format(number)) for number, candidates in enumerate(documents)
-        ]
-        pairs: list[tuple[int, str]] = []
-        for number, (query, candidates) in enumerate(zip(queries, documents, strict=True)):
-            _check_query(query, query_form.format(number))
-            texts = _texts(candidates, documents_form.format(number))
-            pairs += [(number, text) for text in texts]
-        starts = np.cumsum([0, *map(len, documents)]).tolist()
+        pairs = [(number, text) for number, texts in enumerate(requests.texts) for text in texts]
+        starts = np.cumsum([0, *map(len, requests.texts)]).tolist()
 
         def name(position: int) -> str:
             number = pairs[position][0]
-            return f"{documents_form.format(number)}[{position - starts[number]}]"
+            return f"{requests.name_documents(number)}[{position - starts[number]}]"
 
         scores = self._scorer.score(
-            queries, pairs, name=name, query_name=query_form.format, progress=self._progress
+            requests.queries, pairs, name=name, query_name=requests.name_query, progress=self._progress
         )
         if num_empty := sum(not text or text.isspace() for _, text in pairs):
             _logger.warning("%d of %d documents are empty; their scores mean nothing", num_empty, len(pairs))
         return [
-            Ranking(query, self._hits(documents[number], scores, starts[number], top_k))
-            for number, query in enumerate(queries)
+            Ranking(query, self._hits(requests.documents[number], scores, starts[number], top_k))
+            for number, query in enumerate(requests.queries)
         ]
 
     def _hits(
@@ -347,15 +318,3 @@ def _activation(stated: Activation | None, checkpoint: Checkpoint) -> Activation
                 raise InputError("softmax over a single label is always 1; use activation='sigmoid'")
             return choice  # type: ignore[no-any-return]
     raise InputError(f"activation is {activation!r}; choose one of {', '.join(get_args(Activation))}")
-
-
-def _check_query(query: str, name: str) -> None:
-    check_text(query, name)
-    if not query.strip():
-        raise InputError(f"{name} is empty; there is nothing to be relevant to")
-
-
-def _texts(documents: Sequence[str | Document], name: str) -> list[str]:
-    texts = [document.full_text if isinstance(document, Document) else document for document in documents]
-    check_texts(texts, name)
-    return texts
