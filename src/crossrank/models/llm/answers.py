@@ -7,8 +7,7 @@ it what was wrong with the text.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from crossrank.models.llm.model import Answer
 
@@ -55,13 +54,12 @@ class Repairs:
     examples: tuple[str, ...] = ()
 
     def __add__(self, other: Repairs) -> Repairs:
-        return Repairs(
-            *(
-                getattr(self, name) + getattr(other, name)
-                for name in ("answers", *_WORDS, "refused", "empty", "unreadable")
-            ),
-            examples=(self.examples + other.examples)[:3],
-        )
+        totals: dict[str, int] = {
+            each.name: getattr(self, each.name) + getattr(other, each.name)
+            for each in fields(Repairs)
+            if each.name != "examples"
+        }
+        return Repairs(**totals, examples=(self.examples + other.examples)[:3])
 
     @property
     def useless(self) -> int:
@@ -71,7 +69,9 @@ class Repairs:
     def notes(self) -> tuple[str, ...]:
         """Say what was wrong, for a ranking's notes; nothing where nothing was."""
         notes = []
-        if parts := [f"{count:,} {words}" for name, words in _WORDS.items() if (count := getattr(self, name))]:
+        if parts := [
+            f"{count:,} {words}" for name, words in _WORDS.items() if (count := getattr(self, name))
+        ]:
             notes.append(f"repaired in {_answers(self.answers)} of the model: {', '.join(parts)}")
         if self.useless:
             kinds = [
@@ -81,8 +81,8 @@ class Repairs:
             ]
             said = f", such as {self.examples[0]!r}" if self.examples else ""
             notes.append(
-                f"{self.useless:,} of {_answers(self.answers)} of the model decided nothing, the order before "
-                f"stands there ({', '.join(kinds)}{said})"
+                f"{self.useless:,} of {_answers(self.answers)} of the model decided nothing, the order "
+                f"before stands there ({', '.join(kinds)}{said})"
             )
         return tuple(notes)
 
@@ -229,8 +229,3 @@ def _useless(answer: Answer, text: str) -> Repairs:
 
 def _answers(count: int) -> str:
     return "1 answer" if count == 1 else f"{count:,} answers"
-
-
-def merged(repairs: Sequence[Repairs]) -> Repairs:
-    """Add up."""
-    return sum(repairs, Repairs())

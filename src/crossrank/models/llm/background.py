@@ -38,10 +38,15 @@ class Background:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
-        self._finalizer: weakref.finalize[[], Background] | None = None
+        self._finalizer: weakref.finalize[..., Background] | None = None
 
-    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine and return its result; what interrupts the wait cancels it, and waits for its end."""
+    def run(self, coroutine: Coroutine[Any, Any, _T], meanwhile: Callable[[], None]) -> _T:
+        """Run a coroutine and return its result.
+
+        Args:
+            coroutine: what to run. What interrupts the wait cancels it, and its end is waited for.
+            meanwhile: called in this thread now and then, and at the end.
+        """
         ended = threading.Event()
 
         async def watched() -> _T:
@@ -53,7 +58,8 @@ class Background:
         future = asyncio.run_coroutine_threadsafe(watched(), self._running_loop())
         try:
             while not wait([future], timeout=_POLL_S).done:
-                pass
+                meanwhile()
+            meanwhile()
         except BaseException:
             future.cancel()
             ended.wait(_GOODBYE_S)
@@ -85,17 +91,21 @@ def _run_forever(
 ) -> None:
     try:
         loop.run_forever()
-        pending = asyncio.all_tasks(loop)
-        for task in pending:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
-        if on_close is not None:
-            with contextlib.suppress(Exception):  # what cannot be closed is dropped
-                loop.run_until_complete(on_close())
+        loop.run_until_complete(_wind_up(on_close))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
     finally:
         loop.close()
+
+
+async def _wind_up(on_close: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
+    pending = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    if on_close is not None:
+        with contextlib.suppress(Exception):  # what cannot be closed is dropped
+            await on_close()
 
 
 def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread, process: int) -> None:

@@ -12,7 +12,14 @@ from collections.abc import Callable, Iterable
 
 from crossrank.checks import check_count
 
-__all__ = ["cut_words", "one_line", "without_control_marks", "without_labels", "without_numbers", "without_tags"]
+__all__ = [
+    "cut_words",
+    "one_line",
+    "without_control_marks",
+    "without_labels",
+    "without_numbers",
+    "without_tags",
+]
 
 # Scripts written without spaces: a character counts as a word. A run without a space, as in encoded
 # files, counts as a word every 32 characters.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -208,10 +209,17 @@ class Endpoint:
         if not prompts:
             return []
 
+        answered: deque[None] = deque()  # told to the caller in the caller's thread
+
+        def tell() -> None:
+            while answered:
+                answered.pop()
+                on_answer()
+
         async def one(prompt: Prompt, size: int) -> Any:
             async with self._connections.turn:
                 completion = await self._attempts(prompt, size, max_tokens, options)
-            on_answer()
+            answered.append(None)
             return completion
 
         async def every() -> list[Any]:
@@ -220,7 +228,7 @@ class Endpoint:
                 [one(prompt, size) for prompt, size in zip(prompts, sizes, strict=True)]
             )
 
-        return self._background.run(every())
+        return self._background.run(every(), tell)
 
     async def _attempts(self, prompt: Prompt, size: int, max_tokens: int, options: Mapping[str, Any]) -> Any:
         """Send one prompt until it is answered, or can be no more."""
@@ -282,9 +290,7 @@ class Endpoint:
         return completion
 
     def _tokens(self, prompt: Prompt) -> int:
-        return sum(
-            self._count_tokens(message.content) + _TOKENS_A_MESSAGE for message in prompt.messages
-        )
+        return sum(self._count_tokens(message.content) + _TOKENS_A_MESSAGE for message in prompt.messages)
 
     def _choice_row(self, completion: Any, choices: Sequence[str]) -> list[float]:
         logprobs = getattr(completion.choices[0], "logprobs", None)
@@ -369,9 +375,7 @@ def _answer(completion: Any) -> Answer:
     )
 
 
-def _used(
-    completion: Any, estimate: int, count_tokens: Callable[[str], int]
-) -> tuple[tuple[int, int], bool]:
+def _used(completion: Any, estimate: int, count_tokens: Callable[[str], int]) -> tuple[tuple[int, int], bool]:
     """Tokens read and written, and whether that is an estimate."""
     usage = getattr(completion, "usage", None)
     read, written = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)

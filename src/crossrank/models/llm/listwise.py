@@ -19,8 +19,9 @@ __all__ = ["ListwiseLLM"]
 class ListwiseLLM(RoundsReranker):
     """Orders a window of passages by one answer, and slides the window from the last to the first.
 
-    A window's best passages go along with it to the next one, so those that come out on top have been compared
-    with all. Of what the model writes, identifiers of the window alone count; see `answers.read_permutation`.
+    A window's best passages go along with it to the next one, so those that come out on top have been
+    compared with all. Of what the model writes, identifiers of the window alone count; see
+    `answers.read_permutation`.
 
     **Permutation self-consistency** (`permutations` above 1): each window is asked about so many times, its
     passages shuffled by the seed each time, and the order closest to all answers is taken: from the Borda
@@ -78,7 +79,9 @@ class ListwiseLLM(RoundsReranker):
         if not 2 <= window <= 100:
             raise InputError(f"window is {window}; a model can order 2 to 100 passages")
         if step > window:
-            raise InputError(f"step is {step}, larger than window={window}: passages between would be left out")
+            raise InputError(
+                f"step is {step}, larger than window={window}: passages between would be left out"
+            )
         if max_answer_tokens is not None:
             check_count(max_answer_tokens, "max_answer_tokens")
         self.window, self.step, self.passes = window, step, passes
@@ -120,9 +123,7 @@ class ListwiseLLM(RoundsReranker):
         if self.permutations == 1:
             return [list(range(count))]
         return [
-            sorted(
-                range(count), key=lambda i: blake2b(f"{self.seed} {place} {number} {i}".encode()).digest()
-            )
+            sorted(range(count), key=lambda i: blake2b(f"{self.seed} {place} {number} {i}".encode()).digest())
             for number in range(self.permutations)
         ]
 

@@ -33,11 +33,11 @@ class Tail(NamedTuple):
 
     Attributes:
         ids: the row.
-        count: for how many of its last positions the next token is looked at.
+        num_read: at how many of its last positions the next token is looked at.
     """
 
     ids: list[int]
-    count: int = 1
+    num_read: int = 1
 
 
 class CausalLM:
@@ -195,11 +195,22 @@ class CausalLM:
             on_row: called after each row.
 
         Yields:
-            A row's number, and its logits as a float32 tensor (count, vocabulary); in any order.
+            A row's number, and its logits as a float32 tensor (num_read, vocabulary); in any order.
 
         Raises:
             ModelOutputError: NaN or infinity from the model.
         """
+        alike: dict[tuple[tuple[int, ...], int], list[int]] = {}
+        for number, row in enumerate(rows):
+            alike.setdefault((tuple(row.ids), row.num_read), []).append(number)
+        copies = list(alike.values())
+        different = [rows[numbers[0]] for numbers in copies]
+        for at, logits in self._tails(different):
+            for number in copies[at]:  # equal rows are computed once, so equal texts get equal scores
+                yield number, logits
+                on_row()
+
+    def _tails(self, rows: Sequence[Tail]) -> Iterator[tuple[int, Any]]:
         if not rows:
             return
         shared = self._shared_length(rows)
@@ -209,19 +220,18 @@ class CausalLM:
         num_tokens = 0
         for batch in plan(lengths, token_budget=max(1, self._token_budget - shared), limit=limit):
             numbers = batch.rows.tolist()
-            some = [Tail(rows[number].ids[shared:], rows[number].count) for number in numbers]
+            some = [Tail(rows[number].ids[shared:], rows[number].num_read) for number in numbers]
             for number, logits in zip(numbers, self._forward(some, batch.length, cache), strict=True):
                 num_tokens += lengths[number]
                 yield number, logits
-                on_row()
         self._count(len(rows), num_tokens + shared, 0)
 
     def _forward(self, rows: Sequence[Tail], length: int, cache: Any) -> list[Any]:
-        """Logits (count, vocabulary) of rows, padded to a length, that follow what is in the cache."""
+        """Logits (num_read, vocabulary) of rows, padded to a length, that follow what is in the cache."""
         import torch
 
         padded = [row.ids + [0] * (length - len(row.ids)) for row in rows]  # never seen by what is read
-        first = min(len(row.ids) - row.count for row in rows)
+        first = min(len(row.ids) - row.num_read for row in rows)
         options: dict[str, Any] = {"use_cache": False}
         if self._picks_positions:
             options["logits_to_keep"] = length - first
@@ -237,7 +247,9 @@ class CausalLM:
         if not bool(torch.isfinite(logits).all()):
             raise ModelOutputError(f"{self.name} gave NaN or infinity; try precision='float32'")
         ends = [len(row.ids) - first for row in rows]
-        return [logits[at, end - row.count : end] for at, (row, end) in enumerate(zip(rows, ends, strict=True))]
+        return [
+            logits[at, end - row.num_read : end] for at, (row, end) in enumerate(zip(rows, ends, strict=True))
+        ]
 
     def _shared_length(self, rows: Sequence[Tail]) -> int:
         """How many tokens all rows begin with, leaving of each what is looked at."""
@@ -248,7 +260,7 @@ class CausalLM:
             (at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b),
             min(len(first), len(last)),
         )
-        shared = min([shared, *(len(row.ids) - row.count for row in rows)])
+        shared = min([shared, *(len(row.ids) - row.num_read for row in rows)])
         return shared if shared >= _LEAST_SHARED else 0
 
     def _prefix_cache(self, ids: list[int]) -> Any:
@@ -358,9 +370,7 @@ def _load(model: str | Path, revision: str | None, precision: Precision, device:
         )
     except OSError as error:
         said = " ".join(str(error).split())[:300]
-        raise CheckpointNotFoundError(
-            f"{name} cannot be opened as a folder or hub model: {said}"
-        ) from error
+        raise CheckpointNotFoundError(f"{name} cannot be opened as a folder or hub model: {said}") from error
     except (ValueError, KeyError, ImportError) as error:
         if isinstance(error, CheckpointError):
             raise

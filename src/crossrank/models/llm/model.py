@@ -74,9 +74,7 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
     def __str__(self) -> str:
-        text = (
-            f"{self.calls:,} calls, {self.prompt_tokens:,} tokens read, {self.completion_tokens:,} written"
-        )
+        text = f"{self.calls:,} calls, {self.prompt_tokens:,} tokens read, {self.completion_tokens:,} written"
         if self.estimated:
             text += f" ({self.estimated:,} calls estimated)"
         if self.retries:

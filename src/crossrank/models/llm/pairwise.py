@@ -35,8 +35,8 @@ class PairwiseLLM(RoundsReranker):
         model: an `Endpoint` or a `CausalLM`.
         plan: which pairs are compared: `AllPairs`, `Heap`, `SlidingWindow` and others of
             `crossrank.models.pairwise`. Default: a heap for the first ten places.
-        scoring: "generation" reads what the model writes, "log-probabilities" weighs the two labels; "auto" is
-            the latter where the model gives them (a `CausalLM`).
+        scoring: "generation" reads what the model writes, "log-probabilities" weighs the two labels; "auto"
+            is the latter where the model gives them (a `CausalLM`).
         max_document_words: words of a document that are shown.
         max_answer_tokens: of a generated answer. A model that thinks first needs more.
         max_calls: refuses a ranking that can take more calls.
@@ -100,7 +100,7 @@ class PairwiseLLM(RoundsReranker):
         return list(self.model.generate(prompts, max_tokens=self._max_tokens, on_answer=on_answer))
 
     def _read(self, answer: Any) -> tuple[float, Repairs]:
-        """The preference for the first passage: from the labels' probabilities, or 1, 0, or ½ for no answer."""
+        """The preference for the first passage: by the labels' probabilities, or 1, 0, or ½ for no answer."""
         if self._reads_labels:
             return float(1 / (1 + np.exp(answer[1] - answer[0]))), Repairs(answers=1)
         choice = read_choice(answer, 2)

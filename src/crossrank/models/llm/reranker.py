@@ -9,9 +9,11 @@ from typing import Any, Literal
 from crossrank.checks import check_count
 from crossrank.errors import InputError
 from crossrank.models.llm.answers import Repairs
+from crossrank.models.llm.cleaning import one_line
 from crossrank.models.llm.model import LanguageModel, Prompt
-from crossrank.models.llm.requests import Request, check_top_k, ranking_of, requests_of
+from crossrank.models.llm.rankings import ranking_of, shown
 from crossrank.models.llm.rounds import run_together
+from crossrank.models.requests import Requests
 from crossrank.progress import track
 from crossrank.types import Document, Ranking
 
@@ -49,8 +51,8 @@ class Ordered:
 class RoundsReranker:
     """A reranker whose model is asked in rounds; made by its subclasses alone.
 
-    Subclasses say how many calls a ranking takes (`calls`), which prompts its rounds have (`_rounds`), and how
-    the model is asked (`_ask`).
+    Subclasses say how many calls a ranking takes (`calls`), which prompts its rounds have (`_rounds`), and
+    how the model is asked (`_ask`).
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class RoundsReranker:
             EndpointError: a server that fails for good.
             BudgetError: the next call could go over the budget.
         """
-        return self._rank(requests_of([query], [documents], single=True), top_k)[0]
+        return self._rank(Requests.one(query, documents, top_k), top_k)[0]
 
     def rank_many(
         self,
@@ -114,24 +116,29 @@ class RoundsReranker:
             EndpointError: as `rank`.
             BudgetError: as `rank`.
         """
-        return self._rank(requests_of(queries, documents), top_k)
+        return self._rank(Requests.several(queries, documents, top_k), top_k)
 
-    def _rank(self, requests: list[Request], top_k: int | None) -> list[Ranking]:
-        check_top_k(top_k)
-        for request in requests:
-            check_calls(self.calls, len(request.texts), self.max_calls)
-        total = sum(self.calls(len(request.texts)) for request in requests)
+    def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
+        counts = [len(texts) for texts in requests.texts]
+        for count in counts:
+            check_calls(self.calls, count, self.max_calls)
+        total = sum(map(self.calls, counts))
         with track(total, f"Asking {self.model.name}", progress=self._progress) as tracked:
-            return run_together(
-                [self._ranking(request, top_k) for request in requests],
+            rankings = run_together(
+                [self._ranking(*request, top_k) for request in zip(*requests[:3], strict=True)],
                 lambda prompts: self._ask(prompts, tracked.advance),
             )
+            tracked.advance(total - tracked.done)  # a sort may need fewer calls than it could
+        return rankings
 
-    def _ranking(self, request: Request, top_k: int | None) -> Generator[list[Prompt], list[Any], Ranking]:
-        texts, notes = request.shown(self.model.clean, self.max_document_words)
-        found = yield from self._rounds(self.model.clean(" ".join(request.query.split())), texts)
+    def _ranking(
+        self, query: str, documents: list[str | Document], texts: list[str], top_k: int | None
+    ) -> Generator[list[Prompt], list[Any], Ranking]:
+        passages, notes = shown(texts, self.model.clean, self.max_document_words)
+        found = yield from self._rounds(self.model.clean(one_line(query)), passages)
         return ranking_of(
-            request,
+            query,
+            documents,
             found.order,
             found.scores,
             stage=self.name,
@@ -157,8 +164,8 @@ def check_calls(calls: Callable[[int], int], count: int, max_calls: int | None) 
         return
     fitting = next(fewer for fewer in range(count - 1, -1, -1) if calls(fewer) <= max_calls)
     raise InputError(
-        f"ranking {count} documents can take {calls(count):,} model calls, more than max_calls={max_calls:,}; "
-        f"lower depth ({fitting} documents fit), or raise max_calls"
+        f"ranking {count} documents can take {calls(count):,} model calls, more than max_calls={max_calls:,}"
+        f"; lower depth ({fitting} documents fit), or raise max_calls"
     )
 
 

@@ -62,7 +62,7 @@ def wait_before(failure: Failure, attempt: int, backoff_s: float) -> float:
     if failure.retry_after_s is not None:
         return failure.retry_after_s
     # Calls that failed together should not come back together; no result depends on this.
-    return backoff_s * 2**attempt * (1 + random.random() / 4)
+    return backoff_s * float(2**attempt) * (1 + random.random() / 4)
 
 
 def _retry_after_s(headers: Any) -> float | None:

@@ -38,8 +38,8 @@ class SetwiseLLM(RoundsReranker):
             from a good first stage.
         set_size: passages shown at a time, 2 to 20.
         top: places to settle.
-        scoring: "generation" reads what the model writes, "log-probabilities" takes the likeliest label; "auto"
-            is the latter where the model gives them (a `CausalLM`).
+        scoring: "generation" reads what the model writes, "log-probabilities" takes the likeliest label;
+            "auto" is the latter where the model gives them (a `CausalLM`).
         max_document_words: words of a document that are shown.
         max_answer_tokens: of a generated answer. A model that thinks first needs more.
         max_calls: refuses a ranking that can take more calls.
