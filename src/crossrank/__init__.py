@@ -14,10 +14,15 @@ from crossrank.types import Document, Hit, Pair, Qrels, Ranking, Run
 
 if TYPE_CHECKING:
     from crossrank.cache import ScoreCache
+    from crossrank.composition.cascade import Cascade
+    from crossrank.composition.ensemble import Ensemble
+    from crossrank.composition.tournament import Tournament
     from crossrank.context import Context
     from crossrank.evaluation.collections import Collection
     from crossrank.evaluation.measures import Evaluation, evaluate
     from crossrank.evaluation.trec import read_qrels, read_run, write_qrels, write_run
+    from crossrank.explanation.explain import explain
+    from crossrank.explanation.result import Explanation
     from crossrank.models.bi_encoder import BiEncoder
     from crossrank.models.cross_encoder import CrossEncoder
     from crossrank.models.reranker import Reranker
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     from crossrank.retrieval.bm25 import BM25
     from crossrank.retrieval.dense import Dense
     from crossrank.retrieval.from_index import index_retriever
-    from crossrank.retrieval.fusion import RRF, WeightedSum
+    from crossrank.retrieval.fusion import RRF, Borda, WeightedSum
     from crossrank.retrieval.hybrid import Hybrid
     from crossrank.retrieval.retriever import Retriever
     from crossrank.store.lance import Index
@@ -38,6 +43,8 @@ __all__ = [
     "BM25",
     "RRF",
     "BiEncoder",
+    "Borda",
+    "Cascade",
     "Collection",
     "Context",
     "CrossEncoder",
@@ -45,7 +52,9 @@ __all__ = [
     "Dense",
     "Document",
     "DocumentReader",
+    "Ensemble",
     "Evaluation",
+    "Explanation",
     "Hit",
     "Hybrid",
     "Index",
@@ -58,8 +67,10 @@ __all__ = [
     "ScoreCache",
     "Searcher",
     "Store",
+    "Tournament",
     "WeightedSum",
     "evaluate",
+    "explain",
     "index_retriever",
     "read_qrels",
     "read_run",
@@ -70,12 +81,16 @@ __all__ = [
 _LAZY = {
     "BM25": "crossrank.retrieval.bm25",
     "BiEncoder": "crossrank.models.bi_encoder",
+    "Borda": "crossrank.retrieval.fusion",
+    "Cascade": "crossrank.composition.cascade",
     "Collection": "crossrank.evaluation.collections",
     "Context": "crossrank.context",
     "CrossEncoder": "crossrank.models.cross_encoder",
     "Dense": "crossrank.retrieval.dense",
     "DocumentReader": "crossrank.store.readers",
+    "Ensemble": "crossrank.composition.ensemble",
     "Evaluation": "crossrank.evaluation.measures",
+    "Explanation": "crossrank.explanation.result",
     "Hybrid": "crossrank.retrieval.hybrid",
     "Index": "crossrank.store.lance",
     "RRF": "crossrank.retrieval.fusion",
@@ -84,8 +99,10 @@ _LAZY = {
     "ScoreCache": "crossrank.cache",
     "Searcher": "crossrank.pipeline",
     "Store": "crossrank.store.store",
+    "Tournament": "crossrank.composition.tournament",
     "WeightedSum": "crossrank.retrieval.fusion",
     "evaluate": "crossrank.evaluation.measures",
+    "explain": "crossrank.explanation.explain",
     "index_retriever": "crossrank.retrieval.from_index",
     "read_qrels": "crossrank.evaluation.trec",
     "read_run": "crossrank.evaluation.trec",

@@ -70,6 +70,7 @@ class CrossEncoder:
 
     Attributes:
         name: of the model; the stage of its hits.
+        folder: the local folder that holds it.
         activation: what `activate` applies.
         settings: how pairs are made, defaults filled in.
 
@@ -111,6 +112,7 @@ class CrossEncoder:
         if cache is not None and not isinstance(cache, ScoreCache):
             raise InputError(f"cache must be a ScoreCache, not {type(cache).__name__}: ScoreCache(path)")
         folder = resolve(model, kind="cross-encoder", revision=revision, source=source)
+        self.folder = folder
         checkpoint = Checkpoint.open(folder)
         self.name = model if isinstance(model, str) and model != str(folder) else folder.resolve().name
         self.labels = checkpoint.labels
@@ -143,6 +145,11 @@ class CrossEncoder:
             fingerprint=lambda: self.fingerprint,
             cache=cache,
         )
+
+    @property
+    def label_position(self) -> int | None:
+        """The position in `labels` of the one that `rank` goes by; None where one is still to be chosen."""
+        return self._label
 
     @property
     def precision(self) -> str:
