@@ -166,6 +166,9 @@ class T5Decoder:
         config: the checkpoint's config.json.
         encoder: of the same graph, not written yet.
 
+    Attributes:
+        start: the token that the step reads.
+
     Raises:
         CheckpointError: the checkpoint has no decoder, or its config lacks what the graph needs.
     """
@@ -181,6 +184,8 @@ class T5Decoder:
                 "alone"
             )
         graph.check_layers("decoder.block", self._sizes.decoder_layers)
+        start = read_setting(config, "decoder_start_token_id", int, None, least=0)
+        self.start = read_setting(config, "pad_token_id", int, 0, least=0) if start is None else start
 
     def logits(self, weights: npt.NDArray[np.float32]) -> str:
         """Write encoder and decoder step.
@@ -197,11 +202,8 @@ class T5Decoder:
         one, far = graph.constant(1, np.float32), graph.constant(_FAR, np.float32)
         unread = graph.node("Mul", [graph.node("Sub", [one, mask]), far])
         unread = graph.node("Unsqueeze", [unread, graph.constant([1])])  # (batch, 1, length)
-        start = read_setting(self._config, "decoder_start_token_id", int, None, least=0)
-        if start is None:
-            start = read_setting(self._config, "pad_token_id", int, 0, least=0)
         table = graph.array(self._encoder.embedding, (sizes.vocabulary, sizes.hidden))
-        x = graph.weight("decoder_start", np.array(table[start : start + 1]))  # (1, hidden): rows differ later
+        x = graph.weight("decoder_start", np.array(table[self.start : self.start + 1]))  # (1, hidden)
         for i in range(sizes.decoder_layers):
             block = _block("decoder", i)
             normed = graph.rms_norm(x, f"{block}.layer.0.layer_norm", sizes.epsilon)
@@ -279,15 +281,17 @@ class TokenScore:
     against: int | None = None
     log_probability: bool = False
 
+    def weights(self, decoder: T5Decoder) -> npt.NDArray[np.float32]:
+        """What the decoder's last vector is multiplied with, (hidden,)."""
+        weights = decoder.vocabulary_weights(self.token)
+        return weights if self.against is None else weights - decoder.vocabulary_weights(self.against)
+
     def __call__(self, graph: Graph, config: Mapping[str, Any], encoder: Encoder) -> str:
         """Write encoder, decoder step and score, (batch, 1); see `Head`."""
         if not isinstance(encoder, T5Encoder):
             raise CheckpointError("it has no decoder to read a score off: it is no T5")
         decoder = T5Decoder(graph, config, encoder)
-        weights = decoder.vocabulary_weights(self.token)
-        if self.against is not None:
-            weights = weights - decoder.vocabulary_weights(self.against)
-        score = decoder.logits(weights[None, :])
+        score = decoder.logits(self.weights(decoder)[None, :])
         if not self.log_probability:
             return score
         # log softmax([against, token])[token] = -log(1 + exp(against - token)), which never saturates.
