@@ -8,16 +8,22 @@ has them. What a family cannot promise by its nature is said in its `Family`, be
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pytest
 
 from crossrank.cache import ScoreCache
+from crossrank.composition.cascade import Cascade
+from crossrank.composition.ensemble import Ensemble
+from crossrank.composition.tournament import Tournament
 from crossrank.models.cross_encoder import CrossEncoder
+from crossrank.models.pairwise import AllPairs, ComparisonPlan, Heap
 from crossrank.models.reranker import Reranker
+from crossrank.retrieval.fusion import Fusion, WeightedSum
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -61,6 +67,43 @@ def cross_encoder(folder: str, **options: object) -> Factory:
     return build
 
 
+def ensemble(fusion: str | Fusion) -> Factory:
+    def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+        members = [cross_encoder(folder)(progress=progress) for folder in ("bert", "deberta_v3")]
+        return Ensemble(members, fusion)
+
+    return build
+
+
+def cascade(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+    first, second, third = (
+        cross_encoder(folder)(progress=progress) for folder in ("bert", "roberta", "bert")
+    )
+    return Cascade(first, [(second, 4), (third, 2)])
+
+
+class ScoreJudge:
+    """Prefers the document with the higher score of a pointwise model."""
+
+    name = "score-judge"
+
+    def __init__(self, scorer: Reranker) -> None:
+        self.scorer = scorer
+
+    def prefer(self, comparisons: Sequence[tuple[str, str, str]]) -> np.ndarray:
+        firsts = self.scorer.score([(query, first) for query, first, _ in comparisons])
+        seconds = self.scorer.score([(query, second) for query, _, second in comparisons])
+        return 1 / (1 + np.exp(seconds - firsts, dtype=np.float64))
+
+
+def tournament(plan: ComparisonPlan) -> Factory:
+    def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+        judge, first = (cross_encoder(folder)(progress=progress) for folder in ("roberta", "bert"))
+        return Tournament(ScoreJudge(judge), first, depth=4, plan=plan, progress=progress)
+
+    return build
+
+
 FAMILIES = [
     *(
         Family(f"CrossEncoder-{folder}", cross_encoder(folder), cached=True)
@@ -72,6 +115,13 @@ FAMILIES = [
     Family("CrossEncoder-onnx", cross_encoder("bert_onnx", source="onnx"), cached=True),
     Family("CrossEncoder-label", cross_encoder("camembert", label="entailment"), cached=True),
     Family("CrossEncoder-windows", cross_encoder("bert", long_documents="max"), cached=True),
+    # z-scores and ranks depend on the list a document is in
+    Family("Ensemble-mean", ensemble("mean"), pointwise=False),
+    Family("Ensemble-rrf", ensemble("rrf"), pointwise=False),
+    Family("Ensemble-raw", ensemble(WeightedSum((0.25, 0.75), "none"))),
+    Family("Cascade", cascade, pointwise=False, one_scale=False),
+    Family("Tournament", tournament(AllPairs()), pointwise=False),
+    Family("Tournament-heap", tournament(Heap(top_k=3)), pointwise=False),
 ]
 
 
