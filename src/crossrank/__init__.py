@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from crossrank.evaluation.trec import read_qrels, read_run, write_qrels, write_run
     from crossrank.models.bi_encoder import BiEncoder
     from crossrank.models.cross_encoder import CrossEncoder
+    from crossrank.models.duo_t5 import DuoT5
+    from crossrank.models.load import load
+    from crossrank.models.mono_t5 import MonoT5
+    from crossrank.models.rank_t5 import RankT5
     from crossrank.models.reranker import Reranker
     from crossrank.pipeline import Searcher
     from crossrank.retrieval.bm25 import BM25
@@ -45,12 +49,15 @@ __all__ = [
     "Dense",
     "Document",
     "DocumentReader",
+    "DuoT5",
     "Evaluation",
     "Hit",
     "Hybrid",
     "Index",
+    "MonoT5",
     "Pair",
     "Qrels",
+    "RankT5",
     "Ranking",
     "Reranker",
     "Retriever",
@@ -61,6 +68,7 @@ __all__ = [
     "WeightedSum",
     "evaluate",
     "index_retriever",
+    "load",
     "read_qrels",
     "read_run",
     "write_qrels",
@@ -75,10 +83,13 @@ _LAZY = {
     "CrossEncoder": "crossrank.models.cross_encoder",
     "Dense": "crossrank.retrieval.dense",
     "DocumentReader": "crossrank.store.readers",
+    "DuoT5": "crossrank.models.duo_t5",
     "Evaluation": "crossrank.evaluation.measures",
     "Hybrid": "crossrank.retrieval.hybrid",
     "Index": "crossrank.store.lance",
+    "MonoT5": "crossrank.models.mono_t5",
     "RRF": "crossrank.retrieval.fusion",
+    "RankT5": "crossrank.models.rank_t5",
     "Reranker": "crossrank.models.reranker",
     "Retriever": "crossrank.retrieval.retriever",
     "ScoreCache": "crossrank.cache",
@@ -87,6 +98,7 @@ _LAZY = {
     "WeightedSum": "crossrank.retrieval.fusion",
     "evaluate": "crossrank.evaluation.measures",
     "index_retriever": "crossrank.retrieval.from_index",
+    "load": "crossrank.models.load",
     "read_qrels": "crossrank.evaluation.trec",
     "read_run": "crossrank.evaluation.trec",
     "write_qrels": "crossrank.evaluation.trec",

@@ -40,8 +40,9 @@ class RankT5(CrossEncoder):
     Args:
         model: a local folder, or a hub name.
         revision: commit, tag or branch; for hub models only.
-        token: whose logit is the score, as the vocabulary spells it or by its id; for whole T5s only. Default:
-            what crossrank.json or the model's card states, or "<extra_id_10>", as in the paper's code.
+        token: whose logit is the score, as the vocabulary spells it or by its id; for whole T5s only.
+            Default: what crossrank.json or the model's card states, or "<extra_id_10>", as in the paper's
+            code.
         prompt: words around "{query}" and "{document}". Default: what the folder states, or
             "Query: {query} Document: {document}".
         precision: see `MonoT5`; "bf16" for whole T5s only.
@@ -126,7 +127,9 @@ class RankT5(CrossEncoder):
         self.token_id: int | None = None
         if checkpoint.is_modular_cross_encoder:
             if self._asked_token is not None:
-                raise InputError(f"token has no effect: {self.name} is an encoder with a dense layer behind it")
+                raise InputError(
+                    f"token has no effect: {self.name} is an encoder with a dense layer behind it"
+                )
             return tokenizer
         token = declared.settings.get("token") if self._asked_token is None else self._asked_token
         if token is None:
@@ -152,7 +155,9 @@ class RankT5(CrossEncoder):
             score = TokenScore(self.token_id)
             return open_step(checkpoint, score, threads=threads, identity=self.prompt, **self._running)
         if self._running["backend"] != "onnx" or self._running["precision"] == "bf16":
-            raise InputError(f"{self.name} is an encoder with a dense layer behind it, which runs on backend='onnx'")
+            raise InputError(
+                f"{self.name} is an encoder with a dense layer behind it, which runs on backend='onnx'"
+            )
         return open_engine(
             checkpoint,
             output="logits",

@@ -1,8 +1,8 @@
 """How published T5 rerankers were trained to answer: the prompt and the tokens, by family and by full name.
 
-Sources: Nogueira et al. 2020 (arXiv:2003.06713); Bonifacio et al. 2021 (mMARCO, arXiv:2108.13897); Piau et al.
-2024 (monoPTT5, arXiv:2406.10806); Pradeep et al. 2021 (duoT5, arXiv:2101.05667); Zhuang et al. 2023 (RankT5,
-arXiv:2210.10634).
+Sources: Nogueira et al. 2020 (arXiv:2003.06713); Bonifacio et al. 2021 (mMARCO, arXiv:2108.13897); Piau et
+al. 2024 (monoPTT5, arXiv:2406.10806); Pradeep et al. 2021 (duoT5, arXiv:2101.05667); Zhuang et al. 2023
+(RankT5, arXiv:2210.10634).
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ __all__ = [
     "answer_ids",
     "check_kind",
     "find_family",
+    "model_name",
     "open_step",
     "stated_prompt",
     "token_id",
@@ -96,7 +97,8 @@ def answer_ids(
         except InputError:
             raise CheckpointError(
                 f"{checkpoint.folder} does not say which tokens it answers with, and its vocabulary does not "
-                f"have both {' and '.join(family.tokens)}; give tokens=(false, true) or family= one of: {known}"
+                f"have both {' and '.join(family.tokens)}; give tokens=(false, true), or family= one of: "
+                f"{known}"
             ) from None
         return false, true
     error: type[InputError | CheckpointError] = CheckpointError if tokens is None else InputError
@@ -126,8 +128,8 @@ def token_id(tokenizer: Tokenizer, checkpoint: Checkpoint, token: str | int) -> 
         if found is not None:
             return found
     raise InputError(
-        f"{token!r} is no token of {checkpoint.tokenizer_file}; give it as the vocabulary spells it ('▁' stands "
-        "for the space before a word), or its id"
+        f"{token!r} is no token of {checkpoint.tokenizer_file}; give it as the vocabulary spells it ('▁' "
+        "stands for the space before a word), or its id"
     )
 
 

@@ -33,7 +33,7 @@ __all__ = ["ARCHITECTURES", "Engine", "Head", "Output", "build_graph", "open_eng
 _Result = TypeVar("_Result")
 
 Head = Callable[[Graph, Mapping[str, Any], Encoder], str]
-"""Writes an encoder, not written yet, and what follows it: graph, config, encoder -> logits (batch, outputs)."""
+"""Writes an encoder, and what follows it: graph, config, encoder (not written yet) -> (batch, outputs)."""
 
 Output = Literal["logits", "tokens"] | Head
 Precision = Literal["auto", "float32", "int8"]

@@ -69,12 +69,10 @@ class PromptTokenizer(Tokenizer):
         return ModelInputs(*self._pair.fill_batch(rows, length, self.pad_id))
 
     def _check(self, words: Sequence[str], checkpoint: Checkpoint) -> None:
-        """Try out, on probes, that the parts have the tokens of the whole; `words` has names between words."""
+        """Try out that the parts have the tokens of the whole; `words` has fields' names between words."""
         num_texts = len(words) // 2
         for texts in _PROBES:
-            whole = "".join(
-                texts[place // 2] if place % 2 else part for place, part in enumerate(words)
-            )
+            whole = "".join(texts[place // 2] if place % 2 else part for place, part in enumerate(words))
             expected = self._tokenizer.encode(whole).ids
             ids, _ = self._pair.fill([tokens.ids for tokens in self.encode(texts[:num_texts])])
             if ids.tolist() != expected:

@@ -86,8 +86,8 @@ class TorchT5Engine:
         """Run one batch; see `Engine.run`. Gives (batch, 1)."""
         if not input_ids.shape == attention_mask.shape or input_ids.ndim != 2 or not input_ids.size:
             raise InputError(
-                "input_ids and attention_mask must have one shape (batch, length) and at least one token, not "
-                f"{input_ids.shape} and {attention_mask.shape}"
+                "input_ids and attention_mask must have one shape (batch, length) and at least one token, "
+                f"not {input_ids.shape} and {attention_mask.shape}"
             )
         torch, device = self._torch, self._device
         ids = torch.from_numpy(np.ascontiguousarray(input_ids)).to(device)
