@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from crossrank.explanation.result import Explanation
     from crossrank.models.bi_encoder import BiEncoder
     from crossrank.models.cross_encoder import CrossEncoder
+    from crossrank.models.duo_t5 import DuoT5
+    from crossrank.models.load import load
+    from crossrank.models.mono_t5 import MonoT5
+    from crossrank.models.rank_t5 import RankT5
     from crossrank.models.reranker import Reranker
     from crossrank.pipeline import Searcher
     from crossrank.retrieval.bm25 import BM25
@@ -52,14 +56,17 @@ __all__ = [
     "Dense",
     "Document",
     "DocumentReader",
+    "DuoT5",
     "Ensemble",
     "Evaluation",
     "Explanation",
     "Hit",
     "Hybrid",
     "Index",
+    "MonoT5",
     "Pair",
     "Qrels",
+    "RankT5",
     "Ranking",
     "Reranker",
     "Retriever",
@@ -72,6 +79,7 @@ __all__ = [
     "evaluate",
     "explain",
     "index_retriever",
+    "load",
     "read_qrels",
     "read_run",
     "write_qrels",
@@ -88,12 +96,15 @@ _LAZY = {
     "CrossEncoder": "crossrank.models.cross_encoder",
     "Dense": "crossrank.retrieval.dense",
     "DocumentReader": "crossrank.store.readers",
+    "DuoT5": "crossrank.models.duo_t5",
     "Ensemble": "crossrank.composition.ensemble",
     "Evaluation": "crossrank.evaluation.measures",
     "Explanation": "crossrank.explanation.result",
     "Hybrid": "crossrank.retrieval.hybrid",
     "Index": "crossrank.store.lance",
+    "MonoT5": "crossrank.models.mono_t5",
     "RRF": "crossrank.retrieval.fusion",
+    "RankT5": "crossrank.models.rank_t5",
     "Reranker": "crossrank.models.reranker",
     "Retriever": "crossrank.retrieval.retriever",
     "ScoreCache": "crossrank.cache",
@@ -104,6 +115,7 @@ _LAZY = {
     "evaluate": "crossrank.evaluation.measures",
     "explain": "crossrank.explanation.explain",
     "index_retriever": "crossrank.retrieval.from_index",
+    "load": "crossrank.models.load",
     "read_qrels": "crossrank.evaluation.trec",
     "read_run": "crossrank.evaluation.trec",
     "write_qrels": "crossrank.evaluation.trec",

@@ -281,7 +281,8 @@ def test_damaged_json_is_named(copy: Callable[..., Path], file: str) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
+        {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]},
+        {"model_type": "t5", "architectures": ["UMT5ForConditionalGeneration"]},
         {"model_type": "bert", "architectures": ["JinaBertForMaskedLM"]},  # custom code, another computation
         {"model_type": None, "architectures": None},
     ],

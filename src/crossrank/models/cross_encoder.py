@@ -23,7 +23,7 @@ from crossrank.models.pair_settings import LongQuery, PairSettings
 from crossrank.models.requests import Requests, check_pairs
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.engine import Precision, Source, open_engine
+from crossrank.runtime.engine import Engine, Precision, Source, open_engine
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K, LongDocuments
 from crossrank.types import Document, Hit, Pair, Ranking
@@ -115,11 +115,11 @@ class CrossEncoder:
         self.folder = folder
         checkpoint = Checkpoint.open(folder)
         self.name = model if isinstance(model, str) and model != str(folder) else folder.resolve().name
-        self.labels = checkpoint.labels
-        self.activation: Activation = _activation(activation, checkpoint)
+        self.labels = self._read_labels(checkpoint)
+        self.activation: Activation | Literal["exp"] = _activation(activation, checkpoint)
         self._label = self._find_label(label)
         self._progress = progress
-        tokenizer = Tokenizer(checkpoint)
+        tokenizer = self._open_tokenizer(checkpoint)
         self.settings = PairSettings.for_model(
             checkpoint,
             tokenizer,
@@ -132,9 +132,7 @@ class CrossEncoder:
             top_windows=top_windows,
             prompt=prompt,
         )
-        self._engine = open_engine(
-            checkpoint, output="logits", precision=precision, threads=threads, source=source
-        )
+        self._engine = self._open_engine(checkpoint, precision, threads, source)
         self._scorer = PairScorer(
             tokenizer,
             self._engine,
@@ -251,6 +249,17 @@ class CrossEncoder:
         """
         return self._rank(Requests.several(queries, documents, top_k), top_k)
 
+    def _read_labels(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        return checkpoint.labels
+
+    def _open_tokenizer(self, checkpoint: Checkpoint) -> Tokenizer:
+        return Tokenizer(checkpoint)
+
+    def _open_engine(
+        self, checkpoint: Checkpoint, precision: Precision, threads: int | None, source: Source
+    ) -> Engine:
+        return open_engine(checkpoint, output="logits", precision=precision, threads=threads, source=source)
+
     def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
         if self._label is None:
             raise InputError(
@@ -314,7 +323,7 @@ class CrossEncoder:
 
     def __repr__(self) -> str:
         length = self.settings.max_length
-        return f"CrossEncoder({self.name!r}, precision={self.precision!r}, max_length={length})"
+        return f"{type(self).__name__}({self.name!r}, precision={self.precision!r}, max_length={length})"
 
 
 def _activation(stated: Activation | None, checkpoint: Checkpoint) -> Activation:

@@ -34,6 +34,8 @@ _ARCHITECTURES = {
     "distilbert": ("distilbert", "DistilBert"),
     "deberta-v2": ("deberta-v2", "DebertaV2"),
     "modernbert": ("modernbert", "ModernBert"),
+    "t5": ("t5", "T5"),
+    "mt5": ("t5", "MT5"),
 }
 _ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax"}
 _TRANSFORMER_CONFIGS = ("sentence_bert_config.json", "sentence_roberta_config.json")
@@ -52,8 +54,8 @@ class Checkpoint:
         transformer_folder: where config.json, weights and tokenizer lie: `folder`, or a folder inside it.
         config: config.json as it stands.
         architecture: "bert", "electra", "roberta" (XLM-RoBERTa and CamemBERT compute the same),
-            "distilbert", "deberta-v2" or "modernbert"; where the folder has ONNX files it may be any other
-            model type (or class, where custom code borrows a known model type).
+            "distilbert", "deberta-v2", "modernbert" or "t5" (mT5 computes the same); where the folder has
+            ONNX files it may be any other model type (or class, where custom code borrows a known one).
         modules: what follows the transformer in a sentence-transformers folder, in order; [] elsewhere.
         tokenizer_file: tokenizer.json.
         tokenizer_config: tokenizer_config.json, {} where there is none.

@@ -21,17 +21,21 @@ from crossrank.runtime.encoders.deberta import DebertaEncoder
 from crossrank.runtime.encoders.encoder import Encoder
 from crossrank.runtime.encoders.heads import write_modules
 from crossrank.runtime.encoders.modernbert import ModernBertEncoder
+from crossrank.runtime.encoders.t5 import T5Encoder
 from crossrank.runtime.graph import Graph, LinearForm
 from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, Int8Linear, passed_parity
 from crossrank.runtime.limits import num_threads
 from crossrank.runtime.tokenization import ModelInputs
 from crossrank.runtime.weights import file_digest
 
-__all__ = ["ARCHITECTURES", "Engine", "build_graph", "open_engine", "open_session"]
+__all__ = ["ARCHITECTURES", "Engine", "Head", "Output", "build_graph", "open_engine", "open_session"]
 
 _Result = TypeVar("_Result")
 
-Output = Literal["logits", "tokens"]
+Head = Callable[[Graph, Mapping[str, Any], Encoder], str]
+"""Writes an encoder, and what follows it: graph, config, encoder (not written yet) -> (batch, outputs)."""
+
+Output = Literal["logits", "tokens"] | Head
 Precision = Literal["auto", "float32", "int8"]
 Source = Literal["auto", "weights", "onnx"]
 
@@ -42,6 +46,7 @@ ARCHITECTURES: Mapping[str, Callable[[Graph, Mapping[str, Any]], Encoder]] = {
     "distilbert": partial(BertEncoder, architecture="distilbert"),
     "deberta-v2": DebertaEncoder,
     "modernbert": ModernBertEncoder,
+    "t5": T5Encoder,
 }
 """The architectures there is a graph for, as `Checkpoint.architecture` names them."""
 
@@ -225,18 +230,21 @@ def open_engine(
     precision: Precision = "auto",
     threads: int | None = None,
     source: Source = "auto",
+    identity: str = "",
 ) -> Engine:
     """Open a checkpoint for running.
 
     Args:
         checkpoint: the opened folder.
-        output: "logits" for a classifier's raw scores, "tokens" for the last layer's token vectors.
+        output: "logits" for a classifier's raw scores, "tokens" for the last layer's token vectors, or a
+            head, which is written after the weights' own graph only.
         precision: what linear layers compute in; "auto" takes int8 where it passed its parity gate, else
             float32, from float32 weights: those of an int8 file alone are computed with only when asked for.
         threads: batches that run at a time, at most `limits.MAX_THREADS`; None takes the cores this process
             may use.
         source: "weights" writes a graph from safetensors, "onnx" runs the folder's own ONNX file, "auto"
             takes the weights where crossrank has a graph for the architecture, else the file.
+        identity: what else the fingerprint is to tell apart: a head, the prompt around texts.
 
     Raises:
         InputError: a precision, source or number of threads that is none.
@@ -249,7 +257,8 @@ def open_engine(
             raise InputError(f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}")
     threads = num_threads(threads)
     can_write = checkpoint.architecture in ARCHITECTURES and checkpoint.has_weights
-    if source == "onnx" or (source == "auto" and not can_write and checkpoint.onnx_files):
+    wants_file = source == "onnx" or (source == "auto" and not can_write and checkpoint.onnx_files)
+    if wants_file and not callable(output):
         if precision == "int8":
             raise CheckpointError(_no_int8(checkpoint))
         return _open_file(checkpoint, output, threads)
@@ -264,14 +273,16 @@ def open_engine(
                 checkpoint,
                 threads=threads,
                 precision="int8",
-                source=lambda: checkpoint.int8_digest,
+                source=lambda: f"{checkpoint.int8_digest}{identity}",
                 kept=kept,
             )
         if precision == "int8" or not checkpoint.weight_files:
             raise CheckpointError(_no_int8(checkpoint))
     graph = build_graph(checkpoint, output)
     session, kept = open_session(graph)
-    return SessionEngine(session, graph.output_names[0], checkpoint, threads=threads, kept=kept)
+    return SessionEngine(
+        session, graph.output_names[0], checkpoint, threads=threads, source=lambda: identity, kept=kept
+    )
 
 
 def build_graph(
@@ -284,7 +295,7 @@ def build_graph(
 
     Args:
         checkpoint: the opened folder.
-        output: "logits" gives (batch, labels), "tokens" (batch, length, hidden).
+        output: "logits" gives (batch, labels), "tokens" (batch, length, hidden), a head (batch, outputs).
         form: how the encoder's linear layers are written; float32 by default. Heads are always float32.
         tensors: the weights in that form; the checkpoint's float32 ones by default.
 
@@ -304,7 +315,10 @@ def build_graph(
     try:
         graph = Graph(checkpoint.tensors() if tensors is None else tensors, form)
         encoder = ARCHITECTURES[checkpoint.architecture](graph, checkpoint.config)
-        if output == "tokens":
+        if callable(output):
+            logits = output(graph, checkpoint.config, encoder)
+            graph.output(logits, "logits", ["batch", "outputs"])
+        elif output == "tokens":
             vectors = encoder.frame.deep(encoder.tokens())
             graph.output(vectors, "last_hidden_state", ["batch", "length", encoder.hidden_size])
         else:
@@ -361,7 +375,7 @@ def _no_int8(checkpoint: Checkpoint) -> str:
     return f"{checkpoint.folder} has no int8 form that passed the parity gate: {why}"
 
 
-def _open_file(checkpoint: Checkpoint, output: Output, threads: int) -> Engine:
+def _open_file(checkpoint: Checkpoint, output: Literal["logits", "tokens"], threads: int) -> Engine:
     by_name = {file.name: file for file in checkpoint.onnx_files}
     file = next((by_name[name] for name in _ONNX_FILES if name in by_name), None)
     if file is None:

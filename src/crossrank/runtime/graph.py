@@ -249,10 +249,12 @@ class Graph:
         self._check_linear(name, size, bias)
         return self._form.linear(self, x, name)
 
-    def linear_many(self, x: str, names: Sequence[str], size: tuple[int, int]) -> list[str]:
-        """Several linear layers of one size, with biases, that read the same x."""
+    def linear_many(
+        self, x: str, names: Sequence[str], size: tuple[int, int], *, bias: bool = True
+    ) -> list[str]:
+        """Several linear layers of one size that read the same x; see `linear`."""
         for name in names:
-            self._check_linear(name, size, bias=True)
+            self._check_linear(name, size, bias)
         return self._form.linear_many(self, x, names)
 
     def head_linear(self, x: str, name: str, size: tuple[int, int], *, bias: bool = True) -> str:
@@ -295,6 +297,14 @@ class Graph:
     def norm(self, x: str, name: str, epsilon: float, *, bias: bool = True) -> str:
         """LayerNorm over the last axis; `bias` says whether the architecture's norms have one."""
         return self.node("LayerNormalization", [x, *self._norm_tensors(name, bias)], epsilon=epsilon)
+
+    def rms_norm(self, x: str, name: str, epsilon: float) -> str:
+        """Root-mean-square norm over the last axis: no mean is taken off, and there is no bias.
+
+        Source: Zhang and Sennrich 2019, arXiv:1910.07467.
+        """
+        self._refuse(f"{name}.bias")
+        return self.node("SimplifiedLayerNormalization", [x, self.tensor(f"{name}.weight")], epsilon=epsilon)
 
     def add_norm(self, x: str, skip: str, name: str, epsilon: float, *, bias: bool = True) -> tuple[str, str]:
         """LayerNorm(x + skip), and x + skip itself.
