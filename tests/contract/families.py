@@ -21,11 +21,16 @@ from crossrank.composition.cascade import Cascade
 from crossrank.composition.ensemble import Ensemble
 from crossrank.composition.tournament import Tournament
 from crossrank.models.cross_encoder import CrossEncoder
+from crossrank.models.duo_t5 import DuoT5
+from crossrank.models.mono_t5 import MonoT5
 from crossrank.models.pairwise import AllPairs, ComparisonPlan, Heap
+from crossrank.models.rank_t5 import RankT5
 from crossrank.models.reranker import Reranker
 from crossrank.retrieval.fusion import Fusion, WeightedSum
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN_T5 = Path(__file__).parent.parent / "golden_t5"
+TORCH = ("torch", "transformers")
 
 
 class Factory(Protocol):
@@ -63,6 +68,13 @@ class Family:
 def cross_encoder(folder: str, **options: object) -> Factory:
     def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
         return CrossEncoder(GOLDEN / folder, threads=2, progress=progress, cache=cache, **options)
+
+    return build
+
+
+def t5(kind: type, folder: str, **options: object) -> Factory:
+    def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+        return kind(GOLDEN_T5 / folder, threads=2, progress=progress, cache=cache, **options)
 
     return build
 
@@ -115,6 +127,15 @@ FAMILIES = [
     Family("CrossEncoder-onnx", cross_encoder("bert_onnx", source="onnx"), cached=True),
     Family("CrossEncoder-label", cross_encoder("camembert", label="entailment"), cached=True),
     Family("CrossEncoder-windows", cross_encoder("bert", long_documents="max"), cached=True),
+    *(
+        Family(f"MonoT5-{folder}", t5(MonoT5, folder, family="t5"), cached=True)
+        for folder in ("t5", "t5_v1_1", "mt5")
+    ),
+    Family("MonoT5-torch", t5(MonoT5, "t5", family="t5", backend="torch"), cached=True, requires=TORCH),
+    Family("RankT5", t5(RankT5, "t5"), cached=True),
+    Family("RankT5-encoder", t5(RankT5, "t5_encoder"), cached=True),
+    Family("DuoT5", t5(DuoT5, "t5_v1_1", family="t5"), cached=True, pointwise=False),
+    Family("DuoT5-heap", t5(DuoT5, "t5", family="t5", plan=Heap(3)), cached=True, pointwise=False),
     # z-scores and ranks depend on the list a document is in
     Family("Ensemble-mean", ensemble("mean"), pointwise=False),
     Family("Ensemble-rrf", ensemble("rrf"), pointwise=False),
