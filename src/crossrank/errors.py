@@ -8,6 +8,8 @@ CrossrankError
  │    ├── CheckpointNotFoundError       no such folder, or not in the local hub cache while offline
  │    └── UnsupportedArchitectureError  a known checkpoint whose architecture has no graph here
  ├── ModelOutputError (RuntimeError)    NaN or infinity where a score should be
+ ├── EndpointError (RuntimeError)       a model's server that fails, refuses, or gives no answer
+ ├── BudgetError (RuntimeError)         the next call could go over the budget; carries `usage`
  ├── IndexStoreError (RuntimeError)     an index that is missing, locked, damaged or incompatible
  │    └── IndexMismatchError            the index was made with another bi-encoder or schema
  └── MissingExtraError (ImportError)    an optional part is not installed; the text has the command
@@ -21,11 +23,17 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crossrank.models.llm.model import Usage
 
 __all__ = [
+    "BudgetError",
     "CheckpointError",
     "CheckpointNotFoundError",
     "CrossrankError",
+    "EndpointError",
     "FileFormatError",
     "IndexMismatchError",
     "IndexStoreError",
@@ -78,6 +86,22 @@ class UnsupportedArchitectureError(CheckpointError):
 
 class ModelOutputError(CrossrankError, RuntimeError):
     """A model gave NaN or infinity where a score should be."""
+
+
+class EndpointError(CrossrankError, RuntimeError):
+    """A language model's server that cannot be reached, fails, refuses, or gives no answer."""
+
+
+class BudgetError(CrossrankError, RuntimeError):
+    """The next call could go over a budget of tokens or money, and was not made.
+
+    Attributes:
+        usage: what was used so far.
+    """
+
+    def __init__(self, message: str, usage: Usage) -> None:
+        super().__init__(message)
+        self.usage = usage
 
 
 class IndexStoreError(CrossrankError, RuntimeError):

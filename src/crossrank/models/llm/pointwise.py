@@ -1,0 +1,371 @@
+"""Pointwise reranking: one question about one document, and the model's certainty of the answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.checks import check_count
+from crossrank.errors import InputError
+from crossrank.models.llm.cleaning import one_line
+from crossrank.models.llm.local import CausalLM, Tail
+from crossrank.models.llm.model import LanguageModel
+from crossrank.models.llm.pointwise_templates import PairTemplate, pair_template
+from crossrank.models.llm.prompts import yes_no_prompt
+from crossrank.models.llm.rankings import ranking_of, shown
+from crossrank.models.llm.reranker import DEFAULT_DOCUMENT_WORDS, check_calls
+from crossrank.models.requests import Requests, check_pairs
+from crossrank.progress import track
+from crossrank.types import Document, Pair, Ranking
+
+__all__ = ["NO_ANSWER", "PointwiseLLM", "QueryLikelihood"]
+
+NO_ANSWER = -100.0
+"""Score of a pair about which the model says neither yes nor no: below all others."""
+
+_logger = logging.getLogger(__name__)
+
+
+class _Scores(NamedTuple):
+    """Scores of one query's documents, with what a ranking says about them."""
+
+    values: npt.NDArray[np.float32]
+    truncated: list[int]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def cut(cls, values: npt.NDArray[np.float32], truncated: list[int]) -> _Scores:
+        """Scores of documents of which so many tokens were not read, with a note on it."""
+        if not any(truncated):
+            return cls(values, truncated)
+        note = (
+            f"{np.count_nonzero(truncated)} of {len(truncated)} documents were cut ({sum(truncated):,} "
+            "tokens not read)"
+        )
+        return cls(values, truncated, (note,))
+
+
+class _Pointwise:
+    """The verbs of a pointwise reranker; subclasses score one query's documents (`_score_texts`)."""
+
+    def __init__(
+        self, model: LanguageModel, *, name: str, max_calls: int | None, progress: bool | None
+    ) -> None:
+        if max_calls is not None:
+            check_count(max_calls, "max_calls")
+        self.model = model
+        self.name = name
+        self.max_calls = max_calls
+        self._progress = progress
+
+    def calls(self, count: int) -> int:
+        """How many model calls a ranking of `count` documents takes: one each."""
+        return count
+
+    def score(self, pairs: Sequence[Pair | tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """Score pairs.
+
+        Args:
+            pairs: (query, document) each; the document may be empty.
+
+        Returns:
+            float32 (n,), higher is more relevant; see the class for what it is. A call with pairs that got no
+            answer logs one WARNING (logger "crossrank.models.llm.pointwise") that says how many.
+
+        Raises:
+            InputError: something that is no pair of texts; more pairs than `max_calls`.
+            QueryTooLongError: a query that leaves its document nothing.
+            EndpointError: a server that fails for good, or gives no log-probabilities.
+            BudgetError: the next call could go over the budget.
+        """
+        pairs = check_pairs(pairs)
+        check_calls(self.calls, len(pairs), self.max_calls)
+        of_query: dict[str, list[int]] = {}
+        for position, (query, _) in enumerate(pairs):
+            of_query.setdefault(query, []).append(position)
+        scores = np.empty(len(pairs), dtype=np.float32)
+        with track(len(pairs), "Scoring", progress=self._progress) as tracked:
+            found = self._score_queries(
+                list(of_query),
+                [[pairs[position][1] for position in positions] for positions in of_query.values()],
+                [f"the query of pairs[{positions[0]}]" for positions in of_query.values()],
+                tracked.advance,
+            )
+        for positions, each in zip(of_query.values(), found, strict=True):
+            scores[positions] = each.values
+        if unanswered := int((scores == NO_ANSWER).sum()):
+            _logger.warning("%d of %d pairs got neither a yes nor a no", unanswered, len(pairs))
+        return scores
+
+    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
+        """Order one query's documents, best first; equal scores keep the order they came in.
+
+        Args:
+            query: not empty.
+            documents: texts, or documents (title and text are read). A text's id is its position.
+            top_k: how many hits to return; None returns all.
+
+        Returns:
+            Hits with the score, how many tokens of the document were not read, and the document's position
+            as `index`. `notes` say how many documents were cut, and how many got no answer; `status` is
+            "degraded" where none got one.
+
+        Raises:
+            InputError: an empty query, something that is no text, a top_k that is no number; more documents
+                than `max_calls`.
+            QueryTooLongError: as `score`.
+            EndpointError: as `score`.
+            BudgetError: as `score`.
+        """
+        return self._rank(Requests.one(query, documents, top_k), top_k)[0]
+
+    def rank_many(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[str | Document]],
+        top_k: int | None = None,
+    ) -> list[Ranking]:
+        """Order many queries' documents.
+
+        Args:
+            queries: each as in `rank`.
+            documents: one list for each query.
+            top_k: how many hits to return for each query; None returns all.
+
+        Raises:
+            InputError: as `rank`, and when there is not one list for each query.
+            QueryTooLongError: as `score`.
+            EndpointError: as `score`.
+            BudgetError: as `score`.
+        """
+        return self._rank(Requests.several(queries, documents, top_k), top_k)
+
+    def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
+        for texts in requests.texts:
+            check_calls(self.calls, len(texts), self.max_calls)
+        names = [requests.name_query(number) for number in range(len(requests.queries))]
+        with track(sum(map(len, requests.texts)), "Scoring", progress=self._progress) as tracked:
+            found = self._score_queries(requests.queries, requests.texts, names, tracked.advance)
+        rankings = []
+        for query, documents, scores in zip(requests.queries, requests.documents, found, strict=True):
+            notes = scores.notes
+            unanswered = int((scores.values == NO_ANSWER).sum())
+            if unanswered:
+                notes += (
+                    f"{unanswered} of {len(documents)} documents got neither a yes nor a no; they stand "
+                    "last, in the order they came in",
+                )
+            rankings.append(
+                ranking_of(
+                    query,
+                    documents,
+                    np.argsort(-scores.values, kind="stable").tolist(),
+                    scores.values.tolist(),
+                    stage=self.name,
+                    top_k=top_k,
+                    truncated=scores.truncated,
+                    status="degraded" if unanswered and unanswered == len(documents) else "ok",
+                    notes=notes,
+                )
+            )
+        return rankings
+
+    def _score_queries(
+        self,
+        queries: Sequence[str],
+        texts: Sequence[Sequence[str]],
+        names: Sequence[str],
+        on_score: Callable[[], None],
+    ) -> list[_Scores]:
+        raise NotImplementedError
+
+
+class PointwiseLLM(_Pointwise):
+    """Scores a pair by how much likelier the model finds "yes" than "no" to the question of its relevance.
+
+    The score is the difference of their log-probabilities (log-odds), so a document's score depends on query
+    and document alone. `activate` makes it the probability of "yes" among the two.
+
+    A local model with a template of its own gets that, exact to the token: "qwen3-reranker" and
+    "bge-reranker-v2-gemma", whose score is the logit of "Yes" alone. Any chat model takes "yes-no", which
+    shows the document between tags. With an `Endpoint`, log-probabilities of the first token are needed, and
+    where it shows only one of the two words, the other one's is bounded by the least likely word shown: the
+    score is then nearer to 0 than the truth. Where it shows neither, the score is `NO_ANSWER`.
+
+    Args:
+        model: a `CausalLM` or an `Endpoint`.
+        template: "yes-no", "qwen3-reranker", "bge-reranker-v2-gemma", or a template with settings of its own,
+            such as `Qwen3Reranker(instruction=...)`.
+        max_document_words: words of a document that "yes-no" shows; the other templates have a `max_length`.
+        max_calls: refuses a call for more pairs, or a ranking of more documents.
+        name: stage of the hits; default: "pointwise:" and the model's.
+        progress: a progress bar for long calls; None shows one on a terminal.
+
+    Raises:
+        InputError: an option that cannot be used, such as a local model's template with an `Endpoint`.
+
+    Source: Liang et al. 2022, arXiv:2211.09110 (yes/no log-probabilities).
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        template: str | PairTemplate = "yes-no",
+        max_document_words: int = DEFAULT_DOCUMENT_WORDS,
+        max_calls: int | None = None,
+        name: str | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        super().__init__(
+            model, name=name or f"pointwise:{model.name}", max_calls=max_calls, progress=progress
+        )
+        check_count(max_document_words, "max_document_words")
+        self.max_document_words = max_document_words
+        self._template = pair_template(template)
+        self._tokens: tuple[int, int | None] = (0, None)
+        if self._template is not None:
+            if not isinstance(model, CausalLM):
+                raise InputError(
+                    f"template {template!r} is written in tokens, which {type(model).__name__} does not "
+                    "take; use 'yes-no', or a CausalLM"
+                )
+            self._tokens = self._template.tokens(model)
+
+    def activate(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """The sigmoid of scores, float64: of log-odds the probability of "yes" among yes and no."""
+        wide = np.asarray(scores, dtype=np.float64)
+        small = np.exp(-np.abs(wide))  # never overflows
+        return np.asarray(np.where(wide >= 0, 1, small) / (1 + small))
+
+    def _score_queries(
+        self,
+        queries: Sequence[str],
+        texts: Sequence[Sequence[str]],
+        names: Sequence[str],
+        on_score: Callable[[], None],
+    ) -> list[_Scores]:
+        if self._template is None:
+            return self._ask(queries, texts, on_score)
+        return [
+            self._read(self._template, query, documents, name, on_score)
+            for query, documents, name in zip(queries, texts, names, strict=True)
+        ]
+
+    def _read(
+        self,
+        template: PairTemplate,
+        query: str,
+        texts: Sequence[str],
+        name: str,
+        on_score: Callable[[], None],
+    ) -> _Scores:
+        """Scores by a template in tokens; the rows of one query begin alike, which is computed once."""
+        model = self.model
+        assert isinstance(model, CausalLM)  # checked when this was made
+        rows = [template.row(model, query, text, name) for text in texts or [""]][: len(texts)]
+        values = np.empty(len(rows), dtype=np.float32)
+        yes, no = self._tokens
+        for number, logits in model.tails([Tail(row.ids) for row in rows], on_row=on_score):
+            values[number] = float(logits[0, yes] - (0.0 if no is None else logits[0, no]))
+        return _Scores.cut(values, [row.truncated for row in rows])
+
+    def _ask(
+        self, queries: Sequence[str], texts: Sequence[Sequence[str]], on_score: Callable[[], None]
+    ) -> list[_Scores]:
+        """Scores by a chat's answers; those of all queries are asked for together."""
+        prompts, notes = [], []
+        for query, documents in zip(queries, texts, strict=True):
+            passages, note = shown(documents, self.model.clean, self.max_document_words)
+            question = self.model.clean(one_line(query))
+            prompts += [yes_no_prompt(question, passage) for passage in passages]
+            notes.append(note)
+        found = self.model.choose(prompts, ("yes", "no"), on_answer=on_score)
+        values = np.where(np.isnan(found[:, 0]), NO_ANSWER, found[:, 0] - found[:, 1]).astype(np.float32)
+        parts = np.split(values, np.cumsum([len(documents) for documents in texts])[:-1])
+        return [_Scores(part, [0] * len(part), note) for part, note in zip(parts, notes, strict=True)]
+
+
+class QueryLikelihood(_Pointwise):
+    """Scores a document by how likely a local model finds the query as a question about it.
+
+    The score is the mean log-probability of the query's tokens after the document, 0 at the most. Needs no
+    model trained for ranking, and no instruction to be obeyed.
+
+    Args:
+        model: a `CausalLM`; no server shows the log-probabilities of a prompt's tokens.
+        before, after: what stands before a document, and between it and the query.
+        max_document_tokens: of a document that are read.
+        max_calls: refuses a call for more pairs, or a ranking of more documents.
+        name: stage of the hits; default: "query-likelihood:" and the model's.
+        progress: a progress bar for long calls; None shows one on a terminal.
+
+    Raises:
+        InputError: an option that cannot be used.
+
+    Source: UPR, Sachan et al. 2022, arXiv:2204.07496.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        *,
+        before: str = "Passage: ",
+        after: str = "\nPlease write a question based on this passage.\nQuestion:",
+        max_document_tokens: int = 512,
+        max_calls: int | None = None,
+        name: str | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        if not isinstance(model, CausalLM):
+            raise InputError(f"query likelihood needs a CausalLM, not {type(model).__name__}")
+        super().__init__(
+            model, name=name or f"query-likelihood:{model.name}", max_calls=max_calls, progress=progress
+        )
+        check_count(max_document_tokens, "max_document_tokens")
+        self._model = model
+        self._before = model.encode(before, special=True)
+        if self._before and self._before[-1] == model.tokenizer.eos_token_id:
+            self._before.pop()  # the text goes on
+        self._after = model.encode(after)
+        self._max_document_tokens = max_document_tokens
+
+    def _score_queries(
+        self,
+        queries: Sequence[str],
+        texts: Sequence[Sequence[str]],
+        names: Sequence[str],
+        on_score: Callable[[], None],
+    ) -> list[_Scores]:
+        return [
+            self._score_texts(query, documents, name, on_score)
+            for query, documents, name in zip(queries, texts, names, strict=True)
+        ]
+
+    def _score_texts(
+        self, query: str, texts: Sequence[str], name: str, on_score: Callable[[], None]
+    ) -> _Scores:
+        model, question = self._model, self._model.encode(" " + self._model.defuse(query))
+        room = self._max_document_tokens
+        if model.context_tokens is not None:
+            taken = len(self._before) + len(self._after) + len(question)
+            room = min(room, model.context_tokens - taken)
+            if room < 1:
+                raise InputError(
+                    f"{name} takes {len(question)} tokens; {model.name} has no room for a document"
+                )
+        documents = [model.encode(model.defuse(text)) for text in texts]
+        rows = [
+            # The last token predicts nothing that is asked for.
+            Tail((self._before + ids[:room] + self._after + question)[:-1], len(question))
+            for ids in documents
+        ]
+        values = np.empty(len(rows), dtype=np.float32)
+        for number, logits in model.tails(rows, on_row=on_score):
+            known: Any = logits.log_softmax(-1)
+            values[number] = float(known[range(len(question)), question].mean())
+        return _Scores.cut(values, [max(0, len(ids) - room) for ids in documents])
