@@ -14,18 +14,27 @@ from crossrank.types import Document, Hit, Pair, Qrels, Ranking, Run
 
 if TYPE_CHECKING:
     from crossrank.cache import ScoreCache
+    from crossrank.composition.cascade import Cascade
+    from crossrank.composition.ensemble import Ensemble
+    from crossrank.composition.tournament import Tournament
     from crossrank.context import Context
     from crossrank.evaluation.collections import Collection
     from crossrank.evaluation.measures import Evaluation, evaluate
     from crossrank.evaluation.trec import read_qrels, read_run, write_qrels, write_run
+    from crossrank.explanation.explain import explain
+    from crossrank.explanation.result import Explanation
     from crossrank.models.bi_encoder import BiEncoder
     from crossrank.models.cross_encoder import CrossEncoder
+    from crossrank.models.duo_t5 import DuoT5
+    from crossrank.models.load import load
+    from crossrank.models.mono_t5 import MonoT5
+    from crossrank.models.rank_t5 import RankT5
     from crossrank.models.reranker import Reranker
     from crossrank.pipeline import Searcher
     from crossrank.retrieval.bm25 import BM25
     from crossrank.retrieval.dense import Dense
     from crossrank.retrieval.from_index import index_retriever
-    from crossrank.retrieval.fusion import RRF, WeightedSum
+    from crossrank.retrieval.fusion import RRF, Borda, WeightedSum
     from crossrank.retrieval.hybrid import Hybrid
     from crossrank.retrieval.retriever import Retriever
     from crossrank.store.lance import Index
@@ -38,6 +47,8 @@ __all__ = [
     "BM25",
     "RRF",
     "BiEncoder",
+    "Borda",
+    "Cascade",
     "Collection",
     "Context",
     "CrossEncoder",
@@ -45,12 +56,17 @@ __all__ = [
     "Dense",
     "Document",
     "DocumentReader",
+    "DuoT5",
+    "Ensemble",
     "Evaluation",
+    "Explanation",
     "Hit",
     "Hybrid",
     "Index",
+    "MonoT5",
     "Pair",
     "Qrels",
+    "RankT5",
     "Ranking",
     "Reranker",
     "Retriever",
@@ -58,9 +74,12 @@ __all__ = [
     "ScoreCache",
     "Searcher",
     "Store",
+    "Tournament",
     "WeightedSum",
     "evaluate",
+    "explain",
     "index_retriever",
+    "load",
     "read_qrels",
     "read_run",
     "write_qrels",
@@ -70,23 +89,33 @@ __all__ = [
 _LAZY = {
     "BM25": "crossrank.retrieval.bm25",
     "BiEncoder": "crossrank.models.bi_encoder",
+    "Borda": "crossrank.retrieval.fusion",
+    "Cascade": "crossrank.composition.cascade",
     "Collection": "crossrank.evaluation.collections",
     "Context": "crossrank.context",
     "CrossEncoder": "crossrank.models.cross_encoder",
     "Dense": "crossrank.retrieval.dense",
     "DocumentReader": "crossrank.store.readers",
+    "DuoT5": "crossrank.models.duo_t5",
+    "Ensemble": "crossrank.composition.ensemble",
     "Evaluation": "crossrank.evaluation.measures",
+    "Explanation": "crossrank.explanation.result",
     "Hybrid": "crossrank.retrieval.hybrid",
     "Index": "crossrank.store.lance",
+    "MonoT5": "crossrank.models.mono_t5",
     "RRF": "crossrank.retrieval.fusion",
+    "RankT5": "crossrank.models.rank_t5",
     "Reranker": "crossrank.models.reranker",
     "Retriever": "crossrank.retrieval.retriever",
     "ScoreCache": "crossrank.cache",
     "Searcher": "crossrank.pipeline",
     "Store": "crossrank.store.store",
+    "Tournament": "crossrank.composition.tournament",
     "WeightedSum": "crossrank.retrieval.fusion",
     "evaluate": "crossrank.evaluation.measures",
+    "explain": "crossrank.explanation.explain",
     "index_retriever": "crossrank.retrieval.from_index",
+    "load": "crossrank.models.load",
     "read_qrels": "crossrank.evaluation.trec",
     "read_run": "crossrank.evaluation.trec",
     "write_qrels": "crossrank.evaluation.trec",

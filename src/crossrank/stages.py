@@ -19,11 +19,13 @@ __all__ = [
     "Search",
     "Stage",
     "candidates_of",
+    "check_reranker",
     "documents_of",
     "fused",
     "next_chunk",
     "placed",
     "stages_of",
+    "unused_name",
 ]
 
 FUSION_STAGE = "fusion"
@@ -89,11 +91,7 @@ def stages_of(
         if not isinstance(entry, tuple) or len(entry) != 2:
             raise InputError(f"a cascade is a list of (reranker, depth), not of {type(entry).__name__}")
         each, own_depth = entry
-        if not all(hasattr(each, attribute) for attribute in ("name", "rank", "rank_many")):
-            raise InputError(
-                f"a reranker has a name and the methods rank and rank_many, {type(each).__name__} has not; "
-                "open a model with CrossEncoder(name)"
-            )
+        check_reranker(each)
         check_count(own_depth, "the depth of a reranker")
         if last_depth is not None and own_depth > last_depth:
             raise InputError(
@@ -101,12 +99,26 @@ def stages_of(
                 "documents that the reranker before has seen with others"
             )
         last_depth = own_depth
-        name, number = each.name, 1
-        while name in taken:
-            number += 1
-            name = f"{each.name}:{number}"
-        taken.append(name)
-        yield Stage(name, each, own_depth)
+        taken.append(unused_name(each.name, taken))
+        yield Stage(taken[-1], each, own_depth)
+
+
+def check_reranker(reranker: Any) -> None:
+    """Raise InputError unless this is a reranker: see `crossrank.models.reranker.Reranker`."""
+    if not all(hasattr(reranker, attribute) for attribute in ("name", "rank", "rank_many")):
+        raise InputError(
+            f"a reranker has a name and the methods rank and rank_many, {type(reranker).__name__} has not; "
+            "open a model with CrossEncoder(name)"
+        )
+
+
+def unused_name(name: str, taken: Sequence[str]) -> str:
+    """Return the name, with ":2", ":3" added where it is taken."""
+    unused, number = name, 1
+    while unused in taken:
+        number += 1
+        unused = f"{name}:{number}"
+    return unused
 
 
 def candidates_of(ranking: Ranking, first_stage_name: str) -> list[Hit]:

@@ -8,18 +8,29 @@ has them. What a family cannot promise by its nature is said in its `Family`, be
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pytest
 
 from crossrank.cache import ScoreCache
+from crossrank.composition.cascade import Cascade
+from crossrank.composition.ensemble import Ensemble
+from crossrank.composition.tournament import Tournament
 from crossrank.models.cross_encoder import CrossEncoder
+from crossrank.models.duo_t5 import DuoT5
+from crossrank.models.mono_t5 import MonoT5
+from crossrank.models.pairwise import AllPairs, ComparisonPlan, Heap
+from crossrank.models.rank_t5 import RankT5
 from crossrank.models.reranker import Reranker
+from crossrank.retrieval.fusion import Fusion, WeightedSum
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN_T5 = Path(__file__).parent.parent / "golden_t5"
+TORCH = ("torch", "transformers")
 
 
 class Factory(Protocol):
@@ -61,6 +72,50 @@ def cross_encoder(folder: str, **options: object) -> Factory:
     return build
 
 
+def t5(kind: type, folder: str, **options: object) -> Factory:
+    def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+        return kind(GOLDEN_T5 / folder, threads=2, progress=progress, cache=cache, **options)
+
+    return build
+
+
+def ensemble(fusion: str | Fusion) -> Factory:
+    def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+        members = [cross_encoder(folder)(progress=progress) for folder in ("bert", "deberta_v3")]
+        return Ensemble(members, fusion)
+
+    return build
+
+
+def cascade(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+    first, second, third = (
+        cross_encoder(folder)(progress=progress) for folder in ("bert", "roberta", "bert")
+    )
+    return Cascade(first, [(second, 4), (third, 2)])
+
+
+class ScoreJudge:
+    """Prefers the document with the higher score of a pointwise model."""
+
+    name = "score-judge"
+
+    def __init__(self, scorer: Reranker) -> None:
+        self.scorer = scorer
+
+    def prefer(self, comparisons: Sequence[tuple[str, str, str]]) -> np.ndarray:
+        firsts = self.scorer.score([(query, first) for query, first, _ in comparisons])
+        seconds = self.scorer.score([(query, second) for query, _, second in comparisons])
+        return 1 / (1 + np.exp(seconds - firsts, dtype=np.float64))
+
+
+def tournament(plan: ComparisonPlan) -> Factory:
+    def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+        judge, first = (cross_encoder(folder)(progress=progress) for folder in ("roberta", "bert"))
+        return Tournament(ScoreJudge(judge), first, depth=4, plan=plan, progress=progress)
+
+    return build
+
+
 FAMILIES = [
     *(
         Family(f"CrossEncoder-{folder}", cross_encoder(folder), cached=True)
@@ -72,6 +127,22 @@ FAMILIES = [
     Family("CrossEncoder-onnx", cross_encoder("bert_onnx", source="onnx"), cached=True),
     Family("CrossEncoder-label", cross_encoder("camembert", label="entailment"), cached=True),
     Family("CrossEncoder-windows", cross_encoder("bert", long_documents="max"), cached=True),
+    *(
+        Family(f"MonoT5-{folder}", t5(MonoT5, folder, family="t5"), cached=True)
+        for folder in ("t5", "t5_v1_1", "mt5")
+    ),
+    Family("MonoT5-torch", t5(MonoT5, "t5", family="t5", backend="torch"), cached=True, requires=TORCH),
+    Family("RankT5", t5(RankT5, "t5"), cached=True),
+    Family("RankT5-encoder", t5(RankT5, "t5_encoder"), cached=True),
+    Family("DuoT5", t5(DuoT5, "t5_v1_1", family="t5"), cached=True, pointwise=False),
+    Family("DuoT5-heap", t5(DuoT5, "t5", family="t5", plan=Heap(3)), cached=True, pointwise=False),
+    # z-scores and ranks depend on the list a document is in
+    Family("Ensemble-mean", ensemble("mean"), pointwise=False),
+    Family("Ensemble-rrf", ensemble("rrf"), pointwise=False),
+    Family("Ensemble-raw", ensemble(WeightedSum((0.25, 0.75), "none"))),
+    Family("Cascade", cascade, pointwise=False, one_scale=False),
+    Family("Tournament", tournament(AllPairs()), pointwise=False),
+    Family("Tournament-heap", tournament(Heap(top_k=3)), pointwise=False),
 ]
 
 

@@ -106,6 +106,10 @@ def test_top_k_keeps_the_first_hits(family, reranker, same, top_k):
     same(best, Ranking(QUERY, whole.hits[:top_k]), family.tolerance)
 
 
+def test_score_is_there_for_pointwise_families_alone(family, reranker):
+    assert callable(getattr(reranker, "score", None)) is family.pointwise
+
+
 # --- pointwise families ---------------------------------------------------------------------------------
 
 

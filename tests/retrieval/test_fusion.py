@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossrank.errors import InputError
-from crossrank.retrieval.fusion import RRF, Fusion, WeightedSum, tune
+from crossrank.retrieval.fusion import RRF, Borda, Fusion, WeightedSum, tune
 from crossrank.types import Document, Hit, Qrels, Ranking
 
 NORMALISATIONS = ["min-max", "z-score", "dbsf", "none"]
@@ -254,3 +254,15 @@ def test_tune_counts_a_query_that_a_retriever_lacks_as_nothing_found() -> None:
     tuned = tune(runs, {**qrels, "unknown": {"a": 1}}, metric, normalisation="z-score", steps=2)
     assert tuned == WeightedSum((1.0, 0.0), "z-score")
     assert seen == [{"0", "1", "2", "3"}] * 3
+
+
+def test_borda_gives_points_for_places_and_shares_those_a_ranking_did_not_give() -> None:
+    first = Ranking("q", tuple(Hit(each, 0.0, n, "a") for n, each in enumerate("abcd", 1)))
+    second = Ranking("q", tuple(Hit(each, 0.0, n, "b") for n, each in enumerate("db", 1)))
+    # 4 documents; the second ranking gave 4 and 3, so a and c share 2 + 1
+    fused = Borda()([first, second])
+    assert {hit.document_id: hit.score for hit in fused} == {"a": 5.5, "b": 6.0, "c": 3.5, "d": 5.0}
+    weighted = Borda((0, 2))([first, second])
+    assert {hit.document_id: hit.score for hit in weighted} == {"a": 3.0, "b": 6.0, "c": 3.0, "d": 8.0}
+    with pytest.raises(InputError, match="2 weights for 1 rankings"):
+        Borda((1, 2))([first])

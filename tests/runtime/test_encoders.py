@@ -75,4 +75,6 @@ def test_token_vectors_alone_and_in_a_batch(name: str) -> None:
 
 
 def test_every_architecture_has_a_golden_checkpoint() -> None:
-    assert {Checkpoint.open(GOLDEN / name).architecture for name in CLASSIFIERS} == set(ARCHITECTURES)
+    # Those of T5, which has no classification head, are in tests/golden_t5.
+    architectures = {Checkpoint.open(GOLDEN / name).architecture for name in CLASSIFIERS}
+    assert architectures | {"t5"} == set(ARCHITECTURES)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from crossrank.cli import encode, evaluate, index, info, mine, models, quantize, rerank, search
+from crossrank.cli import encode, evaluate, explain, index, info, mine, models, quantize, rerank, search
 from crossrank.cli.output import emit_text, show_error
 from crossrank.errors import CrossrankError
 
@@ -81,6 +81,7 @@ for _command in (
     search.search,
     rerank.rerank,
     rerank.score,
+    explain.explain,
     encode.encode,
     evaluate.evaluate,
     mine.mine,

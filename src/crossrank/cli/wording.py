@@ -28,6 +28,8 @@ WORDING = {
     "or allow cutting with long_query='truncate'": (
         "Shorten it, or allow cutting with --long-query truncate"
     ),
+    "open it with label= the one to explain": "name the one to explain with --label",
+    "use method='occlusion'": "use --method occlusion",
     "open it with label= the one to rank by, or use score()": (
         "name the one to rank by with --label, or use `crossrank score`"
     ),

@@ -23,7 +23,7 @@ from crossrank.models.pair_settings import LongQuery, PairSettings
 from crossrank.models.requests import Requests, check_pairs
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.engine import Precision, Source, open_engine
+from crossrank.runtime.engine import Engine, Precision, Source, open_engine
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K, LongDocuments
 from crossrank.types import Document, Hit, Pair, Ranking
@@ -70,6 +70,7 @@ class CrossEncoder:
 
     Attributes:
         name: of the model; the stage of its hits.
+        folder: the local folder that holds it.
         activation: what `activate` applies.
         settings: how pairs are made, defaults filled in.
 
@@ -111,13 +112,14 @@ class CrossEncoder:
         if cache is not None and not isinstance(cache, ScoreCache):
             raise InputError(f"cache must be a ScoreCache, not {type(cache).__name__}: ScoreCache(path)")
         folder = resolve(model, kind="cross-encoder", revision=revision, source=source)
+        self.folder = folder
         checkpoint = Checkpoint.open(folder)
         self.name = model if isinstance(model, str) and model != str(folder) else folder.resolve().name
-        self.labels = checkpoint.labels
-        self.activation: Activation = _activation(activation, checkpoint)
+        self.labels = self._read_labels(checkpoint)
+        self.activation: Activation | Literal["exp"] = _activation(activation, checkpoint)
         self._label = self._find_label(label)
         self._progress = progress
-        tokenizer = Tokenizer(checkpoint)
+        tokenizer = self._open_tokenizer(checkpoint)
         self.settings = PairSettings.for_model(
             checkpoint,
             tokenizer,
@@ -130,9 +132,7 @@ class CrossEncoder:
             top_windows=top_windows,
             prompt=prompt,
         )
-        self._engine = open_engine(
-            checkpoint, output="logits", precision=precision, threads=threads, source=source
-        )
+        self._engine = self._open_engine(checkpoint, precision, threads, source)
         self._scorer = PairScorer(
             tokenizer,
             self._engine,
@@ -143,6 +143,11 @@ class CrossEncoder:
             fingerprint=lambda: self.fingerprint,
             cache=cache,
         )
+
+    @property
+    def label_position(self) -> int | None:
+        """The position in `labels` of the one that `rank` goes by; None where one is still to be chosen."""
+        return self._label
 
     @property
     def precision(self) -> str:
@@ -244,6 +249,17 @@ class CrossEncoder:
         """
         return self._rank(Requests.several(queries, documents, top_k), top_k)
 
+    def _read_labels(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        return checkpoint.labels
+
+    def _open_tokenizer(self, checkpoint: Checkpoint) -> Tokenizer:
+        return Tokenizer(checkpoint)
+
+    def _open_engine(
+        self, checkpoint: Checkpoint, precision: Precision, threads: int | None, source: Source
+    ) -> Engine:
+        return open_engine(checkpoint, output="logits", precision=precision, threads=threads, source=source)
+
     def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
         if self._label is None:
             raise InputError(
@@ -307,7 +323,7 @@ class CrossEncoder:
 
     def __repr__(self) -> str:
         length = self.settings.max_length
-        return f"CrossEncoder({self.name!r}, precision={self.precision!r}, max_length={length})"
+        return f"{type(self).__name__}({self.name!r}, precision={self.precision!r}, max_length={length})"
 
 
 def _activation(stated: Activation | None, checkpoint: Checkpoint) -> Activation:

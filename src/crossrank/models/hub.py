@@ -25,7 +25,8 @@ BUILT_IN: dict[Kind, str] = {"cross-encoder": "crossrank-mini", "bi-encoder": "c
 """The models that ship with the package, by what they are."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_FILES = ["*.json", "*.safetensors"]  # "*" reaches into folders: modules such as 1_Pooling come along
+# "*" reaches into folders: modules such as 1_Pooling come along. A card may say what kind a model is of.
+_FILES = ["*.json", "*.safetensors", "README.md"]
 _ONNX_FILES = ["onnx/model.onnx", "onnx/model.onnx_data"]
 # Other forms of the same weights; what fits is made here.
 _OTHER_FORMS = ["onnx/*", "openvino/*", "coreml/*", "*/checkpoint-*", "checkpoint-*"]

@@ -23,7 +23,7 @@ from crossrank.runtime.engine import Engine
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.runtime.windows import aggregate, windows
 
-__all__ = ["PairScorer", "PairScores"]
+__all__ = ["PairScorer", "PairScores", "encode_queries"]
 
 Ids = npt.NDArray[np.int32]
 Scores = npt.NDArray[np.float32]
@@ -114,7 +114,7 @@ class PairScorer:
             QueryTooLongError: a query is longer than its share and may not be cut.
             ModelOutputError: the model gave NaN or infinity.
         """
-        query_ids = self._encode_queries(queries, query_name)
+        query_ids = encode_queries(queries, self._tokenizer, self._settings, name=query_name)
         unique: dict[tuple[str, str], int] = {}
         positions = np.array(
             [unique.setdefault((queries[query], document), len(unique)) for query, document in pairs],
@@ -135,34 +135,6 @@ class PairScorer:
             spread[:, self._num_labels],
             spread[:, self._num_labels + 1 :].reshape(-1, self._num_labels, 2),
         )
-
-    def _encode_queries(self, queries: Sequence[str], query_name: Callable[[int], str]) -> dict[str, Ids]:
-        settings = self._settings
-        texts = list(dict.fromkeys(queries))
-        alone = whole = self._tokenizer.encode(texts)
-        if settings.prompt:
-            whole = self._tokenizer.encode([settings.prompt + text for text in texts])
-        encoded = {text: tokens.ids for text, tokens in zip(texts, whole, strict=True)}
-        unread = {text for text, tokens in zip(texts, alone, strict=True) if not len(tokens.ids)}
-        for position, text in enumerate(queries):
-            num_tokens = len(encoded[text])
-            if text in unread:
-                raise InputError(
-                    f"{query_name(position)} has no tokens: the model's tokenizer drops all its characters; "
-                    "there is nothing to be relevant to"
-                )
-            if num_tokens <= settings.max_query_length:
-                continue
-            if settings.long_query == "error":
-                raise QueryTooLongError(
-                    f"{query_name(position)} has {num_tokens} tokens"
-                    + (" with its prompt" if settings.prompt else "")
-                    + f"; of the {settings.max_length} tokens of a pair a query may take "
-                    f"{settings.max_query_length}. Shorten it, open the model with a larger max_query_length "
-                    "(documents then get less) or max_length, or allow cutting with long_query='truncate'"
-                )
-            encoded[text] = encoded[text][: settings.max_query_length]
-        return encoded
 
     def _score_block(self, block: list[tuple[str, str]], call: _Call) -> npt.NDArray[np.int32]:
         if self._cache is None:
@@ -257,6 +229,51 @@ class PairScorer:
             assert places is not None  # asked for above
             characters = [_trim(text, int(places[start, 0]), int(places[end - 1, 1])) for start, end in spans]
             rows[row, self._num_labels + 1 :] = np.array(characters, dtype=np.int32).ravel()
+
+
+def encode_queries(
+    queries: Sequence[str], tokenizer: Tokenizer, settings: PairSettings, *, name: Callable[[int], str]
+) -> dict[str, Ids]:
+    """Tokenise queries, each once, with their prompt and within their share of an input.
+
+    Args:
+        queries: valid texts.
+        tokenizer: the model's.
+        settings: how pairs are made.
+        name: what the caller calls the query at a position, for messages.
+
+    Returns:
+        Each text's ids.
+
+    Raises:
+        InputError: a query has no tokens.
+        QueryTooLongError: a query is longer than its share and may not be cut.
+    """
+    texts = list(dict.fromkeys(queries))
+    alone = whole = tokenizer.encode(texts)
+    if settings.prompt:
+        whole = tokenizer.encode([settings.prompt + text for text in texts])
+    encoded = {text: tokens.ids for text, tokens in zip(texts, whole, strict=True)}
+    unread = {text for text, tokens in zip(texts, alone, strict=True) if not len(tokens.ids)}
+    for position, text in enumerate(queries):
+        num_tokens = len(encoded[text])
+        if text in unread:
+            raise InputError(
+                f"{name(position)} has no tokens: the model's tokenizer drops all its characters; "
+                "there is nothing to be relevant to"
+            )
+        if num_tokens <= settings.max_query_length:
+            continue
+        if settings.long_query == "error":
+            raise QueryTooLongError(
+                f"{name(position)} has {num_tokens} tokens"
+                + (" with its prompt" if settings.prompt else "")
+                + f"; of the {settings.max_length} tokens of a pair a query may take "
+                f"{settings.max_query_length}. Shorten it, open the model with a larger max_query_length "
+                "(documents then get less) or max_length, or allow cutting with long_query='truncate'"
+            )
+        encoded[text] = encoded[text][: settings.max_query_length]
+    return encoded
 
 
 def _blocks(pairs: list[tuple[str, str]]) -> Iterator[tuple[int, list[tuple[str, str]]]]:

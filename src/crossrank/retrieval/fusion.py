@@ -15,7 +15,7 @@ from crossrank.checks import as_list, as_number, check_count
 from crossrank.errors import InputError
 from crossrank.types import Hit, Qrels, Ranking
 
-__all__ = ["RRF", "Fusion", "Normalisation", "WeightedSum", "tune"]
+__all__ = ["RRF", "Borda", "Fusion", "Metric", "Normalisation", "WeightedSum", "tune"]
 
 Normalisation = Literal["min-max", "z-score", "dbsf", "none"]
 Metric = Callable[[Mapping[str, Ranking], Qrels], float]
@@ -97,6 +97,47 @@ class RRF:
             for weight, ranking in zip(weights, rankings, strict=True)
         ]
         return _fused(rankings, parts, [0.0] * len(parts), top_k=top_k, names=names, stage=stage)
+
+
+@dataclass(frozen=True)
+class Borda:
+    """Borda count: the sum over rankings of weight × points, n for the first of n documents, 1 for the last.
+
+    n is the number of documents in any of the rankings; those that a ranking lacks share the points it did
+    not give out, evenly. Scores play no part.
+
+    Args:
+        weights: one per ranking, at least 0, not all 0; None gives each 1.
+
+    Source:
+        Aslam and Montague 2001, "Models for Metasearch", SIGIR (Borda-fuse).
+    """
+
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None:
+            object.__setattr__(self, "weights", _checked_weights(self.weights))
+
+    def __call__(
+        self,
+        rankings: Sequence[Ranking],
+        *,
+        top_k: int | None = None,
+        names: Sequence[str] | None = None,
+        stage: str = "hybrid",
+    ) -> Ranking:
+        """Return the fused ranking: see `Fusion`."""
+        weights = _weights_for(self.weights, rankings)
+        count = len({document_id for ranking in rankings for document_id in ranking.document_ids})
+        parts = [
+            {hit.document_id: weight * (count - place) for place, hit in enumerate(ranking)}
+            for weight, ranking in zip(weights, rankings, strict=True)
+        ]
+        missing = [
+            weight * (count - len(ranking) + 1) / 2 for weight, ranking in zip(weights, rankings, strict=True)
+        ]
+        return _fused(rankings, parts, missing, top_k=top_k, names=names, stage=stage)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import snowballstemmer
 from crossrank.errors import InputError
 from crossrank.retrieval.stopwords import STOP_WORDS
 
-__all__ = ["Analyzer"]
+__all__ = ["Analyzer", "word_spans"]
 
 # Letters of scripts written without spaces between words. Marks are left to the pattern below.
 _UNSPACED = (
@@ -50,6 +50,23 @@ def _patterns(eliding: bool) -> tuple[re.Pattern[str], re.Pattern[str]]:
     unspaced = f"[{_UNSPACED}][{marks}]*"
     word = f"(?:{letter})+" if eliding else f"(?:{letter})+(?:'(?:{letter})+)*"
     return re.compile(f"((?:{unspaced})+)|{word}"), re.compile(unspaced)
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Return [start, end) of each word of a text, as it stands there.
+
+    The rules are those of `Analyzer`, without its changes to the text; in scripts written without spaces
+    each letter (with its marks) is a word.
+    """
+    word, unspaced = _patterns(False)
+    spans: list[tuple[int, int]] = []
+    for match in word.finditer(text.translate(_APOSTROPHES)):
+        if match[1] is None:
+            spans.append(match.span())
+        else:
+            start = match.start()
+            spans += [(start + each.start(), start + each.end()) for each in unspaced.finditer(match[1])]
+    return spans
 
 
 class Analyzer:

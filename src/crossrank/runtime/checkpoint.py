@@ -54,8 +54,8 @@ class Checkpoint:
         transformer_folder: where config.json, weights and tokenizer lie: `folder`, or a folder inside it.
         config: config.json as it stands.
         architecture: "bert", "electra", "roberta" (XLM-RoBERTa and CamemBERT compute the same),
-            "distilbert", "deberta-v2", "modernbert" or "t5" (mT5 too); where the folder has ONNX files it may be any other
-            model type (or class, where custom code borrows a known model type).
+            "distilbert", "deberta-v2", "modernbert" or "t5" (mT5 computes the same); where the folder has
+            ONNX files it may be any other model type (or class, where custom code borrows a known one).
         modules: what follows the transformer in a sentence-transformers folder, in order; [] elsewhere.
         tokenizer_file: tokenizer.json.
         tokenizer_config: tokenizer_config.json, {} where there is none.

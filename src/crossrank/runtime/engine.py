@@ -33,7 +33,7 @@ __all__ = ["ARCHITECTURES", "Engine", "Head", "Output", "build_graph", "open_eng
 _Result = TypeVar("_Result")
 
 Head = Callable[[Graph, Mapping[str, Any], Encoder], str]
-"""Writes an encoder, not written yet, and what follows it: graph, config, encoder -> logits (batch, outputs)."""
+"""Writes an encoder, and what follows it: graph, config, encoder (not written yet) -> (batch, outputs)."""
 
 Output = Literal["logits", "tokens"] | Head
 Precision = Literal["auto", "float32", "int8"]
@@ -230,6 +230,7 @@ def open_engine(
     precision: Precision = "auto",
     threads: int | None = None,
     source: Source = "auto",
+    identity: str = "",
 ) -> Engine:
     """Open a checkpoint for running.
 
@@ -243,6 +244,7 @@ def open_engine(
             may use.
         source: "weights" writes a graph from safetensors, "onnx" runs the folder's own ONNX file, "auto"
             takes the weights where crossrank has a graph for the architecture, else the file.
+        identity: what else the fingerprint is to tell apart: a head, the prompt around texts.
 
     Raises:
         InputError: a precision, source or number of threads that is none.
@@ -271,14 +273,16 @@ def open_engine(
                 checkpoint,
                 threads=threads,
                 precision="int8",
-                source=lambda: checkpoint.int8_digest,
+                source=lambda: f"{checkpoint.int8_digest}{identity}",
                 kept=kept,
             )
         if precision == "int8" or not checkpoint.weight_files:
             raise CheckpointError(_no_int8(checkpoint))
     graph = build_graph(checkpoint, output)
     session, kept = open_session(graph)
-    return SessionEngine(session, graph.output_names[0], checkpoint, threads=threads, kept=kept)
+    return SessionEngine(
+        session, graph.output_names[0], checkpoint, threads=threads, source=lambda: identity, kept=kept
+    )
 
 
 def build_graph(

@@ -102,6 +102,11 @@ class Tokenizer:
         """Special tokens of a single text."""
         return self._single.num_special_tokens
 
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token as the vocabulary has it ("▁true"); None where it has none."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
     def encode(self, texts: Sequence[str], *, offsets: bool = False) -> list[Tokens]:
         """Tokenise each text by itself, without special tokens and without truncation.
 

@@ -98,8 +98,8 @@ class T5Encoder:
             CheckpointError: always.
         """
         raise CheckpointError(
-            "a T5 has no classification head, and is no cross-encoder without one; open a reranker as what it "
-            "was trained as: MonoT5, RankT5 or DuoT5"
+            "a T5 has no classification head, and is no cross-encoder without one; open a reranker as what "
+            "it was trained as: MonoT5, RankT5 or DuoT5"
         )
 
     def _write(self, *, first_only: bool) -> str:
@@ -166,6 +166,9 @@ class T5Decoder:
         config: the checkpoint's config.json.
         encoder: of the same graph, not written yet.
 
+    Attributes:
+        start: the token that the step reads.
+
     Raises:
         CheckpointError: the checkpoint has no decoder, or its config lacks what the graph needs.
     """
@@ -177,10 +180,12 @@ class T5Decoder:
         self._sizes = _Sizes(config)
         if not graph.has("decoder.final_layer_norm.weight"):
             raise CheckpointError(
-                "the weights have no decoder (no tensor 'decoder.final_layer_norm.weight'); this is an encoder "
-                "alone"
+                "the weights have no decoder (no tensor 'decoder.final_layer_norm.weight'); this is an "
+                "encoder alone"
             )
         graph.check_layers("decoder.block", self._sizes.decoder_layers)
+        start = read_setting(config, "decoder_start_token_id", int, None, least=0)
+        self.start = read_setting(config, "pad_token_id", int, 0, least=0) if start is None else start
 
     def logits(self, weights: npt.NDArray[np.float32]) -> str:
         """Write encoder and decoder step.
@@ -197,11 +202,8 @@ class T5Decoder:
         one, far = graph.constant(1, np.float32), graph.constant(_FAR, np.float32)
         unread = graph.node("Mul", [graph.node("Sub", [one, mask]), far])
         unread = graph.node("Unsqueeze", [unread, graph.constant([1])])  # (batch, 1, length)
-        start = read_setting(self._config, "decoder_start_token_id", int, None, least=0)
-        if start is None:
-            start = read_setting(self._config, "pad_token_id", int, 0, least=0)
         table = graph.array(self._encoder.embedding, (sizes.vocabulary, sizes.hidden))
-        x = graph.weight("decoder_start", np.array(table[start : start + 1]))  # (1, hidden): rows differ later
+        x = graph.weight("decoder_start", np.array(table[self.start : self.start + 1]))  # (1, hidden)
         for i in range(sizes.decoder_layers):
             block = _block("decoder", i)
             normed = graph.rms_norm(x, f"{block}.layer.0.layer_norm", sizes.epsilon)
@@ -256,9 +258,7 @@ class T5Decoder:
 
     def _weight_by_head(self, name: str, shape: tuple[int, int, int]) -> str:
         size = (self._sizes.attention, self._sizes.hidden)
-        return self._graph.weight(
-            f"{name}.by_head", self._graph.array(f"{name}.weight", size).reshape(shape)
-        )
+        return self._graph.weight(f"{name}.by_head", self._graph.array(f"{name}.weight", size).reshape(shape))
 
     def _linear(self, x: str, name: str, *, inward: bool = False) -> str:
         size = (self._sizes.hidden, self._sizes.attention)
@@ -272,26 +272,40 @@ class TokenScore:
     Attributes:
         token: whose logit is the score.
         against: a token whose logit is taken off it.
-        log_probability: whether the score is the logarithm of the token's probability, if it is one of the two.
+        log_probability: whether the score is the log of the token's probability, if it is one of the two.
     """
 
     token: int
     against: int | None = None
     log_probability: bool = False
 
+    def weights(self, decoder: T5Decoder) -> npt.NDArray[np.float32]:
+        """What the decoder's last vector is multiplied with, (hidden,)."""
+        weights = decoder.vocabulary_weights(self.token)
+        return weights if self.against is None else weights - decoder.vocabulary_weights(self.against)
+
     def __call__(self, graph: Graph, config: Mapping[str, Any], encoder: Encoder) -> str:
         """Write encoder, decoder step and score, (batch, 1); see `Head`."""
         if not isinstance(encoder, T5Encoder):
             raise CheckpointError("it has no decoder to read a score off: it is no T5")
         decoder = T5Decoder(graph, config, encoder)
-        weights = decoder.vocabulary_weights(self.token)
-        if self.against is not None:
-            weights = weights - decoder.vocabulary_weights(self.against)
-        score = decoder.logits(weights[None, :])
+        score = decoder.logits(self.weights(decoder)[None, :])
         if not self.log_probability:
             return score
-        # log softmax([against, token])[token] = -log(1 + exp(against - token)), which never saturates.
-        return graph.node("Neg", [graph.node("Softplus", [graph.node("Neg", [score])])])
+        return _log_sigmoid(graph, score)
+
+
+def _log_sigmoid(graph: Graph, x: str) -> str:
+    """min(x, 0) - log(1 + exp(-|x|)): log softmax([a, b])[b] for x = b - a.
+
+    Log of 1 + y is written as 2 artanh(y / (2 + y)), which keeps its digits where y is small: high scores
+    would tie otherwise, as they do with ONNX Runtime's Softplus.
+    """
+    zero, two = graph.constant(0, np.float32), graph.constant(2, np.float32)
+    y = graph.node("Exp", [graph.node("Neg", [graph.node("Abs", [x])])])
+    ratio = graph.node("Div", [y, graph.node("Add", [y, two])])
+    log = graph.node("Mul", [graph.node("Atanh", [ratio]), two])
+    return graph.node("Sub", [graph.node("Min", [x, zero]), log])
 
 
 def distance_buckets(

@@ -1,0 +1,140 @@
+"""Rerankers one after another, each over the best of the one before, as one reranker."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+from crossrank.checks import as_list
+from crossrank.composition.members import as_given, numbered, rank_all, unscored
+from crossrank.errors import InputError
+from crossrank.models.requests import Requests
+from crossrank.models.reranker import Reranker
+from crossrank.stage_runner import OnError, StageRunner
+from crossrank.stages import Search, Stage, check_reranker, placed, stages_of
+from crossrank.types import Document, Ranking
+
+__all__ = ["Cascade"]
+
+
+class Cascade:
+    """Orders all documents with one reranker, the best of them with the next, and so on.
+
+    What `Searcher` does with `[(reranker, depth), ...]` over a first stage, for a list of documents at hand,
+    and wherever a reranker is asked for: in an `Ensemble`, as a teacher, in an evaluation. Order and scores
+    are as there: a hit's score and `stage` are those of the last reranker that saw it, so scores fall within
+    a stage but can be of different scales between two. `stage_scores` has them all.
+
+    Safe to use from many threads if its members are.
+
+    Args:
+        first: sees every document.
+        then: (reranker, depth) in the order they run; depths may not grow.
+        name: of this reranker.
+        on_error: what a failing reranker after the first does: "raise", or "degrade", after which the order
+            before it stands and the ranking says so (an `InputError` is raised all the same).
+        clock: seconds on a clock that never goes back; for timings.
+
+    Attributes:
+        stages: the members with their names and depths.
+
+    Raises:
+        InputError: something that is no reranker, or a depth that is below 1 or grows.
+
+    Example:
+        >>> from crossrank import CrossEncoder
+        >>> fast, thorough = CrossEncoder(max_length=64), CrossEncoder(long_documents="max")
+        >>> cascade = Cascade(fast, [(thorough, 2)])
+        >>> texts = ["A village.", "Hamlet is by Shakespeare.", "A hamlet is a village."]
+        >>> [hit.stage for hit in cascade.rank("who wrote Hamlet", texts)]
+        ['crossrank-mini:2', 'crossrank-mini:2', 'crossrank-mini']
+    """
+
+    def __init__(
+        self,
+        first: Reranker,
+        then: Sequence[tuple[Reranker, int]],
+        *,
+        name: str = "cascade",
+        on_error: OnError = "raise",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        check_reranker(first)
+        if on_error not in get_args(OnError):
+            raise InputError(f'on_error must be "degrade" or "raise", not {on_error!r}')
+        self.name = name
+        self.stages: tuple[Stage, ...] = tuple(
+            stages_of([(first, sys.maxsize), *as_list(then, "then")], sys.maxsize, name)
+        )
+        self._runner = StageRunner(name, on_error, clock)
+        self._clock = clock
+
+    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
+        """Order one query's documents, best first.
+
+        Args:
+            query: not empty.
+            documents: texts or documents; a text's id is its position.
+            top_k: how many hits to return; None returns all.
+
+        Raises:
+            InputError: arguments that cannot be used; what a member raises comes out too.
+            ModelOutputError: the first member does not return each document once.
+        """
+        return self._rank(Requests.one(query, documents, top_k), top_k)[0]
+
+    def rank_many(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[str | Document]],
+        top_k: int | None = None,
+    ) -> list[Ranking]:
+        """Order many queries' documents, in one call of each member.
+
+        Args:
+            queries: not empty each.
+            documents: one list for each query.
+            top_k: how many hits to return for each query; None returns all.
+
+        Raises:
+            InputError: as `rank`, and when there is not one list for each query.
+            ModelOutputError: as `rank`.
+        """
+        return self._rank(Requests.several(queries, documents, top_k), top_k)
+
+    def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
+        start = self._clock()
+        first = self.stages[0]
+        documents = [numbered(each) for each in requests.documents]
+        rankings = rank_all(first.reranker, requests.queries, documents)
+        elapsed_ms = (self._clock() - start) * 1000
+        num_documents = max(1, sum(map(len, documents)))
+        searches = [
+            Search(
+                query=query,
+                query_id=None,
+                hits=list(placed(unscored(asked), ranking, first.name)),
+                timings_ms={first.name: elapsed_ms * len(asked) / num_documents},
+                status=ranking.status,
+                notes=[f"{first.name}: {note}" for note in ranking.notes],
+            )
+            for query, asked, ranking in zip(requests.queries, documents, rankings, strict=True)
+        ]
+        for stage in self.stages[1:]:
+            self._runner.run(searches, stage)
+        return [
+            Ranking(
+                search.query,
+                tuple(as_given(hit, given, rank) for rank, hit in enumerate(search.hits[:top_k], start=1)),
+                timings_ms=search.timings_ms,
+                status=search.status,
+                notes=tuple(search.notes),
+            )
+            for search, given in zip(searches, requests.documents, strict=True)
+        ]
+
+    def __repr__(self) -> str:
+        then = ", ".join(f"{stage.name} of {stage.depth}" for stage in self.stages[1:])
+        return f"Cascade({', then '.join(filter(None, (self.stages[0].name, then)))})"

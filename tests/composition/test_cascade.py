@@ -1,0 +1,94 @@
+"""Cascade: which documents each stage sees, in what order they end, and what failures do."""
+
+from __future__ import annotations
+
+import pytest
+from members import DOCUMENTS, Losing, Table
+
+from crossrank.composition.cascade import Cascade
+from crossrank.errors import InputError, ModelOutputError
+from crossrank.pipeline import Searcher
+from crossrank.types import Hit, Ranking
+
+FIRST = {"a": 1.0, "b": 2.0, "c": 3.0, "d": -2.0}
+SECOND = {"a": 100.0, "b": 5.0, "c": 0.0, "d": 200.0}
+
+
+class Failing(Table):
+    def rank_many(self, queries, documents, top_k=None):
+        raise RuntimeError("out of memory")
+
+
+def test_each_stage_orders_the_best_of_the_one_before():
+    first, second, third = Table("one", FIRST), Table("two", SECOND), Table("three", {"a": 0.0, "b": 1.0})
+    ranking = Cascade(first, [(second, 3), (third, 2)]).rank("q", DOCUMENTS)
+    # one: c b a d; two orders c b a: a b c; three orders a b: b a
+    assert ranking.document_ids == ("y", "x", "z", "w")
+    assert [hit.stage for hit in ranking] == ["three", "three", "two", "one"]
+    assert [hit.score for hit in ranking] == [1.0, 0.0, 0.0, -2.0]
+    assert ranking[0].stage_scores == {"one": 2.0, "two": 5.0, "three": 1.0}
+    assert [hit.document for hit in ranking] == [DOCUMENTS[hit.index] for hit in ranking]
+    assert list(ranking.timings_ms) == ["one", "two", "three"]
+    assert [first.calls, second.calls, third.calls] == [[[4]], [[3]], [[2]]]
+
+
+def test_many_queries_are_one_call_of_each_stage():
+    first, second = Table("one", FIRST), Table("two", SECOND)
+    rankings = Cascade(first, [(second, 2)]).rank_many(["q", "r"], [DOCUMENTS, DOCUMENTS[:1]])
+    assert [len(ranking) for ranking in rankings] == [4, 1]
+    assert second.calls == [[2, 1]]
+
+
+def test_it_is_what_a_searcher_does_after_its_first_stage():
+    class Given:
+        name = "given"
+
+        def retrieve(self, queries, top_k=100, filter=None):
+            hits = [Hit(each.id, -float(n), n, "given", document=each) for n, each in enumerate(DOCUMENTS, 1)]
+            return [Ranking(query, tuple(hits)) for query in queries]
+
+    stages = [(Table("one", FIRST), 4), (Table("two", SECOND), 2)]
+    searched = Searcher(Given(), stages).search("q")
+    ranked = Cascade(stages[0][0], stages[1:]).rank("q", DOCUMENTS)
+    assert ranked.document_ids == searched.document_ids
+    assert ranked.scores == searched.scores
+    assert [hit.stage for hit in ranked] == [hit.stage for hit in searched]
+
+
+def test_a_failure_is_raised_or_leaves_the_order_before_it():
+    stages = [(Failing("two", {}), 3), (Table("three", SECOND), 2)]
+    with pytest.raises(RuntimeError, match="memory"):
+        Cascade(Table("one", FIRST), stages).rank("q", DOCUMENTS)
+    ranking = Cascade(Table("one", FIRST), stages, on_error="degrade").rank("q", DOCUMENTS)
+    assert ranking.document_ids == ("y", "z", "x", "w")
+    assert ranking.status == "degraded"
+    assert ranking.notes == ("two failed, the order before it stands: RuntimeError: out of memory",)
+    with pytest.raises(RuntimeError, match="memory"):  # nothing stands before the first
+        Cascade(Failing("one", {}), [], on_error="degrade").rank("q", DOCUMENTS)
+
+
+def test_notes_of_stages_are_kept():
+    noting = Table("two", SECOND, notes=["1 document repeated"])
+    ranking = Cascade(Table("one", FIRST, notes=["slow"]), [(noting, 2)]).rank("q", DOCUMENTS)
+    assert ranking.notes == ("one: slow", "two: 1 document repeated")
+    assert ranking.status == "ok"
+
+
+def test_the_first_stage_must_return_every_document():
+    with pytest.raises(ModelOutputError, match="lost, added or repeated"):
+        Cascade(Losing("one", FIRST), []).rank("q", DOCUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("bm25", []), {}, "str has not"),
+        ((Table("one", FIRST), [Table("two", SECOND)]), {}, "a list of"),
+        ((Table("one", FIRST), [(Table("two", SECOND), 0)]), {}, "at least 1"),
+        ((Table("one", FIRST), [(Table("two", SECOND), 2), (Table("x", FIRST), 3)]), {}, "may not grow"),
+        ((Table("one", FIRST), []), {"on_error": "ignore"}, "on_error"),
+    ],
+)
+def test_what_is_no_cascade(arguments, options, message):
+    with pytest.raises(InputError, match=message):
+        Cascade(*arguments, **options)
