@@ -70,15 +70,14 @@ class TrainingList:
         )
 
     def cut(self, size: int, seed: int) -> TrainingList:
-        """Return a list of at most `size` documents: positives first to be kept, as long as a negative is left.
+        """Return a list of at most `size` documents, drawn by a hash of seed, query and document.
 
-        Which ones is drawn by a hash of seed, query and document; their order stays.
+        Positives are kept first, but for one place that a negative has; the order stays.
         """
         if len(self.documents) <= size:
             return self
-        drawn = sorted(
-            range(len(self.documents)), key=lambda i: _draw(seed, self.query_id, self.documents[i])
-        )
+        hashes = [_draw(seed, self.query_id, document) for document in self.documents]
+        drawn = sorted(range(len(hashes)), key=lambda i: hashes[i])
         positives = [i for i in drawn if i in {*self.positives}]
         others = [i for i in drawn if i not in {*positives}]
         most = size - 1 if others and size > 1 else size
@@ -274,7 +273,8 @@ def _ranged(found: TrainingList, source: DataSource) -> TrainingList:
     for label in found.labels:
         if isinstance(label, str) or not low <= label <= high:
             raise InputError(
-                f"{source.file}: query {found.query_id!r} has label {label!r}; label_range is [{low:g}, {high:g}]"
+                f"{source.file}: query {found.query_id!r} has label {label!r}; "
+                f"label_range is [{low:g}, {high:g}]"
             )
         labels.append((label - low) / (high - low))
     return replace(found, labels=tuple(labels))

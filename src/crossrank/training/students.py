@@ -21,6 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.errors import InputError
+from crossrank.models.hub import Kind
+from crossrank.training.bi_encoder_student import BiEncoderStudent
+from crossrank.training.cross_encoder_student import CrossEncoderStudent
 from crossrank.training.losses.table import Family
 from crossrank.training.recipes import Lengths, StudentChoice
 
@@ -28,15 +31,23 @@ __all__ = ["STUDENTS", "Student", "TextLengths", "student_of"]
 
 
 class TextLengths(Protocol):
-    """Counts tokens as the model in training reads texts; `crossrank.training.tokens` has the usual one."""
+    """Counts tokens as the model in training reads texts; usually a `training.tokens.TokenizerLengths`.
+
+    Attributes:
+        max_length: tokens of an input, special ones included.
+        num_special: special tokens (and those of a prompt) of an input: of query and document, or of one
+            text where each is read alone.
+    """
 
     max_length: int
-    """Tokens of an input, special ones included."""
     num_special: int
-    """Special tokens of an input of query and document (or of one text, for encoders)."""
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text, without special ones, uncut."""
+        ...
+
+    def cut(self, text: str, num_tokens: int) -> str:
+        """Return the beginning of a text that has this many tokens at most."""
         ...
 
 
@@ -49,11 +60,13 @@ class Student(Protocol):
             gives `model(model.preprocess(pairs))["scores"]`, (n, 1) or (n, classes); "encoder" gives
             "sentence_embedding".
         joins_texts: query and document share an input (and `max_length`); false where each is read alone.
+        hub_kind: what a base is looked for as: `crossrank.models.hub.resolve`.
     """
 
     kind: str
     family: Family
     joins_texts: bool
+    hub_kind: Kind
 
     def open(self, choice: StudentChoice, folder: Path, lengths: Lengths) -> Any:
         """Return the base as a float32 model of sentence-transformers, on the CPU.
@@ -63,7 +76,8 @@ class Student(Protocol):
 
         Args:
             choice: of the recipe.
-            folder: the base, found by `crossrank.models.hub`.
+            folder: the base, with float32 weights in files that transformers opens (a built-in model's are
+                written out before).
             lengths: of the recipe; what is set goes into the model, and is saved with it.
 
         Raises:
@@ -73,6 +87,10 @@ class Student(Protocol):
 
     def trainer(self) -> tuple[type[Any], type[Any]]:
         """Return the classes of sentence-transformers' trainer and of its arguments."""
+        ...
+
+    def text_lengths(self, model: Any) -> TextLengths:
+        """Return what counts tokens as the model reads texts: for truncation, plans, and batches."""
         ...
 
     def preprocess_options(self) -> Mapping[str, Any]:
@@ -103,7 +121,9 @@ class Student(Protocol):
         ...
 
 
-STUDENTS: dict[str, Student] = {}
+_ALL: tuple[Student, ...] = (CrossEncoderStudent(), BiEncoderStudent())
+
+STUDENTS: dict[str, Student] = {student.kind: student for student in _ALL}
 """Every kind by its name."""
 
 

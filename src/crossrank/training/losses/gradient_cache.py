@@ -1,11 +1,12 @@
-"""Any loss of a cross-encoder in packed mini-batches, with gradient caching where memory must be bounded.
+"""Any loss of a model in packed mini-batches, with gradient caching where memory must be bounded.
 
-A loss asks its model for scores. Here the model is replaced by something that scores the pairs in
-mini-batches: sorted by length and packed to a token budget, so that little is padded. There are two ways.
+A loss asks its model for scores of pairs, or for vectors of texts. Here the model is replaced by something
+that runs them in mini-batches: sorted by length and packed to a token budget, so that little is padded.
+There are two ways.
 
     packed    the graph of each mini-batch is kept until the backward pass: memory grows with the pairs
-    cached    mini-batches are scored without a graph; the loss gives the gradient of each score; then each
-              mini-batch is scored again with its graph and takes its part of the gradient (Gao et al. 2021,
+    cached    mini-batches are run without a graph; the loss gives the gradient of each score; then each
+              mini-batch is run again with its graph and takes its part of the gradient (Gao et al. 2021,
               arXiv:2101.06983): memory is that of one mini-batch, and time that of one forward pass more
 
 Both give the gradients of the plain loss. Dropout draws the same masks in both passes of "cached", since
@@ -14,7 +15,7 @@ the generators' state before each mini-batch is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -26,26 +27,24 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 from crossrank.errors import InputError
 
-__all__ = ["PackedLoss", "pack"]
+__all__ = ["PackedLoss", "pack", "packed_outputs"]
 
 
 class PackedLoss(nn.Module):
-    """A loss for cross-encoders whose model is run in packed mini-batches.
+    """A loss whose model is run in packed mini-batches.
 
     Args:
-        loss: one of sentence-transformers' or of `crossrank.training.losses.listwise`; it is changed: its
-            `model` becomes a stand-in, and mini-batches of its own are turned off.
+        loss: for cross-encoders or bi-encoders, one of sentence-transformers' or of
+            `crossrank.training.losses.listwise`; it is changed: its `model` (that of a loss within it, too)
+            becomes a stand-in, and mini-batches of its own are turned off.
         token_budget: padded tokens of a mini-batch; a longer pair is one of its own.
         cache: gradient caching.
-        preprocess_options: keyword arguments for the model's `preprocess`.
+        preprocess_options: keyword arguments for the model's `preprocess` of pairs.
 
     Attributes:
         model: the model; trainers that wrap it set this.
-        num_pairs: pairs that have been scored for training.
-        num_tokens: tokens of these, without padding.
+        num_tokens: tokens that have been read for training, without padding.
     """
-
-    uses_gradient_cache = True  # sentence-transformers asks: wrappers of losses must not wrap the model
 
     def __init__(
         self,
@@ -60,23 +59,25 @@ class PackedLoss(nn.Module):
         self.token_budget = token_budget
         self.cache = cache
         self.preprocess_options = dict(preprocess_options or {})
-        self.num_pairs = 0
         self.num_tokens = 0
-        del loss.model  # a module's child can only be replaced by a module
-        loss.model = _StandIn(self)  # type: ignore[assignment]
-        if hasattr(loss, "mini_batch_size"):
-            loss.mini_batch_size = -1  # type: ignore[assignment]  # all pairs in one call
+        stand_in = _StandIn(self)
+        for part in loss.modules():
+            if "model" in part._modules:
+                del part.model  # a module's child can only be replaced by a module
+                part.model = stand_in  # type: ignore[assignment]
+            if hasattr(part, "mini_batch_size"):
+                part.mini_batch_size = -1  # type: ignore[assignment]  # all pairs in one call
         self.loss = loss
         self._recorded: list[_Recorded] | None = None
 
-    def forward(self, inputs: Any, labels: Any, prompt: str | None = None, task: str | None = None) -> Tensor:
+    def forward(self, inputs: Any, labels: Any, **options: Any) -> Tensor:
         """Return the loss; its backward pass runs the model again where gradients are cached."""
         if not (self.cache and torch.is_grad_enabled()):
-            result: Tensor = self.loss(inputs, labels, prompt=prompt, task=task)
+            result: Tensor = self.loss(inputs, labels, **options)
             return result
         self._recorded = recorded = []
         try:
-            value: Tensor = self.loss(inputs, labels, prompt=prompt, task=task)
+            value: Tensor = self.loss(inputs, labels, **options)
         finally:
             self._recorded = None
         gradients = torch.autograd.grad(value, [each.leaf for each in recorded])
@@ -84,17 +85,14 @@ class PackedLoss(nn.Module):
         result.register_hook(lambda scale: self._replay(recorded, gradients, scale))
         return result
 
-    def scores(self, pairs: Sequence[Any], **options: Any) -> Tensor:
-        """Return the scores of pairs, (pairs, labels), for the loss inside."""
-        features = self.model.preprocess([*pairs], **options, **self.preprocess_options)
-        lengths, width = _lengths(features)
-        batches = pack(lengths, self.token_budget)
+    def outputs(self, features: Mapping[str, Any], name: str) -> Tensor:
+        """Return what the model gives for each row under this name, (rows, n), for the loss inside."""
+        batches, run, num_tokens = _mini_batches(self.model, features, name, self.token_budget)
         if torch.is_grad_enabled():
-            self.num_pairs += len(lengths)
-            self.num_tokens += sum(lengths)
+            self.num_tokens += num_tokens
         recorded = self._recorded
         if recorded is None:
-            return _in_order([self._run(features, rows, width, lengths) for rows in batches], batches)
+            return _in_order([run(rows) for rows in batches], batches)
         for each in recorded:
             each.live = None  # several calls: more than one mini-batch
         alone = len(batches) == 1 and not recorded
@@ -102,18 +100,12 @@ class PackedLoss(nn.Module):
         with nullcontext() if alone else torch.no_grad():
             for rows in batches:
                 states.append(_RandomState(self.model.device))
-                parts.append(self._run(features, rows, width, lengths))
-        scores = _in_order(parts, batches)
-        leaf = scores.detach().requires_grad_()
-        autocast = _Autocast(self.model.device)
-        live = scores if alone else None
-        recorded.append(_Recorded(features, lengths, width, batches, states, autocast, leaf, live))
+                parts.append(run(rows))
+        joined = _in_order(parts, batches)
+        leaf = joined.detach().requires_grad_()
+        live = joined if alone else None
+        recorded.append(_Recorded(run, batches, states, _Autocast(self.model.device), leaf, live))
         return leaf
-
-    def _run(self, features: Mapping[str, Any], rows: list[int], width: int, lengths: Sequence[int]) -> Tensor:
-        batch = _rows(features, rows, width, max(lengths[row] for row in rows), self.model.device)
-        scores: Tensor = self.model(batch)["scores"]
-        return scores.view(len(rows), -1)
 
     def _replay(self, recorded: Sequence[_Recorded], gradients: Sequence[Tensor], scale: Tensor) -> None:
         """Run each mini-batch again, with its graph, and give it its part of the gradient."""
@@ -125,7 +117,7 @@ class PackedLoss(nn.Module):
             for rows, state in zip(each.batches, each.states, strict=True):
                 left -= 1
                 with torch.enable_grad(), each.autocast(), state.restored(), self._synchronised(left == 0):
-                    part = self._run(each.features, rows, each.width, each.lengths)
+                    part = each.run(rows)
                     part.backward(gradient[torch.tensor(rows, device=gradient.device)] * scale)
 
     def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
@@ -137,7 +129,7 @@ class PackedLoss(nn.Module):
 
 
 class _StandIn:
-    """What a loss takes for its model: pairs are passed through, and scored by the `PackedLoss`."""
+    """What a loss takes for its model: pairs are passed through, and run by the `PackedLoss`."""
 
     def __init__(self, owner: PackedLoss) -> None:
         self._owner = owner
@@ -145,8 +137,17 @@ class _StandIn:
     def preprocess(self, pairs: Sequence[Any], **options: Any) -> dict[str, Any]:
         return {"pairs": pairs, "options": options}
 
+    def forward(self, features: Mapping[str, Any]) -> dict[str, Tensor]:
+        owner = self._owner
+        if "pairs" not in features:
+            return {"sentence_embedding": owner.outputs(features, "sentence_embedding")}
+        inputs = owner.model.preprocess(
+            [*features["pairs"]], **features["options"], **owner.preprocess_options
+        )
+        return {"scores": owner.outputs(inputs, "scores")}
+
     def __call__(self, features: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {"scores": self._owner.scores(features["pairs"], **features["options"])}
+        return self.forward(features)  # which a matryoshka loss replaces while it runs
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._owner.model, name)
@@ -156,9 +157,7 @@ class _StandIn:
 class _Recorded:
     """One call for scores, as it must be repeated; `live` is what need not be, since its graph is there."""
 
-    features: Mapping[str, Any]
-    lengths: Sequence[int]
-    width: int
+    run: Callable[[list[int]], Tensor]
     batches: Sequence[list[int]]
     states: Sequence[_RandomState]
     autocast: _Autocast
@@ -193,6 +192,36 @@ class _Autocast:
 
     def __call__(self) -> torch.autocast:
         return torch.autocast(self._kind, dtype=self._dtype, enabled=self._enabled)
+
+
+def packed_outputs(model: Any, features: Mapping[str, Any], name: str, token_budget: int) -> Tensor:
+    """Return what a model gives for each row under a name, (rows, n), in packed mini-batches.
+
+    Args:
+        model: of sentence-transformers.
+        features: what its `preprocess` gave.
+        name: of the output.
+        token_budget: padded tokens of a mini-batch.
+
+    Raises:
+        InputError: features without an attention mask.
+    """
+    batches, run, _ = _mini_batches(model, features, name, token_budget)
+    return _in_order([run(rows) for rows in batches], batches)
+
+
+def _mini_batches(
+    model: Any, features: Mapping[str, Any], name: str, token_budget: int
+) -> tuple[list[list[int]], Callable[[list[int]], Tensor], int]:
+    """Return the rows of each mini-batch, what runs one, and the tokens of all."""
+    lengths, width = _lengths(features)
+
+    def run(rows: list[int]) -> Tensor:
+        batch = _rows(features, rows, width, max(lengths[row] for row in rows), model.device)
+        found: Tensor = model(batch)[name]
+        return found.view(len(rows), -1)
+
+    return pack(lengths, token_budget), run, sum(lengths)
 
 
 def pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:

@@ -122,6 +122,7 @@ class Loss:
         build: makes it; takes the model in training, the options, and the recipe's token budget.
         meaning: one line for messages and docs.
         no_duplicates: other rows of a step are negatives, so no two rows may share a text.
+        caches_itself: it has gradient caching of its own.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Loss:
     build: Callable[[Any, Any, int], Any]
     meaning: str
     no_duplicates: bool = False
+    caches_itself: bool = False
 
 
 def _cross_encoder_losses() -> Any:
@@ -263,6 +265,7 @@ _ENCODER_LOSSES = (
         *("cached_mnr", "encoder", "tuples", Scale, _cached_mnr),
         "mnr with gradient caching (Gao et al. 2021, arXiv:2101.06983)",
         no_duplicates=True,
+        caches_itself=True,
     ),
     Loss(
         *("margin_mse", "encoder", "scored_tuples", NoOptions, _encoder_margin),
