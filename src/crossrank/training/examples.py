@@ -26,7 +26,7 @@ from crossrank.errors import FileFormatError, InputError
 from crossrank.store.formats import rows_of
 from crossrank.training.recipes import DataSource
 
-__all__ = ["Label", "TrainingData", "TrainingList", "read_examples", "read_lists"]
+__all__ = ["Label", "TrainingData", "TrainingList", "draw", "read_examples", "read_lists"]
 
 Label: TypeAlias = float | str
 
@@ -76,7 +76,7 @@ class TrainingList:
         """
         if len(self.documents) <= size:
             return self
-        hashes = [_draw(seed, self.query_id, document) for document in self.documents]
+        hashes = [draw(seed, self.query_id, document) for document in self.documents]
         drawn = sorted(range(len(hashes)), key=lambda i: hashes[i])
         positives = [i for i in drawn if i in {*self.positives}]
         others = [i for i in drawn if i not in {*positives}]
@@ -259,7 +259,7 @@ def _drawn(lists: Sequence[TrainingList], source: DataSource, seed: int) -> list
     if count >= len(lists):
         return [*lists]
     ranked = sorted(
-        range(len(lists)), key=lambda i: _draw(seed, source.file, lists[i].query_id, lists[i].query)
+        range(len(lists)), key=lambda i: draw(seed, source.file, lists[i].query_id, lists[i].query)
     )
     return [lists[i] for i in sorted(ranked[:count])]
 
@@ -280,7 +280,8 @@ def _ranged(found: TrainingList, source: DataSource) -> TrainingList:
     return replace(found, labels=tuple(labels))
 
 
-def _draw(seed: int, *parts: str) -> bytes:
+def draw(seed: int, *parts: str) -> bytes:
+    """Return a number in which parts are drawn: the smallest first, whatever else there is."""
     return hashlib.blake2b("\0".join([str(seed), *parts]).encode(), digest_size=8).digest()
 
 

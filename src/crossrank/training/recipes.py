@@ -103,6 +103,8 @@ class Schedule:
         gradient_cache: scores of a step are computed twice and only `token_budget` tokens of them are held
             for the gradient at a time; false holds all. auto is true for lists.
         token_budget: padded tokens of one forward pass.
+        checkpoint_every: steps between two checkpoints, where nothing is held out; with `held_out`, each
+            measurement comes with one.
     """
 
     epochs: float | None = limited(None, least=0.0)
@@ -117,6 +119,7 @@ class Schedule:
     list_size: int = limited(8, least=1)
     gradient_cache: bool | Literal["auto"] = "auto"
     token_budget: int = limited(4096, least=1)
+    checkpoint_every: int = limited(100, least=1)
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
