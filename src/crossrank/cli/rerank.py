@@ -206,6 +206,7 @@ def score(
         revision=revision,
         long_query=long_query,
         long_documents=long_documents,
+        scores_pairs=True,
     )
     if activate and model.activation == "identity":
         messages().print(f"{model.name} states no activation: these are its raw logits", markup=False)
