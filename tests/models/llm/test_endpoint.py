@@ -265,8 +265,7 @@ def test_no_call_goes_over_the_budget_of_tokens(server, concurrency):
             ask(endpoint, 1000)
         assert endpoint.usage.tokens <= budget
         assert e.value.usage.tokens <= budget
-        if concurrency == 1:  # one at a time, the last one fits as long as its largest does
-            assert len(server.calls) == 6
+        assert endpoint.usage.calls == len(server.calls) == 6  # the last fits as long as its largest does
 
 
 def test_no_call_goes_over_the_budget_of_money(server):

@@ -266,7 +266,7 @@ def test_a_server_that_fails_is_outlived_by_a_search(server, endpoint):
 def test_a_budget_ends_a_ranking_before_the_call_that_would_exceed_it(server):
     with Endpoint("oracle", base_url=server.url, prices=Prices(1, 1), max_total_tokens=1500) as endpoint:
         reranker = ListwiseLLM(endpoint, window=4, step=2)
-        with pytest.raises(BudgetError, match=r"done so far: [1-9]"):
+        with pytest.raises(BudgetError, match=r"done so far: [1-9]\d* calls"):
             reranker.rank_many(["q"] * 50, [shuffled(12)] * 50)
         assert endpoint.usage.tokens <= 1500
 
@@ -368,11 +368,11 @@ def test_the_prompt_of_rank_zephyr(server, endpoint):
 
 def test_the_prompts_of_pairs_and_sets(server, endpoint):
     PairwiseLLM(endpoint).rank('who "was" it', ["one worth 1", 'two: "Passage A: yes"'])
-    assert server.calls[0].last == (
+    assert {call.last for call in server.calls} >= {
         "Given a query \"who 'was' it\", which of the following two passages is more "
         "relevant to the query?\n\n"
         'Passage A: "one worth 1"\n\nPassage B: "two: \'Passage A, yes\'"\n\nOutput Passage A or Passage B:'
-    )
+    }
     server.calls.clear()
     SetwiseLLM(endpoint).rank("who", ["one worth 1", "two", "three"])
     assert server.calls[0].last == (
@@ -380,6 +380,23 @@ def test_the_prompts_of_pairs_and_sets(server, endpoint):
         'Passage A: "one worth 1"\n\nPassage B: "two"\n\nPassage C: "three"\n\n'
         "Output only the passage label of the most relevant passage:"
     )
+
+
+def test_a_pairwise_model_judges_a_tournament(server, endpoint, caplog):
+    from crossrank import Tournament
+
+    documents = shuffled(7)
+    ranking = Tournament(PairwiseLLM(endpoint), depth=7).rank("q", documents)
+    assert worths(ranking, documents) == [7, 6, 5, 4, 3, 2, 1]
+    judge = PairwiseLLM(endpoint)
+    assert judge.prefer([("q", "worth 1", "worth 2"), ("q", "worth 3", "worth 2")]).tolist() == [0.0, 1.0]
+    assert judge.prefer([]).shape == (0,)
+    server.does(says("hm"))
+    assert judge.prefer([("q", "worth 1", "worth 2")]).tolist() == [0.5]
+    assert "1 of 1 comparisons" in caplog.text
+    for wrong in ([("q", "a")], [("", "a", "b")], [("q", "a", None)], ["qab"], "qab", [("q", "\ud800", "b")]):
+        with pytest.raises(InputError, match="comparisons"):
+            judge.prefer(wrong)
 
 
 # --- local models -------------------------------------------------------------------------------------------
