@@ -283,6 +283,18 @@ def test_calls_are_known_and_capped(server, endpoint):
     assert server.calls == []
 
 
+def test_nothing_to_score_needs_no_call(server, endpoint):
+    reranker = PointwiseLLM(endpoint)
+    assert reranker.score([]).shape == (0,)
+    assert reranker.rank_many([], []) == []
+    assert [len(ranking) for ranking in reranker.rank_many(["a", "b", "c"], [[], ["worth 1"], []])] == [
+        0,
+        1,
+        0,
+    ]
+    assert len(server.calls) == 1
+
+
 def test_templates_in_tokens_need_a_local_model(endpoint, tiny):
     with pytest.raises(InputError, match="use 'yes-no', or a CausalLM"):
         PointwiseLLM(endpoint, template="qwen3-reranker")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -286,5 +287,6 @@ class PointwiseLLM(PointwiseReranker):
             notes.append(note)
         found = self.model.choose(prompts, ("yes", "no"), on_answer=on_score)
         values = np.where(np.isnan(found[:, 0]), NO_ANSWER, found[:, 0] - found[:, 1]).astype(np.float32)
-        parts = np.split(values, np.cumsum([len(documents) for documents in texts])[:-1])
+        starts = np.cumsum([0, *map(len, texts)]).tolist()
+        parts = [values[start:stop] for start, stop in pairwise(starts)]
         return [Scores(part, [0] * len(part), note) for part, note in zip(parts, notes, strict=True)]
