@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 import pytest
+from llm_families import asking, local
 
 from crossrank.cache import ScoreCache
 from crossrank.composition.cascade import Cascade
@@ -22,6 +23,14 @@ from crossrank.composition.ensemble import Ensemble
 from crossrank.composition.tournament import Tournament
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.duo_t5 import DuoT5
+from crossrank.models.llm import (
+    ListwiseLLM,
+    PairwiseLLM,
+    PointwiseLLM,
+    QueryLikelihood,
+    Qwen3Reranker,
+    SetwiseLLM,
+)
 from crossrank.models.mono_t5 import MonoT5
 from crossrank.models.pairwise import AllPairs, ComparisonPlan, Heap
 from crossrank.models.rank_t5 import RankT5
@@ -31,6 +40,7 @@ from crossrank.retrieval.fusion import Fusion, WeightedSum
 GOLDEN = Path(__file__).parent.parent / "golden"
 GOLDEN_T5 = Path(__file__).parent.parent / "golden_t5"
 TORCH = ("torch", "transformers")
+OPENAI = ("openai",)
 
 
 class Factory(Protocol):
@@ -136,6 +146,21 @@ FAMILIES = [
     Family("RankT5-encoder", t5(RankT5, "t5_encoder"), cached=True),
     Family("DuoT5", t5(DuoT5, "t5_v1_1", family="t5"), cached=True, pointwise=False),
     Family("DuoT5-heap", t5(DuoT5, "t5", family="t5", plan=Heap(3)), cached=True, pointwise=False),
+    Family("PointwiseLLM", asking(PointwiseLLM), requires=OPENAI),
+    Family(
+        "PointwiseLLM-qwen3",
+        local(PointwiseLLM, "qwen", template=Qwen3Reranker(max_length=512)),
+        requires=TORCH,
+    ),
+    Family(
+        "PointwiseLLM-gemma", local(PointwiseLLM, "gemma", template="bge-reranker-v2-gemma"), requires=TORCH
+    ),
+    Family("QueryLikelihood", local(QueryLikelihood, "llama"), requires=TORCH),
+    Family("PairwiseLLM", asking(PairwiseLLM), pointwise=False, requires=OPENAI),
+    Family("PairwiseLLM-local", local(PairwiseLLM, "qwen"), pointwise=False, requires=TORCH),
+    Family("ListwiseLLM", asking(ListwiseLLM, window=4, step=2), pointwise=False, requires=OPENAI),
+    Family("SetwiseLLM", asking(SetwiseLLM, set_size=3), pointwise=False, requires=OPENAI),
+    Family("SetwiseLLM-bubble", asking(SetwiseLLM, sort="bubble"), pointwise=False, requires=OPENAI),
     # z-scores and ranks depend on the list a document is in
     Family("Ensemble-mean", ensemble("mean"), pointwise=False),
     Family("Ensemble-rrf", ensemble("rrf"), pointwise=False),
