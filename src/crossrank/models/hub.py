@@ -19,13 +19,21 @@ if TYPE_CHECKING:
 
 __all__ = ["BUILT_IN", "Kind", "is_offline", "resolve"]
 
-Kind = Literal["cross-encoder", "bi-encoder"]
+Kind = Literal["cross-encoder", "bi-encoder", "late-interaction"]
 
-BUILT_IN: dict[Kind, str] = {"cross-encoder": "crossrank-mini", "bi-encoder": "crossrank-embed"}
+BUILT_IN: dict[Kind, str] = {
+    "cross-encoder": "crossrank-mini",
+    "bi-encoder": "crossrank-embed",
+    "late-interaction": "crossrank-colbert",
+}
 """The models that ship with the package, by what they are."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_FILES = ["*.json", "*.safetensors"]  # "*" reaches into folders: modules such as 1_Pooling come along
+_FILES = [
+    "*.json",
+    "*.safetensors",
+    "artifact.metadata",
+]  # "*" reaches into folders: modules such as 1_Pooling come along
 _ONNX_FILES = ["onnx/model.onnx", "onnx/model.onnx_data"]
 # Other forms of the same weights; what fits is made here.
 _OTHER_FORMS = ["onnx/*", "openvino/*", "coreml/*", "*/checkpoint-*", "checkpoint-*"]
