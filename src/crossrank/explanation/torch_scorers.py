@@ -26,13 +26,12 @@ Types = npt.NDArray[np.int64]
 
 
 class TorchScorer(Protocol):
-    """A model whose score can be differentiated.
+    """A model whose score can be differentiated."""
 
-    Attributes:
-        tokenizer: joins a pair as the reranker does.
-    """
-
-    tokenizer: Tokenizer
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Joins a pair as the reranker does."""
+        ...
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Embeddings (tokens, hidden) of ids (tokens,)."""
