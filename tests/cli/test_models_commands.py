@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from crossrank import BiEncoder, CrossEncoder, Document
+from crossrank import BiEncoder, CrossEncoder, Document, load
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RERANKER = GOLDEN / "bert"
@@ -234,7 +235,60 @@ def test_every_family_listed_can_be_opened() -> None:
     from crossrank.runtime.checkpoint import Checkpoint
 
     opened = {
-        json.loads(path.read_text())["model_type"]: path.parent for path in GOLDEN.glob("*/config.json")
+        json.loads(path.read_text())["model_type"]: path.parent
+        for path in GOLDEN.parent.glob("golden*/*/config.json")
     }
     for family in FAMILIES:
         assert Checkpoint.open(opened[family]).architecture
+
+
+@pytest.fixture
+def t5(tmp_path: Path) -> Callable[[str | None], Path]:
+    """A T5 that says of which kind it is."""
+
+    def make(kind: str | None) -> Path:
+        folder = tmp_path / str(kind)
+        shutil.copytree(GOLDEN.parent / "golden_t5" / "t5", folder)
+        if kind is not None:
+            (folder / "crossrank.json").write_text(json.dumps({"kind": kind}), encoding="utf-8")
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["mono_t5", "rank_t5", "duo_t5"])
+def test_a_t5_is_opened_as_what_its_folder_says(run, t5, kind) -> None:
+    folder = t5(kind)
+    result = run("rerank", QUERY, *DOCUMENTS, "-r", folder, "--json")
+    assert result.exit_code == 0, result.stderr
+    hits = json.loads(result.stdout)["hits"]
+    expected = load(folder).rank(QUERY, DOCUMENTS)
+    assert [hit["document_id"] for hit in hits] == list(expected.document_ids)
+    assert [hit["score"] for hit in hits] == pytest.approx(expected.scores, abs=1e-5)
+    assert json.loads(run("info", folder, "--json").stdout)["kind"] == kind.replace("_", "-")
+
+
+def test_a_t5_that_does_not_say_is_refused(run, t5) -> None:
+    folder = t5(None)
+    result = run("rerank", QUERY, *DOCUMENTS, "-r", folder)
+    assert result.exit_code == 1
+    assert "open it with MonoT5, RankT5 or DuoT5" in " ".join(result.stderr.split())
+    assert json.loads(run("info", folder, "--json").stdout)["kind"] == "not stated"
+
+
+def test_what_gives_no_scores_says_so(run, t5) -> None:
+    for model, message in (
+        (t5("duo_t5"), "is a DuoT5, which does not score pairs"),
+        (BI_ENCODER, "is a BiEncoder, which is for a first stage"),
+    ):
+        result = run("score", "-r", model, input="a\tb\n")
+        assert result.exit_code == 1
+        assert message in " ".join(result.stderr.split())
+
+
+def test_scores_of_a_mono_t5_can_be_activated(run, t5) -> None:
+    folder = t5("mono_t5")
+    result = run("score", "-r", folder, "--activate", input=f"{QUERY}\t{DOCUMENTS[0]}\n")
+    model = load(folder)
+    expected = model.activate(model.score([(QUERY, DOCUMENTS[0])]))[0]
+    assert float(result.stdout) == pytest.approx(expected, abs=2e-6)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from crossrank.errors import InputError
 from crossrank.models.hub import BUILT_IN
 
 if TYPE_CHECKING:
     from crossrank.models.bi_encoder import BiEncoder
-    from crossrank.models.cross_encoder import CrossEncoder
     from crossrank.store.filters import Filter
     from crossrank.store.lance import Index
 
@@ -94,19 +94,38 @@ def open_reranker(
     label: str | None = None,
     long_query: LongQuery = LongQuery.error,
     long_documents: LongDocuments = LongDocuments.truncate,
-) -> CrossEncoder:
-    """Open the reranker called `name`."""
-    from crossrank.models.cross_encoder import CrossEncoder
+    scores_pairs: bool = False,
+) -> Any:
+    """Open the reranker called `name`, as what its files say it is.
 
-    return CrossEncoder(
-        name,
-        precision=precision.value,
-        threads=threads,
-        revision=revision,
-        label=label,
-        long_query=long_query.value,
-        long_documents=long_documents.value,
-    )
+    Args:
+        name: a built-in model, a folder, or a hub name.
+        precision: see `PrecisionOption`.
+        threads: see `ThreadsOption`.
+        revision: see `RevisionOption`.
+        label: see `LabelOption`.
+        long_query: see `LongQueryOption`.
+        long_documents: see `LongDocumentsOption`.
+        scores_pairs: whether it must give each pair a score, and not only an order.
+    """
+    from crossrank.models.load import load
+
+    options: dict[str, Any] = {"precision": precision.value, "threads": threads}
+    # Not every kind has these.
+    if long_query is not LongQuery.error:
+        options["long_query"] = long_query.value
+    if label is not None:
+        options["label"] = label
+    if long_documents is not LongDocuments.truncate:
+        options["long_documents"] = long_documents.value
+    model = load(name, revision=revision, **options)
+    if not callable(getattr(model, "rank", None)):
+        raise InputError(f"{name} is a {type(model).__name__}, which is for a first stage; give a reranker")
+    if scores_pairs and not callable(getattr(model, "score", None)):
+        raise InputError(
+            f"{name} is a {type(model).__name__}, which does not score pairs: it compares documents"
+        )
+    return model
 
 
 def open_bi_encoder(

@@ -239,6 +239,7 @@ def mine(
                 label=label,
                 long_query=long_query,
                 long_documents=long_documents,
+                scores_pairs=True,
             )
         try:
             report = mine_negatives(

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from crossrank.cli.loading import JsonOption
 from crossrank.cli.output import console, emit_json, table
+from crossrank.errors import CheckpointError
 from crossrank.models.hub import BUILT_IN, resolve
 
 __all__ = ["FAMILIES", "model_facts", "models"]
@@ -22,6 +23,8 @@ FAMILIES = {
     "distilbert": "DistilBERT: msmarco-distilbert-base-v4",
     "deberta-v2": "DeBERTa v2 and v3: mixedbread-ai/mxbai-rerank-base-v1, cross-encoder/nli-deberta-v3-base",
     "modernbert": "ModernBERT: Alibaba-NLP/gte-reranker-modernbert-base, the ettin rerankers",
+    "t5": "T5, Flan-T5: castorini/monot5-base-msmarco, castorini/duot5-base-msmarco, Soyoung97/RankT5-base",
+    "mt5": "mT5: unicamp-dl/mt5-base-mmarco-v2",
 }
 """`model_type` in a model's config.json -> the family, with checkpoints people use."""
 
@@ -56,16 +59,20 @@ def models(*, json: JsonOption = False) -> None:
 
 def model_facts(folder: Path) -> dict[str, Any]:
     """Say what a model folder is, from its own files."""
+    from crossrank.models.load import kind_of
     from crossrank.runtime.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(folder)
-    is_bi_encoder = checkpoint.pooling is not None and not checkpoint.is_modular_cross_encoder
+    try:
+        kind = kind_of(folder)
+    except CheckpointError:  # that a folder does not say what it is is a fact, too
+        kind = "not stated"
     facts: dict[str, Any] = {
-        "kind": "bi-encoder" if is_bi_encoder else "cross-encoder",
+        "kind": kind.replace("_", "-"),
         "architecture": checkpoint.architecture,
         "max_length": checkpoint.max_length,
     }
-    if not is_bi_encoder:
+    if kind == "cross_encoder":
         facts["labels"] = list(checkpoint.labels)
         facts["activation"] = checkpoint.activation
     weights = checkpoint.weight_files or checkpoint.onnx_files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,16 @@ from crossrank.cli.inputs import (
     read_documents,
     read_pairs,
     read_requests,
+)
+from crossrank.cli.llm import (
+    BaseURLOption,
+    LLMBudgetOption,
+    LLMModelOption,
+    LLMOption,
+    LLMTemplateOption,
+    Template,
+    chosen_llm,
+    open_llm,
 )
 from crossrank.cli.loading import (
     DEFAULT_RERANKER,
@@ -43,6 +53,7 @@ from crossrank.types import Document, Pair, Ranking
 
 if TYPE_CHECKING:
     from crossrank.models.cross_encoder import CrossEncoder
+    from crossrank.models.reranker import Reranker
 
 __all__ = ["rerank", "score"]
 
@@ -76,6 +87,11 @@ def rerank(
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
     revision: RevisionOption = None,
+    llm: LLMOption = None,
+    llm_model: LLMModelOption = None,
+    base_url: BaseURLOption = None,
+    llm_template: LLMTemplateOption = Template.yes_no,
+    llm_budget: LLMBudgetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Put the texts that answer a query best on top.
@@ -84,9 +100,21 @@ def rerank(
     or `{"text": ..., "title": ..., "id": ...}`.
 
     Example: `crossrank rerank "who wrote Hamlet" "A hamlet is a village." "Hamlet is by Shakespeare."`
+
+    Example: `crossrank rerank --llm listwise --llm-model qwen3-8b --base-url http://localhost:8000/v1
+    "who wrote Hamlet" < passages.txt`
     """
     if query is not None and not query.strip():
         raise typer.BadParameter("the query is empty")
+    language_model = chosen_llm(
+        ctx,
+        llm=llm,
+        llm_model=llm_model,
+        base_url=base_url,
+        llm_template=llm_template,
+        llm_budget=llm_budget,
+        revision=revision,
+    )
     if documents:
         refuse(ctx, "input", because="the documents are given after the query")
     elif input == STDIN and sys.stdin.isatty():
@@ -100,28 +128,35 @@ def rerank(
     else:
         requests = [RerankRequest(query, list(read_documents(input, unique=True)))]
 
-    model = open_reranker(
-        reranker,
-        precision=precision,
-        threads=threads,
-        revision=revision,
-        label=label,
-        long_query=long_query,
-        long_documents=long_documents,
-    )
-    for chunk in chunks(requests, REQUESTS_AT_ONCE):
-        try:
-            rankings = model.rank_many(
-                [request.query for request in chunk], [request.documents for request in chunk], top_k
+    opened: AbstractContextManager[Reranker] = (
+        open_llm(language_model)
+        if language_model is not None
+        else nullcontext(
+            open_reranker(
+                reranker,
+                precision=precision,
+                threads=threads,
+                revision=revision,
+                label=label,
+                long_query=long_query,
+                long_documents=long_documents,
             )
-        except QueryTooLongError:
-            _name_long_query(model, chunk, input)
-            raise
-        for request, ranking in zip(chunk, rankings, strict=True):
-            _print(replace(ranking, query_id=request.query_id), as_json=json)
+        )
+    )
+    with opened as model:
+        for chunk in chunks(requests, REQUESTS_AT_ONCE):
+            try:
+                rankings = model.rank_many(
+                    [request.query for request in chunk], [request.documents for request in chunk], top_k
+                )
+            except QueryTooLongError:
+                _name_long_query(model, chunk, input)
+                raise
+            for request, ranking in zip(chunk, rankings, strict=True):
+                _print(replace(ranking, query_id=request.query_id), as_json=json)
 
 
-def _name_long_query(model: CrossEncoder, requests: list[RerankRequest], path: Path) -> None:
+def _name_long_query(model: Reranker, requests: list[RerankRequest], path: Path) -> None:
     """Raise the error of the first query that is too long, with its line where it has one."""
     for request in requests:
         with at_place(f"{name_of(path)}:{request.line}") if request.line is not None else nullcontext():
@@ -135,6 +170,8 @@ def _print(ranking: Ranking, *, as_json: bool) -> None:
     out = console()
     out.print(ranking.query, style="bold", markup=False)
     out.print(ranking_table(ranking) if ranking.hits else "nothing to rank")
+    for note in ranking.notes:
+        messages().print(note, markup=False, style="yellow")
 
 
 def score(
@@ -169,6 +206,7 @@ def score(
         revision=revision,
         long_query=long_query,
         long_documents=long_documents,
+        scores_pairs=True,
     )
     if activate and model.activation == "identity":
         messages().print(f"{model.name} states no activation: these are its raw logits", markup=False)

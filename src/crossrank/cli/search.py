@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crossrank.cli.inputs import STDIN, at_place, name_of, read_queries
+from crossrank.cli.llm import (
+    BaseURLOption,
+    LLMBudgetOption,
+    LLMChoice,
+    LLMModelOption,
+    LLMOption,
+    LLMTemplateOption,
+    Template,
+    chosen_llm,
+    open_llm,
+)
 from crossrank.cli.loading import (
     DEFAULT_RERANKER,
     JsonOption,
@@ -40,6 +51,7 @@ from crossrank.errors import CrossrankError, InputError
 from crossrank.types import Ranking, Run
 
 if TYPE_CHECKING:
+    from crossrank.models.reranker import Reranker
     from crossrank.pipeline import Searcher
     from crossrank.retrieval.fusion import Fusion
 
@@ -148,6 +160,7 @@ def open_searcher(
     long_documents: LongDocuments,
     precision: Precision,
     threads: int | None,
+    llm: LLMChoice | None = None,
 ) -> Iterator[Searcher]:
     """Open an index and what is needed to search it; close it at the end.
 
@@ -157,19 +170,23 @@ def open_searcher(
     from crossrank.retrieval.from_index import index_retriever
     from crossrank.store.filters import as_filter
 
-    with open_index(
-        directory,
-        model=model,
-        with_vectors=retriever is not RetrieverName.bm25,
-        threads=threads,
-        revision=model_revision,
-        filter=None if filter is None else as_filter(filter),
-    ) as index:
+    with ExitStack() as stack:
+        index = stack.enter_context(
+            open_index(
+                directory,
+                model=model,
+                with_vectors=retriever is not RetrieverName.bm25,
+                threads=threads,
+                revision=model_revision,
+                filter=None if filter is None else as_filter(filter),
+            )
+        )
         first = index_retriever(index, retriever.value)
-        second = (
-            None
-            if reranker == NO_RERANKER
-            else open_reranker(
+        second: Reranker | None = None
+        if llm is not None:
+            second = stack.enter_context(open_llm(llm))
+        elif reranker != NO_RERANKER:
+            second = open_reranker(
                 reranker,
                 precision=precision,
                 threads=threads,
@@ -178,7 +195,6 @@ def open_searcher(
                 long_query=long_query,
                 long_documents=long_documents,
             )
-        )
         yield Searcher(first, second, depth=depth, fuse=_formula(fuse))
 
 
@@ -239,6 +255,11 @@ def search(
     long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: RerankerPrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
+    llm: LLMOption = None,
+    llm_model: LLMModelOption = None,
+    base_url: BaseURLOption = None,
+    llm_template: LLMTemplateOption = Template.yes_no,
+    llm_budget: LLMBudgetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Search an index: candidates from the first stage, the best put on top by the reranker.
@@ -248,6 +269,9 @@ def search(
     Example: `crossrank search my-index "who discovered penicillin" --top-k 5`
 
     Example: `crossrank search my-index --queries questions.tsv --run hybrid.run --reranker none`
+
+    Example: `crossrank search my-index "who discovered penicillin" --depth 20 --llm listwise
+    --llm-model qwen3-8b --base-url http://localhost:8000/v1`
     """
     if query is not None and queries is not None:
         raise typer.BadParameter("give a query or --queries, not both")
@@ -256,6 +280,15 @@ def search(
     if query is None and queries is None and not is_interactive():
         raise typer.BadParameter("give a query, or --queries FILE")
     refuse_idle_options(ctx, retriever=retriever, reranker=reranker)
+    language_model = chosen_llm(
+        ctx,
+        llm=llm,
+        llm_model=llm_model,
+        base_url=base_url,
+        llm_template=llm_template,
+        llm_budget=llm_budget,
+        revision=revision,
+    )
     if queries is None:
         refuse(ctx, "run", "tag", because="only --queries makes a run")
         if reranker == NO_RERANKER:
@@ -282,6 +315,7 @@ def search(
         long_documents=long_documents,
         precision=precision,
         threads=threads,
+        llm=language_model,
     ) as searcher:
         if queries is not None and asked is not None:
             check_queries(searcher, {f"{name_of(queries)}:{each.line}": each.text for each in asked.values()})

@@ -1,7 +1,7 @@
 """A chat server on a real socket, whose model reads the prompts of every method and may misbehave.
 
-Its model knows a document's worth from a number in it ("worth 7"), so the right answer to any prompt is known.
-What it does with a request is a list of behaviours, one taken for each; the last one stays.
+Its model knows a document's worth from a number in it ("worth 7"), so the right answer to any prompt is
+known. What it does with a request is a list of behaviours, one taken for each; the last one stays.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Call:
 
 def passages(call: Call) -> dict[str, str]:
     """What a prompt shows, by identifier: numbers, letters, or "document"."""
-    if "<document>" in call.last:
+    if call.last.startswith("<query>"):
         return {"document": re.search(r"<document>(.*)</document>", call.last, re.DOTALL)[1]}
-    if "Passage A:" in call.last:
+    if call.last.startswith('Given a query "'):
         return dict(re.findall(r'^Passage ([A-T]): "(.*)"$', call.last, re.MULTILINE))
     lines = [line for message in call.body["messages"] for line in message["content"].splitlines()]
     return dict(re.findall(r"^\[(\d+)\] (.*)$", "\n".join(lines), re.MULTILINE))
@@ -69,7 +69,9 @@ def worth(text: str) -> float:
 # --- answers ------------------------------------------------------------------------------------------
 
 
-def completion(text: str | None, *, call: Call, finish: str = "stop", logprobs: Any = None, **message: Any) -> Any:
+def completion(
+    text: str | None, *, call: Call, finish: str = "stop", logprobs: Any = None, **message: Any
+) -> Any:
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": text, **message},
@@ -77,7 +79,14 @@ def completion(text: str | None, *, call: Call, finish: str = "stop", logprobs: 
         "logprobs": logprobs,
     }
     usage = {"prompt_tokens": len(call.text.split()), "completion_tokens": 3, "total_tokens": 0}
-    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+        "usage": usage,
+    }
 
 
 def token_logprobs(shown: dict[str, float]) -> Any:

@@ -14,7 +14,13 @@ from crossrank.models.llm.local import Tail
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-TEXTS = ["the old river", "a cat and a dog " * 9, "blue", "the water of the river is blue " * 30, "the old river"]
+TEXTS = [
+    "the old river",
+    "a cat and a dog " * 9,
+    "blue",
+    "the water of the river is blue " * 30,
+    "the old river",
+]
 
 
 def chat(text: str, **options: str) -> Prompt:
@@ -35,18 +41,22 @@ def test_choices_are_exact_log_probabilities(local):
         known = plain_logits(local, local.prompt_ids(prompt))[-1].log_softmax(-1)
         for choice, value in zip(("yes", "no"), row, strict=True):
             forms = {choice, choice.upper(), choice.capitalize()}
-            spellings = [local.tokenizer(s + f, add_special_tokens=False)["input_ids"] for f in forms for s in ("", " ")]
+            spellings = [
+                local.tokenizer(s + f, add_special_tokens=False)["input_ids"]
+                for f in forms
+                for s in ("", " ")
+            ]
             single = sorted({ids[0] for ids in spellings if len(ids) == 1})
-            assert value == pytest.approx(math.log(sum(known[token].exp().item() for token in single)), abs=1e-5)
+            assert value == pytest.approx(
+                math.log(sum(known[token].exp().item() for token in single)), abs=1e-5
+            )
 
 
 @pytest.mark.parametrize("budget", [1, 300, 100_000])
 @pytest.mark.parametrize("share_prefix", [True, False])
 def test_numbers_do_not_depend_on_what_stands_beside(local, budget, share_prefix):
     rows = [local.prompt_ids(chat(text)) for text in TEXTS]
-    other = CausalLM(
-        local._model, tokenizer=local.tokenizer, token_budget=budget, share_prefix=share_prefix
-    )
+    other = CausalLM(local._model, tokenizer=local.tokenizer, token_budget=budget, share_prefix=share_prefix)
     found = dict(other.tails([Tail(row, 3) for row in rows]))
     assert sorted(found) == list(range(len(rows)))
     for number, row in enumerate(rows):
@@ -102,14 +112,18 @@ def test_a_system_turn_goes_to_the_user_where_a_template_takes_none(tiny):
 
 def test_a_model_without_a_chat_template_reads_the_texts(tiny):
     local = tiny("llama")
-    assert local.prompt_ids(chat("the river", answer_start="Yes")) == local.tokenizer(
-        "Judge.\n\nthe river\nYes"
-    )["input_ids"]
+    assert (
+        local.prompt_ids(chat("the river", answer_start="Yes"))
+        == local.tokenizer("Judge.\n\nthe river\nYes")["input_ids"]
+    )
 
 
 def test_a_prompt_beyond_the_context_is_an_error_before_any_forward(tiny):
     short = CausalLM(tiny("qwen")._model, tokenizer=tiny("qwen").tokenizer, max_context=40)
-    for call in (lambda: short.generate([chat("the river " * 40)], max_tokens=1), lambda: short.choose([chat("x " * 60)], ("yes", "no"))):
+    for call in (
+        lambda: short.generate([chat("the river " * 40)], max_tokens=1),
+        lambda: short.choose([chat("x " * 60)], ("yes", "no")),
+    ):
         with pytest.raises(InputError, match="do not fit into the 40"):
             call()
     assert short.usage.calls == 0
@@ -165,10 +179,12 @@ def test_random_weights_are_refused(tmp_path, tiny):
 def test_what_is_no_causal_model_is_refused(tmp_path):
     from transformers import BertConfig
 
-    config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    config = BertConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
     config.architectures = ["BertForSequenceClassification"]
     config.save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="no causal language model.*BertForSequenceClassification"):
+    with pytest.raises(CheckpointError, match=r"no causal language model.*BertForSequenceClassification"):
         CausalLM(tmp_path)
 
 

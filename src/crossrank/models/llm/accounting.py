@@ -67,6 +67,11 @@ class Ledger:
         """What has been used so far."""
         return self._spent
 
+    @property
+    def under_way(self) -> bool:
+        """Whether there are reservations: they may turn out smaller."""
+        return any(self._reserved)
+
     def reserve(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Put a call down at its largest.
 
@@ -116,11 +121,8 @@ class Ledger:
             self._spent = replace(self._spent, retries=self._spent.retries + 1)
 
     def _refusal(self, budget: str, next_call: str) -> BudgetError:
-        done = f"done so far: {self._spent}"
-        if any(self._reserved):
-            done += f"; calls under way may take {sum(self._reserved):,} tokens more"
         return BudgetError(
-            f"the budget of {budget} is used up: the next call could take {next_call}; {done}. Raise the "
-            "budget, or rank fewer documents",
+            f"the budget of {budget} is used up: the next call could take {next_call}; done so far: "
+            f"{self._spent}. Raise the budget, or rank fewer documents",
             self._spent,
         )

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.checks import as_number, check_count
-from crossrank.errors import CrossrankError, EndpointError, InputError, require
+from crossrank.errors import BudgetError, CrossrankError, EndpointError, InputError, require
 from crossrank.models.llm.accounting import Ledger, Prices
 from crossrank.models.llm.background import Background
 from crossrank.models.llm.cleaning import without_control_marks
@@ -152,7 +152,7 @@ class Endpoint:
 
         Raises:
             InputError: a prompt too long for `context_tokens`.
-            BudgetError: the next call could go over the budget. Those under way are cancelled.
+            BudgetError: the next call could go over the budget. Those under way are waited for.
             EndpointError: a call that failed for good.
         """
         completions = self._complete(prompts, max_tokens, {}, on_answer)
@@ -234,7 +234,7 @@ class Endpoint:
         """Send one prompt until it is answered, or can be no more."""
         attempt = 0
         while True:
-            self._ledger.reserve(size, max_tokens)
+            await self._reserve(size, max_tokens)
             outcome = await self._attempt(prompt, (size, max_tokens), options)
             if not isinstance(outcome, Failure):
                 return outcome
@@ -253,10 +253,30 @@ class Endpoint:
             attempt += 1
             self._ledger.count_retry()
 
+    async def _reserve(self, size: int, max_tokens: int) -> None:
+        """Put a call down; wait for those under way if that is too much, since they may take less."""
+        while True:
+            ended = self._connections.ended
+            try:
+                return self._ledger.reserve(size, max_tokens)
+            except BudgetError:
+                if not self._ledger.under_way:
+                    raise
+            await ended.wait()
+
     async def _attempt(
         self, prompt: Prompt, reserved: tuple[int, int], options: Mapping[str, Any]
     ) -> Any | Failure:
         """Send one prompt once; its reservation ends here, whatever happens."""
+        try:
+            return await self._send(prompt, reserved, options)
+        finally:
+            ended, self._connections.ended = self._connections.ended, asyncio.Event()
+            ended.set()
+
+    async def _send(
+        self, prompt: Prompt, reserved: tuple[int, int], options: Mapping[str, Any]
+    ) -> Any | Failure:
         import openai
 
         try:
@@ -325,6 +345,7 @@ class _Connections:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.client: Any = None
         self.turn: asyncio.Semaphore
+        self.ended: asyncio.Event  # set, and another one put here, when a call ends
 
     def open(self) -> None:
         """Make a client for the running loop, if it has none."""
@@ -339,6 +360,7 @@ class _Connections:
                 timeout=None,
             )
             self.turn = asyncio.Semaphore(self._concurrency)
+            self.ended = asyncio.Event()
             self._loop = loop
 
     async def close(self) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import logging
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from crossrank.checks import check_count
+from crossrank.checks import as_list, as_strings, check_count, check_texts
+from crossrank.errors import InputError
 from crossrank.models.llm.answers import Repairs, read_choice
+from crossrank.models.llm.cleaning import one_line
 from crossrank.models.llm.model import LanguageModel, Prompt
 from crossrank.models.llm.prompts import LABELS, pairwise_prompt
+from crossrank.models.llm.rankings import shown
 from crossrank.models.llm.reranker import (
     DEFAULT_DOCUMENT_WORDS,
     Ordered,
@@ -19,8 +24,12 @@ from crossrank.models.llm.reranker import (
     reads_labels,
 )
 from crossrank.models.pairwise import ComparisonPlan, Heap
+from crossrank.models.requests import check_query
+from crossrank.progress import track
 
 __all__ = ["PairwiseLLM"]
+
+_logger = logging.getLogger(__name__)
 
 _LABEL_TOKENS = 8  # "Passage A." and what a model puts around it
 
@@ -72,6 +81,40 @@ class PairwiseLLM(RoundsReranker):
         self.plan = Heap() if plan is None else plan
         self._max_tokens = max_answer_tokens
         self._reads_labels = reads_labels(scoring, model)
+
+    def prefer(self, comparisons: Sequence[tuple[str, str, str]]) -> npt.NDArray[np.float64]:
+        """Compare documents, each pair in the order it is given; so this is a judge for a `Tournament`.
+
+        Args:
+            comparisons: (query, first document's text, second document's text) each.
+
+        Returns:
+            float64 (n,): the probability that the first document is the more relevant one; 1 and 0 where the
+            answer is generated, ½ where it decides nothing. A call with such answers logs one WARNING (logger
+            "crossrank.models.llm.pairwise").
+
+        Raises:
+            InputError: something that is no comparison of texts; names its position.
+            EndpointError: as `rank`.
+            BudgetError: as `rank`.
+        """
+        prompts = []
+        for position, comparison in enumerate(as_list(comparisons, "comparisons")):
+            name = f"comparisons[{position}]"
+            query, *texts = as_strings(comparison, name)
+            if len(texts) != 2:
+                raise InputError(
+                    f"{name} must be (query, document, other document), not {1 + len(texts)} texts"
+                )
+            check_query(query, f"the query of {name}")
+            check_texts(texts, f"the documents of {name}")
+            passages, _ = shown(texts, self.model.clean, self.max_document_words)
+            prompts.append(pairwise_prompt(self.model.clean(one_line(query)), *passages))
+        with track(len(prompts), f"Asking {self.model.name}", progress=self._progress) as tracked:
+            read = [self._read(answer) for answer in self._ask(prompts, tracked.advance)]
+        if useless := sum(wrong.useless for _, wrong in read):
+            _logger.warning("%d of %d comparisons got no answer that decides", useless, len(read))
+        return np.array([preference for preference, _ in read], dtype=np.float64)
 
     def calls(self, count: int) -> int:
         """The most model calls a ranking of `count` documents can take, as the plan says."""

@@ -29,8 +29,8 @@ class SetwiseLLM(RoundsReranker):
     """Sorts by choices of the best of a few passages: a heap with more than two children, or bubbles.
 
     The first `top` places are settled; the other documents follow in the order they came in. A set of
-    passages in the same order is asked about once. An answer that names none of them leaves the first
-    standing, which is the one that came in first or has won before.
+    passages in the same order is asked about once. Where an answer names none of them, the one that came in
+    first wins, so a model that never answers changes nothing.
 
     Args:
         model: an `Endpoint` or a `CausalLM`.
@@ -172,5 +172,6 @@ class _Judge:
             (answer,) = yield [setwise_prompt(self._query, [self._texts[index] for index in indexes])]
             choice = self._read(answer, len(indexes))
             self.repairs += choice.repairs
-            self._known[key] = choice.index or 0
+            first = indexes.index(min(indexes))
+            self._known[key] = first if choice.index is None else choice.index
         return self._known[key]
