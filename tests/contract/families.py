@@ -23,6 +23,7 @@ from crossrank.composition.ensemble import Ensemble
 from crossrank.composition.tournament import Tournament
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.duo_t5 import DuoT5
+from crossrank.models.late_interaction import LateInteraction
 from crossrank.models.llm import (
     ListwiseLLM,
     PairwiseLLM,
@@ -39,6 +40,8 @@ from crossrank.retrieval.fusion import Fusion, WeightedSum
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 GOLDEN_T5 = Path(__file__).parent.parent / "golden_t5"
+GOLDEN_LATE = Path(__file__).parent.parent / "models" / "golden_late"
+LATE_LAYOUTS = ("pylate", "pylate_modernbert", "stanford", "multi_vector", "multi_vector_fixed")
 TORCH = ("torch", "transformers")
 OPENAI = ("openai",)
 
@@ -85,6 +88,13 @@ def cross_encoder(folder: str, **options: object) -> Factory:
 def t5(kind: type, folder: str, **options: object) -> Factory:
     def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
         return kind(GOLDEN_T5 / folder, threads=2, progress=progress, cache=cache, **options)
+
+    return build
+
+
+def late(layout: str) -> Factory:
+    def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+        return LateInteraction(GOLDEN_LATE / layout, threads=2, progress=progress, long_query="truncate")
 
     return build
 
@@ -146,6 +156,7 @@ FAMILIES = [
     Family("RankT5-encoder", t5(RankT5, "t5_encoder"), cached=True),
     Family("DuoT5", t5(DuoT5, "t5_v1_1", family="t5"), cached=True, pointwise=False),
     Family("DuoT5-heap", t5(DuoT5, "t5", family="t5", plan=Heap(3)), cached=True, pointwise=False),
+    *(Family(f"LateInteraction-{layout}", late(layout)) for layout in LATE_LAYOUTS),
     Family("PointwiseLLM", asking(PointwiseLLM), requires=OPENAI),
     Family(
         "PointwiseLLM-qwen3",

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from crossrank.checks import as_list, check_count, check_texts
 from crossrank.errors import CheckpointError, InputError, QueryTooLongError, UnsupportedArchitectureError
 from crossrank.models.hub import resolve
-from crossrank.models.maxsim import TokenVectors, maxsim
+from crossrank.models.maxsim import Aligned, TokenVectors, maxsim
 from crossrank.models.requests import Requests, check_pairs
 from crossrank.models.token_encoder import EncodedTexts, TokenEncoder, text_blocks
 from crossrank.models.token_settings import TokenSettings
@@ -258,6 +258,30 @@ class LateInteraction:
         for rows, (values, _) in zip(positions, found, strict=True):
             scores[rows] = values
         return scores
+
+    def alignments(self, query: str, document: str) -> Aligned:
+        """Return the similarities of a pair's tokens, which make its score, and where the tokens lie.
+
+        Args:
+            query: as in `rank`.
+            document: text.
+
+        Raises:
+            InputError: texts that cannot be used.
+            QueryTooLongError: a query longer than `query_length`.
+            ModelOutputError: NaN or infinity from the model.
+        """
+        check_pairs([(query, document)])
+        with track(2, "Encoding a pair", progress=self._progress) as tracked:
+            (of_query,) = self._query_vectors([query], lambda _: "the query", tracked)
+            found = self.encode_wanted([Wanted(document, None, "the document")], tracked)
+        similarities = of_query @ found.tokens.split()[0].T
+        return Aligned(
+            self._encoder.spans(query, self.settings.query),
+            self._encoder.spans(document, self.settings.document),
+            similarities / len(of_query) if self.settings.is_mean else similarities,
+            int(found.cut[0]),
+        )
 
     def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
         """Order one query's documents, best first; equal scores keep the order they came in.

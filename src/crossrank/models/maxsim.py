@@ -15,7 +15,7 @@ import numpy.typing as npt
 from crossrank.checks import check_count
 from crossrank.errors import InputError
 
-__all__ = ["TokenVectors", "document_blocks", "maxsim"]
+__all__ = ["Aligned", "TokenVectors", "document_blocks", "maxsim"]
 
 Vectors = npt.NDArray[np.float32]
 
@@ -54,6 +54,24 @@ class TokenVectors(NamedTuple):
             return self
         texts = self.split()
         return TokenVectors.of([texts[row] for row in rows.tolist()], self.vectors.shape[1])
+
+
+class Aligned(NamedTuple):
+    """Token by token similarities of a query and a document.
+
+    Attributes:
+        query_spans: int (m, 2), characters of each query token in the query; (0, 0) for one that stands for
+            no characters, such as a marker or an expansion token.
+        document_spans: int (n, 2), the same of the document's tokens.
+        similarities: float (m, n), as they are added up: the score is the sum over query tokens of the
+            largest in their row.
+        cut: tokens of the document that were not read.
+    """
+
+    query_spans: npt.NDArray[np.integer[Any]]
+    document_spans: npt.NDArray[np.integer[Any]]
+    similarities: npt.NDArray[np.floating[Any]]
+    cut: int = 0
 
 
 def maxsim(

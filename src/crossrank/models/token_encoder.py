@@ -102,6 +102,29 @@ class TokenEncoder:
             np.maximum(lengths - num_prompt, 0),
         )
 
+    def spans(self, text: str, form: TextForm) -> npt.NDArray[np.int32]:
+        """Return where the tokens lie whose vectors `encode` gives for a text.
+
+        Returns:
+            int32 (tokens, 2), characters [start, end) in the text; (0, 0) for a token that stands for none of
+            them: special ones, marker, prompt, expansion.
+        """
+        tokens = self._tokenizer.encode([form.prompt + text], offsets=True)[0]
+        assert tokens.offsets is not None  # asked for above
+        room = form.max_length - self._tokenizer.num_single_special_tokens - len(form.marker)
+        marker = np.array(form.marker, dtype=np.int32)
+        ids = np.concatenate([marker, tokens.ids[:room]])
+        length = len(ids) + self._tokenizer.num_single_special_tokens
+        whole = length if form.expansion is None else max(length, form.expansion.length)
+        arrays = self._tokenizer.single_inputs([ids], whole)
+        if form.expansion is not None:
+            _expand(arrays, np.array([length]), np.array([whole]), form)
+        # an id that no token has shows where the template puts the text's own
+        own = self._tokenizer.single_inputs([np.full_like(ids, -1)], whole).input_ids[0] == -1
+        spans = np.zeros((whole, 2), dtype=np.int32)
+        spans[np.flatnonzero(own)[len(marker) :]] = np.maximum(tokens.offsets[:room] - len(form.prompt), 0)
+        return spans[~np.isin(arrays.input_ids[0], form.skipped)]
+
     def _run(
         self, ids: Sequence[Ids], form: TextForm, tracked: Track | None, name: Callable[[int], str]
     ) -> list[npt.NDArray[np.float32]]:

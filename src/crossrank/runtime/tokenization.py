@@ -101,11 +101,6 @@ class Tokenizer:
         """Special tokens of a pair."""
         return self._num_special_tokens
 
-    def token_id(self, token: str) -> int | None:
-        """The id of a token as the vocabulary has it; None if it has none."""
-        found: int | None = self._tokenizer.token_to_id(token)
-        return found
-
     @property
     def num_leading_special_tokens(self) -> int:
         """Special tokens before a single text."""
