@@ -51,7 +51,12 @@ def add_lora(model: Any, choice: LoRA) -> None:
     whole = model.transformers_model
     backbone = _backbone(whole)
     prefix = next((f"{name}." for name, child in whole.named_children() if child is backbone), "")
-    linear = [prefix + name for name, part in backbone.named_modules() if isinstance(part, nn.Linear)]
+    head = whole.get_output_embeddings()  # of models that answer with a token
+    linear = [
+        prefix + name
+        for name, part in backbone.named_modules()
+        if isinstance(part, nn.Linear) and part is not head
+    ]
     targets = linear
     if choice.targets is not None:
         targets = [name for name in linear if name.rpartition(".")[2] in choice.targets]

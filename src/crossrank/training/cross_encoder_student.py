@@ -83,7 +83,7 @@ class CrossEncoderStudent:
 
 
 def score_pairs(
-    model: Any, pairs: Sequence[tuple[str, str]], token_budget: int, preprocess_options: Mapping[str, Any]
+    model: Any, pairs: Sequence[tuple[str, ...]], token_budget: int, preprocess_options: Mapping[str, Any]
 ) -> npt.NDArray[np.float32]:
     """Return the raw outputs of a `CrossEncoder` for pairs, in evaluation mode.
 
