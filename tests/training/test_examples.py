@@ -15,7 +15,7 @@ from crossrank.errors import FileFormatError, InputError
 from crossrank.training.examples import TrainingList, read_examples, read_lists
 from crossrank.training.forms import columns_of
 from crossrank.training.held_out import spearman
-from crossrank.training.negatives import Source, mine
+from crossrank.training.negatives import Filters, Source, mine
 from crossrank.training.recipes import DataSource
 
 DOCUMENTS = [
@@ -31,7 +31,9 @@ QRELS = {"q1": {"fox": 1, "vixen": 1}, "q2": {"wood": 1}}
 
 def _mined(folder: Path, form: str, ending: str, teacher: Any = None) -> Path:
     path = folder / f"{form}{ending}"
-    mine(QUERIES, QRELS, DOCUMENTS, [Source(BM25(DOCUMENTS), 2)], path, form=form, teacher=teacher)
+    filters = Filters() if teacher is None else Filters(false_negatives="keep")
+    sources = [Source(BM25(DOCUMENTS), 2)]
+    mine(QUERIES, QRELS, DOCUMENTS, sources, path, form=form, teacher=teacher, filters=filters)
     return path
 
 
