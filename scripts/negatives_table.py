@@ -1,12 +1,11 @@
-"""What negatives do: one small cross-encoder trained with random, BM25 and bi-encoder negatives, in one table.
+"""What negatives do: a small cross-encoder trained with random, BM25 and bi-encoder negatives, in one table.
 
 All three start from the bi-encoder's weights with the same new head, and see the same queries with the same
-positives in the same number of steps; only where the negatives are from differs. Each is then measured on
-passages of the same kind (SQuAD's dev questions) and of another (the sample collection, scientific
-abstracts), by reranking the same BM25 candidates.
+positives in the same number of steps; only where the negatives are from differs. Each is then measured by
+reranking the same BM25 candidates: of SQuAD's dev questions, and of other collections that are named.
 
-    python scripts/negatives_table.py --squad ../shared/data/squad11
-    python scripts/negatives_table.py --squad ../shared/data/squad11 --queries 40 --held-out 20 --work /tmp/small
+    python scripts/negatives_table.py --squad ../shared/data/squad11 --also ../shared/data/scifact
+    python scripts/negatives_table.py --squad ../shared/data/squad11 --queries 24 --held-out 10 --work small
 
 Stopped at any moment it goes on when it is called again. Writes benchmarks/results/negatives.json, and the
 table as negatives.md beside it; on 2 cores it is sized for some 25 minutes.
@@ -93,7 +92,10 @@ def train_arm(name: str, work: Path, steps: int | None) -> dict[str, float]:
 
 def show(told) -> None:
     if told.step % 25 == 0:
-        print(f"  step {told.step}/{told.num_steps}: loss {told.loss:.3f}, {told.pairs_per_s:.1f} pairs/s", flush=True)
+        print(
+            f"  step {told.step}/{told.num_steps}: loss {told.loss:.3f}, {told.pairs_per_s:.1f} pairs/s",
+            flush=True,
+        )
 
 
 def measured(held_out: HeldOutSet, model: CrossEncoder | None, path: Path) -> dict[str, float]:
@@ -118,9 +120,13 @@ def cell(values: dict[str, float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--squad", type=Path, required=True, help="SQuAD 1.1 in BEIR form")
-    parser.add_argument("--sample", type=Path, default=ROOT / "data" / "sample")
+    parser.add_argument(
+        "--also", type=Path, action="append", default=[], help="another collection; repeatable"
+    )
     parser.add_argument("--queries", type=int, default=700, help="questions to train on")
     parser.add_argument("--held-out", type=int, default=150, help="queries of each collection to measure on")
     parser.add_argument("--depth", type=int, default=30, help="BM25 candidates a query")
@@ -135,10 +141,9 @@ def main() -> None:
     collection = Collection.open(args.squad)
     mine_arms(collection, draw_queries(collection, args.queries), args.work)
     print(f"mined after {time.monotonic() - begun:.0f} s", flush=True)
-    sets = {
-        "SQuAD dev": HeldOut(collection=str(args.squad), split="dev", depth=args.depth, queries=args.held_out),
-        "sample": HeldOut(collection=str(args.sample), depth=args.depth, queries=args.held_out),
-    }
+    options = {"depth": args.depth, "queries": args.held_out}
+    sets = {"SQuAD dev": HeldOut(collection=str(args.squad), split="dev", **options)}
+    sets |= {folder.name: HeldOut(collection=str(folder), **options) for folder in args.also}
     opened = {name: open_held_out(choice, SEED) for name, choice in sets.items()}
     values: dict[str, dict[str, dict[str, float]]] = {"BM25's own order": {}}
     training = {}

@@ -265,7 +265,7 @@ def test_every_row_is_packed_once_within_the_budget(lengths: list[int], budget: 
 
 
 def test_a_loss_or_an_option_that_is_not_there_is_named() -> None:
-    with pytest.raises(InputError, match=r"no loss 'infonce' for this kind of student; there are bce, ce, .*kl"):
+    with pytest.raises(InputError, match=r"no loss 'infonce' for this .*; there are bce, ce, .*kl"):
         loss_named(LossChoice("infonce"), "scorer")
     choice = LossChoice("kl", {"temperature": 2})
     with pytest.raises(InputError, match=r"no loss\.temperature; did you mean .*label_weight"):
