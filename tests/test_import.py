@@ -13,6 +13,7 @@ HEAVY = {
     "huggingface_hub",
     "lancedb",
     "numpy",
+    "openai",
     "onnx",
     "onnxruntime",
     "pyarrow",
@@ -28,6 +29,7 @@ HEAVY = {
 OPTIONAL = {
     "fastapi",
     "lancedb",
+    "openai",
     "pyarrow",
     "pytrec_eval",
     "sentence_transformers",

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from crossrank.models.bi_encoder import BiEncoder
     from crossrank.models.cross_encoder import CrossEncoder
     from crossrank.models.duo_t5 import DuoT5
+    from crossrank.models.llm.endpoint import Endpoint
+    from crossrank.models.llm.listwise import ListwiseLLM
+    from crossrank.models.llm.local import CausalLM
+    from crossrank.models.llm.pairwise import PairwiseLLM
+    from crossrank.models.llm.pointwise import PointwiseLLM
+    from crossrank.models.llm.query_likelihood import QueryLikelihood
+    from crossrank.models.llm.setwise import SetwiseLLM
     from crossrank.models.load import load
     from crossrank.models.mono_t5 import MonoT5
     from crossrank.models.rank_t5 import RankT5
@@ -49,6 +56,7 @@ __all__ = [
     "BiEncoder",
     "Borda",
     "Cascade",
+    "CausalLM",
     "Collection",
     "Context",
     "CrossEncoder",
@@ -57,15 +65,20 @@ __all__ = [
     "Document",
     "DocumentReader",
     "DuoT5",
+    "Endpoint",
     "Ensemble",
     "Evaluation",
     "Explanation",
     "Hit",
     "Hybrid",
     "Index",
+    "ListwiseLLM",
     "MonoT5",
     "Pair",
+    "PairwiseLLM",
+    "PointwiseLLM",
     "Qrels",
+    "QueryLikelihood",
     "RankT5",
     "Ranking",
     "Reranker",
@@ -73,6 +86,7 @@ __all__ = [
     "Run",
     "ScoreCache",
     "Searcher",
+    "SetwiseLLM",
     "Store",
     "Tournament",
     "WeightedSum",
@@ -91,24 +105,31 @@ _LAZY = {
     "BiEncoder": "crossrank.models.bi_encoder",
     "Borda": "crossrank.retrieval.fusion",
     "Cascade": "crossrank.composition.cascade",
+    "CausalLM": "crossrank.models.llm.local",
     "Collection": "crossrank.evaluation.collections",
     "Context": "crossrank.context",
     "CrossEncoder": "crossrank.models.cross_encoder",
     "Dense": "crossrank.retrieval.dense",
     "DocumentReader": "crossrank.store.readers",
     "DuoT5": "crossrank.models.duo_t5",
+    "Endpoint": "crossrank.models.llm.endpoint",
     "Ensemble": "crossrank.composition.ensemble",
     "Evaluation": "crossrank.evaluation.measures",
     "Explanation": "crossrank.explanation.result",
     "Hybrid": "crossrank.retrieval.hybrid",
     "Index": "crossrank.store.lance",
+    "ListwiseLLM": "crossrank.models.llm.listwise",
     "MonoT5": "crossrank.models.mono_t5",
+    "PairwiseLLM": "crossrank.models.llm.pairwise",
+    "PointwiseLLM": "crossrank.models.llm.pointwise",
+    "QueryLikelihood": "crossrank.models.llm.query_likelihood",
     "RRF": "crossrank.retrieval.fusion",
     "RankT5": "crossrank.models.rank_t5",
     "Reranker": "crossrank.models.reranker",
     "Retriever": "crossrank.retrieval.retriever",
     "ScoreCache": "crossrank.cache",
     "Searcher": "crossrank.pipeline",
+    "SetwiseLLM": "crossrank.models.llm.setwise",
     "Store": "crossrank.store.store",
     "Tournament": "crossrank.composition.tournament",
     "WeightedSum": "crossrank.retrieval.fusion",

@@ -293,6 +293,42 @@ def test_own_counting_of_tokens_is_used(server):
             endpoint.generate([PROMPT], max_tokens=12)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        [],
+        "text",
+        7,
+        None,
+        {"choices": None},
+        {"choices": {}},
+        {"choices": "x"},
+        {"choices": [None]},
+        {"choices": [{}]},
+        {"choices": [{"message": None}]},
+        {"choices": [{"message": {"content": ["a", {"b": 1}]}, "finish_reason": 5}]},
+        {"choices": [{"message": {"content": 5}, "logprobs": {"content": [{}]}}], "usage": "none"},
+        {"choices": [{"message": {"content": "x"}, "logprobs": 5}], "usage": {"prompt_tokens": -1}},
+        {"choices": [{"message": {"content": "x"}, "logprobs": {"content": [{"token": 1, "logprob": "a"}]}}]},
+        {"error": {"message": "overloaded"}},
+    ],
+    ids=lambda body: repr(body)[:60],
+)
+def test_bodies_of_any_form_are_an_answer_or_the_projects_error(server, body):
+    server.does(lambda call: type(right(call))(body))
+    with Endpoint("oracle", base_url=server.url, max_retries=1, backoff_s=0.001) as endpoint:
+        for ask_it in (
+            lambda: endpoint.generate([PROMPT], max_tokens=3)[0].text,
+            lambda: endpoint.choose([PROMPT], ("yes", "no")),
+        ):
+            try:
+                found = ask_it()
+            except EndpointError:
+                continue
+            assert isinstance(found, str) or all(map(math.isnan, found[0]))
+
+
 # --- how an answer ends -------------------------------------------------------------------------------------
 
 

@@ -10,8 +10,9 @@ from crossrank.models.llm.listwise import ListwiseLLM
 from crossrank.models.llm.local import CausalLM
 from crossrank.models.llm.model import Answer, LanguageModel, Message, Prompt, Usage
 from crossrank.models.llm.pairwise import PairwiseLLM
-from crossrank.models.llm.pointwise import PointwiseLLM, QueryLikelihood
+from crossrank.models.llm.pointwise import PointwiseLLM
 from crossrank.models.llm.pointwise_templates import BGEGemma, Qwen3Reranker
+from crossrank.models.llm.query_likelihood import QueryLikelihood
 from crossrank.models.llm.setwise import SetwiseLLM
 
 __all__ = [

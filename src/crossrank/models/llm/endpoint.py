@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -18,6 +17,7 @@ from crossrank.errors import BudgetError, CrossrankError, EndpointError, InputEr
 from crossrank.models.llm.accounting import Ledger, Prices
 from crossrank.models.llm.background import Background
 from crossrank.models.llm.cleaning import without_control_marks
+from crossrank.models.llm.completions import answer_of, choice_logprobs, tokens_used
 from crossrank.models.llm.model import Answer, Prompt, Usage, nothing
 from crossrank.models.llm.retries import Failure, failure_of, wait_before
 
@@ -27,7 +27,6 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 URL_VARIABLE = "OPENAI_BASE_URL"
 
 _TOP_LOGPROBS = 20  # as many as the interface allows
-_LEAST_LOGPROB = -50.0  # servers write -9999 and the like for what is out of sight
 _TOKENS_A_MESSAGE = 8  # marks of a chat around each
 
 _T = TypeVar("_T")
@@ -156,7 +155,7 @@ class Endpoint:
             EndpointError: a call that failed for good.
         """
         completions = self._complete(prompts, max_tokens, {}, on_answer)
-        return [_answer(completion) for completion in completions]
+        return [answer_of(completion) for completion in completions]
 
     def choose(
         self, prompts: Sequence[Prompt], choices: Sequence[str], *, on_answer: Callable[[], None] = nothing
@@ -173,7 +172,7 @@ class Endpoint:
         """
         asked = {"logprobs": True, "top_logprobs": _TOP_LOGPROBS}
         completions = self._complete(prompts, 1, asked, on_answer)
-        rows = [self._choice_row(completion, choices) for completion in completions]
+        rows = [choice_logprobs(completion, choices, self.name) for completion in completions]
         return np.array(rows, dtype=np.float64).reshape(len(prompts), len(choices))
 
     def close(self) -> None:
@@ -305,33 +304,12 @@ class Endpoint:
         if not getattr(completion, "choices", None):
             self._ledger.settle(reserved, (reserved[0], 0), answered=False, estimated=True)
             return Failure(f"the answer of the server has no choices: {completion!r:.200}", passing=True)
-        used, estimated = _used(completion, reserved[0], self._count_tokens)
+        used, estimated = tokens_used(completion, reserved[0], self._count_tokens)
         self._ledger.settle(reserved, used, estimated=estimated)
         return completion
 
     def _tokens(self, prompt: Prompt) -> int:
         return sum(self._count_tokens(message.content) + _TOKENS_A_MESSAGE for message in prompt.messages)
-
-    def _choice_row(self, completion: Any, choices: Sequence[str]) -> list[float]:
-        logprobs = getattr(completion.choices[0], "logprobs", None)
-        content = getattr(logprobs, "content", None)
-        if logprobs is None or (not content and _answer(completion).text):
-            raise EndpointError(
-                f"{self.name} gives no log-probabilities of its tokens (logprobs), and a pointwise score is "
-                "read from them; use a server that does, or rank listwise, setwise or pairwise"
-            )
-        if not content:
-            return [math.nan] * len(choices)  # no answer, no token
-        shown = {top.token: max(float(top.logprob), _LEAST_LOGPROB) for top in content[0].top_logprobs or []}
-        shown.setdefault(content[0].token, max(float(content[0].logprob), _LEAST_LOGPROB))
-        row = []
-        for choice in choices:
-            forms = [value for token, value in shown.items() if _same_word(token, choice)]
-            row.append(float(np.logaddexp.reduce(forms)) if forms else math.nan)
-        if all(map(math.isnan, row)):
-            return row
-        least = min(shown.values())
-        return [least if math.isnan(value) else value for value in row]
 
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
@@ -385,31 +363,5 @@ async def _all_or_none(coroutines: Sequence[Coroutine[Any, Any, _T]]) -> list[_T
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _answer(completion: Any) -> Answer:
-    choice = completion.choices[0]
-    message = getattr(choice, "message", None)
-    text = getattr(message, "content", None)
-    refusal = getattr(message, "refusal", None)
-    if choice.finish_reason == "content_filter" or (refusal and not text):
-        return Answer(text if isinstance(text, str) else "", "refused")
-    return Answer(
-        text if isinstance(text, str) else "", "length" if choice.finish_reason == "length" else "stop"
-    )
-
-
-def _used(completion: Any, estimate: int, count_tokens: Callable[[str], int]) -> tuple[tuple[int, int], bool]:
-    """Tokens read and written, and whether that is an estimate."""
-    usage = getattr(completion, "usage", None)
-    read, written = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
-    if isinstance(read, int) and isinstance(written, int) and read >= 0 and written >= 0:
-        return (read, written), False
-    return (estimate, count_tokens(_answer(completion).text)), True
-
-
 def _estimated_tokens(text: str) -> int:
     return -(-len(text.encode("utf-8")) // 3)
-
-
-def _same_word(token: str, choice: str) -> bool:
-    """Whether a token is a choice, in any case and with the marks of a space before it."""
-    return token.strip().lstrip("▁Ġ").casefold() == choice.casefold()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from crossrank.models.requests import Requests, check_pairs
 from crossrank.progress import track
 from crossrank.types import Document, Pair, Ranking
 
-__all__ = ["NO_ANSWER", "PointwiseLLM", "QueryLikelihood"]
+__all__ = ["NO_ANSWER", "PointwiseLLM", "PointwiseReranker", "Scores"]
 
 NO_ANSWER = -100.0
 """Score of a pair about which the model says neither yes nor no: below all others."""
@@ -30,7 +30,7 @@ NO_ANSWER = -100.0
 _logger = logging.getLogger(__name__)
 
 
-class _Scores(NamedTuple):
+class Scores(NamedTuple):
     """Scores of one query's documents, with what a ranking says about them."""
 
     values: npt.NDArray[np.float32]
@@ -38,7 +38,7 @@ class _Scores(NamedTuple):
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def cut(cls, values: npt.NDArray[np.float32], truncated: list[int]) -> _Scores:
+    def cut(cls, values: npt.NDArray[np.float32], truncated: list[int]) -> Scores:
         """Scores of documents of which so many tokens were not read, with a note on it."""
         if not any(truncated):
             return cls(values, truncated)
@@ -49,8 +49,8 @@ class _Scores(NamedTuple):
         return cls(values, truncated, (note,))
 
 
-class _Pointwise:
-    """The verbs of a pointwise reranker; subclasses score one query's documents (`_score_texts`)."""
+class PointwiseReranker:
+    """The verbs of a pointwise reranker; subclasses score documents (`_score_queries`)."""
 
     def __init__(
         self, model: LanguageModel, *, name: str, max_calls: int | None, progress: bool | None
@@ -180,11 +180,11 @@ class _Pointwise:
         texts: Sequence[Sequence[str]],
         names: Sequence[str],
         on_score: Callable[[], None],
-    ) -> list[_Scores]:
+    ) -> list[Scores]:
         raise NotImplementedError
 
 
-class PointwiseLLM(_Pointwise):
+class PointwiseLLM(PointwiseReranker):
     """Scores a pair by how much likelier the model finds "yes" than "no" to the question of its relevance.
 
     The score is the difference of their log-probabilities (log-odds), so a document's score depends on query
@@ -248,7 +248,7 @@ class PointwiseLLM(_Pointwise):
         texts: Sequence[Sequence[str]],
         names: Sequence[str],
         on_score: Callable[[], None],
-    ) -> list[_Scores]:
+    ) -> list[Scores]:
         if self._template is None:
             return self._ask(queries, texts, on_score)
         return [
@@ -263,7 +263,7 @@ class PointwiseLLM(_Pointwise):
         texts: Sequence[str],
         name: str,
         on_score: Callable[[], None],
-    ) -> _Scores:
+    ) -> Scores:
         """Scores by a template in tokens; the rows of one query begin alike, which is computed once."""
         model = self.model
         assert isinstance(model, CausalLM)  # checked when this was made
@@ -272,11 +272,11 @@ class PointwiseLLM(_Pointwise):
         yes, no = self._tokens
         for number, logits in model.tails([Tail(row.ids) for row in rows], on_row=on_score):
             values[number] = float(logits[0, yes] - (0.0 if no is None else logits[0, no]))
-        return _Scores.cut(values, [row.truncated for row in rows])
+        return Scores.cut(values, [row.truncated for row in rows])
 
     def _ask(
         self, queries: Sequence[str], texts: Sequence[Sequence[str]], on_score: Callable[[], None]
-    ) -> list[_Scores]:
+    ) -> list[Scores]:
         """Scores by a chat's answers; those of all queries are asked for together."""
         prompts, notes = [], []
         for query, documents in zip(queries, texts, strict=True):
@@ -287,85 +287,4 @@ class PointwiseLLM(_Pointwise):
         found = self.model.choose(prompts, ("yes", "no"), on_answer=on_score)
         values = np.where(np.isnan(found[:, 0]), NO_ANSWER, found[:, 0] - found[:, 1]).astype(np.float32)
         parts = np.split(values, np.cumsum([len(documents) for documents in texts])[:-1])
-        return [_Scores(part, [0] * len(part), note) for part, note in zip(parts, notes, strict=True)]
-
-
-class QueryLikelihood(_Pointwise):
-    """Scores a document by how likely a local model finds the query as a question about it.
-
-    The score is the mean log-probability of the query's tokens after the document, 0 at the most. Needs no
-    model trained for ranking, and no instruction to be obeyed.
-
-    Args:
-        model: a `CausalLM`; no server shows the log-probabilities of a prompt's tokens.
-        before, after: what stands before a document, and between it and the query.
-        max_document_tokens: of a document that are read.
-        max_calls: refuses a call for more pairs, or a ranking of more documents.
-        name: stage of the hits; default: "query-likelihood:" and the model's.
-        progress: a progress bar for long calls; None shows one on a terminal.
-
-    Raises:
-        InputError: an option that cannot be used.
-
-    Source: UPR, Sachan et al. 2022, arXiv:2204.07496.
-    """
-
-    def __init__(
-        self,
-        model: CausalLM,
-        *,
-        before: str = "Passage: ",
-        after: str = "\nPlease write a question based on this passage.\nQuestion:",
-        max_document_tokens: int = 512,
-        max_calls: int | None = None,
-        name: str | None = None,
-        progress: bool | None = None,
-    ) -> None:
-        if not isinstance(model, CausalLM):
-            raise InputError(f"query likelihood needs a CausalLM, not {type(model).__name__}")
-        super().__init__(
-            model, name=name or f"query-likelihood:{model.name}", max_calls=max_calls, progress=progress
-        )
-        check_count(max_document_tokens, "max_document_tokens")
-        self._model = model
-        self._before = model.encode(before, special=True)
-        if self._before and self._before[-1] == model.tokenizer.eos_token_id:
-            self._before.pop()  # the text goes on
-        self._after = model.encode(after)
-        self._max_document_tokens = max_document_tokens
-
-    def _score_queries(
-        self,
-        queries: Sequence[str],
-        texts: Sequence[Sequence[str]],
-        names: Sequence[str],
-        on_score: Callable[[], None],
-    ) -> list[_Scores]:
-        return [
-            self._score_texts(query, documents, name, on_score)
-            for query, documents, name in zip(queries, texts, names, strict=True)
-        ]
-
-    def _score_texts(
-        self, query: str, texts: Sequence[str], name: str, on_score: Callable[[], None]
-    ) -> _Scores:
-        model, question = self._model, self._model.encode(" " + self._model.defuse(query))
-        room = self._max_document_tokens
-        if model.context_tokens is not None:
-            taken = len(self._before) + len(self._after) + len(question)
-            room = min(room, model.context_tokens - taken)
-            if room < 1:
-                raise InputError(
-                    f"{name} takes {len(question)} tokens; {model.name} has no room for a document"
-                )
-        documents = [model.encode(model.defuse(text)) for text in texts]
-        rows = [
-            # The last token predicts nothing that is asked for.
-            Tail((self._before + ids[:room] + self._after + question)[:-1], len(question))
-            for ids in documents
-        ]
-        values = np.empty(len(rows), dtype=np.float32)
-        for number, logits in model.tails(rows, on_row=on_score):
-            known: Any = logits.log_softmax(-1)
-            values[number] = float(known[range(len(question)), question].mean())
-        return _Scores.cut(values, [max(0, len(ids) - room) for ids in documents])
+        return [Scores(part, [0] * len(part), note) for part, note in zip(parts, notes, strict=True)]

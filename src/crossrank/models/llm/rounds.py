@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["Rounds", "run_together"]
+__all__ = ["run_together"]
 
 AnswerT = TypeVar("AnswerT")
 PromptT = TypeVar("PromptT")
 ResultT = TypeVar("ResultT")
-
-Rounds = Generator[list[PromptT], list[AnswerT], ResultT]
 
 
 def run_together(
