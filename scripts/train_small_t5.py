@@ -28,7 +28,7 @@ from crossrank import BM25, Ranking, evaluate, load
 from crossrank.training.recipes import recipe_of
 from crossrank.training.train import train
 
-NUM_CONCEPTS, NUM_NAMES = 60, 40
+NUM_CONCEPTS, NUM_NAMES = 24, 24
 NUM_DOCUMENTS = 8
 LOSSES = {"mono_t5": "bce", "rank_t5": "rankt5_softmax", "duo_t5": "duo"}
 PROMPT_WORDS = ("Query:", "Document:", "Document0:", "Document1:", "Relevant:", "true", "false")
@@ -52,7 +52,7 @@ class Task:
         words = new_words(self.rng, 2 * NUM_CONCEPTS + NUM_NAMES)
         self.asked, self.written = words[:NUM_CONCEPTS], words[NUM_CONCEPTS : 2 * NUM_CONCEPTS]
         self.names = [word.capitalize() for word in words[2 * NUM_CONCEPTS :]]
-        pairs = list(itertools.combinations(range(NUM_CONCEPTS), 2))
+        pairs = list(itertools.product(range(NUM_NAMES), range(NUM_CONCEPTS)))
         self.rng.shuffle(pairs)
         self.held_out, self.trained = pairs[: len(pairs) // 5], pairs[len(pairs) // 5 :]
 
@@ -64,22 +64,14 @@ class Task:
         return [self.one(self.rng.choice(pairs), f"{prefix}{i}") for i in range(count)]
 
     def one(self, pair: tuple[int, int], query_id: str) -> dict[str, Any]:
-        name = self.rng.choice(self.names)
-        first, second = pair
-        other = self.other(pair)
-        documents = [
-            self.document(name, [first, second]),
-            self.document(name, [first, other]),
-            self.document(name, [other, second]),
-            self.document(name, [other, self.other(pair)]),
-            self.document(self.other_name(name), [first, second]),
-            self.document(self.other_name(name), [second, first]),
-            self.document(self.other_name(name), [first, other]),
-            self.document(self.other_name(name), [other, self.other(pair)]),
-        ]
+        name, concept = pair
+        documents = [self.document(name, concept)]
+        documents += [self.document(name, self.other(NUM_CONCEPTS, concept)) for _ in range(3)]
+        documents += [self.document(self.other(NUM_NAMES, name), concept) for _ in range(3)]
+        documents += [self.document(self.other(NUM_NAMES, name), self.other(NUM_CONCEPTS, concept))]
         order = list(range(NUM_DOCUMENTS))
         self.rng.shuffle(order)
-        words = [name, self.asked[first], self.asked[second]]
+        words = [self.names[name], self.asked[concept]]
         self.rng.shuffle(words)
         return {
             "query_id": query_id,
@@ -88,16 +80,11 @@ class Task:
             "labels": [int(i == 0) for i in order],
         }
 
-    def other(self, pair: tuple[int, int]) -> int:
-        return self.rng.choice([each for each in range(NUM_CONCEPTS) if each not in pair])
+    def other(self, count: int, but: int) -> int:
+        return (but + self.rng.randrange(1, count)) % count
 
-    def other_name(self, name: str) -> str:
-        return self.rng.choice([each for each in self.names if each != name])
-
-    def document(self, name: str, concepts: list[int]) -> str:
-        words = [name, *(self.written[each] for each in concepts)]
-        # Two words that no query of this document has, of the language it is in.
-        words += [self.written[self.rng.randrange(NUM_CONCEPTS)] for _ in range(2)]
+    def document(self, name: int, concept: int) -> str:
+        words = [self.names[name], self.written[concept]]
         self.rng.shuffle(words)
         return " ".join(words)
 
@@ -178,7 +165,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=list(LOSSES), choices=list(LOSSES))
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--lists-per-step", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     task = Task(arguments.seed)

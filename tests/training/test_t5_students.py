@@ -53,6 +53,7 @@ def test_a_recipe_trains_what_load_opens(tmp_path, kind, base, loss, model_class
         loss=loss,
         schedule={"learning_rate": 0.01},
         lengths={"max_length": 160},
+        held_out=None,
     )
     before = Path(GOLDEN / base / "model.safetensors").read_bytes()
     assert train(recipe_of(values)).num_steps > 0
@@ -198,6 +199,7 @@ def test_adapters_are_merged(tmp_path):
         lora={"rank": 2},
         schedule={"learning_rate": 0.02},
         lengths={"max_length": 160},
+        held_out=None,
     )
     train(recipe_of(values))
     before = RankT5(GOLDEN / "t5", threads=1).score([(QUERY, TEXTS[0])])
