@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 import pytest
+from llm_families import asking, local
 
 from crossrank.cache import ScoreCache
 from crossrank.composition.cascade import Cascade
@@ -22,6 +23,15 @@ from crossrank.composition.ensemble import Ensemble
 from crossrank.composition.tournament import Tournament
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.duo_t5 import DuoT5
+from crossrank.models.late_interaction import LateInteraction
+from crossrank.models.llm import (
+    ListwiseLLM,
+    PairwiseLLM,
+    PointwiseLLM,
+    QueryLikelihood,
+    Qwen3Reranker,
+    SetwiseLLM,
+)
 from crossrank.models.mono_t5 import MonoT5
 from crossrank.models.pairwise import AllPairs, ComparisonPlan, Heap
 from crossrank.models.rank_t5 import RankT5
@@ -30,7 +40,10 @@ from crossrank.retrieval.fusion import Fusion, WeightedSum
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 GOLDEN_T5 = Path(__file__).parent.parent / "golden_t5"
+GOLDEN_LATE = Path(__file__).parent.parent / "models" / "golden_late"
+LATE_LAYOUTS = ("pylate", "pylate_modernbert", "stanford", "multi_vector", "multi_vector_fixed")
 TORCH = ("torch", "transformers")
+OPENAI = ("openai",)
 
 
 class Factory(Protocol):
@@ -53,6 +66,7 @@ class Family:
         reports_progress: tells `crossrank.progress` how far a call is.
         tolerance: what batches may change in a score (the order of float32 additions).
         requires: modules without which the family is skipped.
+        faults: tests that it fails, until it is mended: they must fail.
     """
 
     name: str
@@ -63,6 +77,7 @@ class Family:
     reports_progress: bool = True
     tolerance: float = 1e-5
     requires: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
 
 
 def cross_encoder(folder: str, **options: object) -> Factory:
@@ -75,6 +90,13 @@ def cross_encoder(folder: str, **options: object) -> Factory:
 def t5(kind: type, folder: str, **options: object) -> Factory:
     def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
         return kind(GOLDEN_T5 / folder, threads=2, progress=progress, cache=cache, **options)
+
+    return build
+
+
+def late(layout: str) -> Factory:
+    def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+        return LateInteraction(GOLDEN_LATE / layout, threads=2, progress=progress, long_query="truncate")
 
     return build
 
@@ -136,6 +158,31 @@ FAMILIES = [
     Family("RankT5-encoder", t5(RankT5, "t5_encoder"), cached=True),
     Family("DuoT5", t5(DuoT5, "t5_v1_1", family="t5"), cached=True, pointwise=False),
     Family("DuoT5-heap", t5(DuoT5, "t5", family="t5", plan=Heap(3)), cached=True, pointwise=False),
+    *(Family(f"LateInteraction-{layout}", late(layout)) for layout in LATE_LAYOUTS),
+    Family(
+        "PointwiseLLM",
+        asking(PointwiseLLM),
+        requires=OPENAI,
+        # no queries, or no pairs, are a ValueError
+        faults=(
+            "test_no_documents_give_an_empty_ranking",
+            "test_score_is_an_array_in_the_order_of_the_pairs",
+        ),
+    ),
+    Family(
+        "PointwiseLLM-qwen3",
+        local(PointwiseLLM, "qwen", template=Qwen3Reranker(max_length=512)),
+        requires=TORCH,
+    ),
+    Family(
+        "PointwiseLLM-gemma", local(PointwiseLLM, "gemma", template="bge-reranker-v2-gemma"), requires=TORCH
+    ),
+    Family("QueryLikelihood", local(QueryLikelihood, "llama"), requires=TORCH),
+    Family("PairwiseLLM", asking(PairwiseLLM), pointwise=False, requires=OPENAI),
+    Family("PairwiseLLM-local", local(PairwiseLLM, "qwen"), pointwise=False, requires=TORCH),
+    Family("ListwiseLLM", asking(ListwiseLLM, window=4, step=2), pointwise=False, requires=OPENAI),
+    Family("SetwiseLLM", asking(SetwiseLLM, set_size=3), pointwise=False, requires=OPENAI),
+    Family("SetwiseLLM-bubble", asking(SetwiseLLM, sort="bubble"), pointwise=False, requires=OPENAI),
     # z-scores and ranks depend on the list a document is in
     Family("Ensemble-mean", ensemble("mean"), pointwise=False),
     Family("Ensemble-rrf", ensemble("rrf"), pointwise=False),

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from crossrank.errors import ModelOutputError
-from crossrank.explanation.alignment import Aligned, Aligner
+from crossrank.explanation.alignment import Aligner
 from crossrank.explanation.explain import explain
+from crossrank.models.late_interaction import LateInteraction
+from crossrank.models.maxsim import Aligned
 
+GOLDEN = Path(__file__).parent.parent / "models" / "golden_late"
+LAYOUTS = sorted(path.parent.name for path in GOLDEN.glob("*/golden.json"))
 QUERY, DOCUMENT = "red foxes", "A red, foxy day"
 
 
@@ -59,3 +65,32 @@ def test_a_document_without_tokens_scores_nothing():
 def test_similarities_must_fit_the_tokens():
     with pytest.raises(ModelOutputError, match=r"\(2, 2\) for 5 query and 7 document tokens"):
         explain(QUERY, DOCUMENT, Late(np.zeros((2, 2))))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_alignments_of_a_model_make_its_score(layout):
+    model = LateInteraction(GOLDEN / layout, progress=False, threads=1)
+    for query, document in [
+        ("the red fox", "Whales, the red ones, swim. A fox!"),
+        ("fox", ""),
+        ("fox", "red " * 400),
+    ]:
+        explanation = explain(query, document, model)
+        assert explanation.method == "alignment"
+        assert explanation.score == pytest.approx(float(model.score([(query, document)])[0]), abs=1e-4)
+        for text, terms in ((query, explanation.query_terms), (document, explanation.document_terms)):
+            assert all(text[term.start : term.end] == term.text for term in terms)
+        terms = [term.text for term in explanation.query_terms]
+        assert [word for word in query.split() if word in terms] == terms, "each once; one layout skips some"
+        assert "fox" in terms
+        cut = model.rank(query, [document])[0].truncated_tokens
+        assert bool(cut) is any("did not read" in note for note in explanation.notes)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_word_meets_itself_in_its_place(layout):
+    model = LateInteraction(GOLDEN / layout, progress=False, threads=1)
+    aligned = model.alignments("red fox", "red fox")
+    assert len(aligned.query_spans) == len(model.encode_queries(["red fox"])[0])
+    assert len(aligned.document_spans) == len(model.encode_documents(["red fox"])[0])
+    assert {(0, 3), (4, 7)} <= {tuple(span) for span in aligned.document_spans.tolist()}

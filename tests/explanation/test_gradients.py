@@ -10,6 +10,8 @@ import pytest
 from crossrank.errors import InputError, ModelOutputError
 from crossrank.explanation.explain import explain
 from crossrank.models.cross_encoder import CrossEncoder
+from crossrank.models.mono_t5 import MonoT5
+from crossrank.models.rank_t5 import RankT5
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -37,6 +39,24 @@ def test_the_weights_add_up_to_the_score_without_the_baseline(name):
     total = sum(term.weight for term in (*explanation.query_terms, *explanation.document_terms))
     difference = explanation.score - explanation.baseline
     assert total == pytest.approx(difference, rel=0.02, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "options"),
+    [
+        *((MonoT5, name, {"family": "t5"}) for name in ("t5", "t5_v1_1", "mt5")),
+        *((RankT5, name, {}) for name in ("t5", "t5_v1_1", "mt5")),
+        (MonoT5, "t5", {"family": "t5", "prompt": "Is {query} in {document} ?"}),
+    ],
+)
+def test_t5_rerankers_are_explained_too(kind, name, options):
+    reranker = kind(GOLDEN.parent / "golden_t5" / name, threads=1, progress=False, **options)
+    explanation = IntegratedGradients(reranker, steps=300).explain(QUERY, DOCUMENT, progress=False)
+    assert explanation.score == pytest.approx(float(reranker.score([(QUERY, DOCUMENT)])[0]), abs=1e-4)
+    terms = (*explanation.query_terms, *explanation.document_terms)
+    assert "".join(term.text for term in terms) == (QUERY + DOCUMENT).replace(" ", "")
+    total = sum(term.weight for term in terms)
+    assert total == pytest.approx(explanation.score - explanation.baseline, rel=0.02, abs=1e-4)
 
 
 def test_terms_are_words_and_marks_in_their_places():
@@ -109,15 +129,17 @@ def test_an_empty_document_and_a_prompt():
 def test_another_computation_is_refused(monkeypatch):
     gradients = IntegratedGradients(opened("bert"))
     with torch.no_grad():
-        gradients._model.classifier.bias += 1
+        gradients._model._model.classifier.bias += 1
     with pytest.raises(ModelOutputError, match="another computation"):
         gradients.explain("cat", "the dog")
 
 
 def test_what_has_no_gradients():
-    with pytest.raises(InputError, match="no plain sequence classifier"):
+    with pytest.raises(InputError, match="no plain classifier"):
         IntegratedGradients(opened("sbert_modular_cross_encoder"))
-    with pytest.raises(InputError, match="no plain sequence classifier"):
+    with pytest.raises(InputError, match="no plain classifier"):
         IntegratedGradients(opened("bert_onnx", source="onnx"))
+    with pytest.raises(InputError, match="no plain classifier"):
+        IntegratedGradients(RankT5(GOLDEN.parent / "golden_t5" / "t5_encoder", threads=1))
     with pytest.raises(InputError, match="steps"):
         IntegratedGradients(opened("bert"), steps=0)

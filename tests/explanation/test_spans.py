@@ -33,6 +33,12 @@ def test_words(text, words):
     assert cut(text, word_spans(text)) == words
 
 
+@given(st.text(st.characters(max_codepoint=127), max_size=60))
+def test_words_of_ascii_are_those_of_any_text(text):
+    # a letter of another script at a distance changes no word, but the way words are found
+    assert word_spans(f"{text} é")[:-1] == word_spans(text)
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

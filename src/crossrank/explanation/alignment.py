@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -10,24 +10,9 @@ import numpy.typing as npt
 from crossrank.errors import ModelOutputError
 from crossrank.explanation.result import Explanation, Link, Term
 from crossrank.explanation.spans import Span, units
+from crossrank.models.maxsim import Aligned
 
-__all__ = ["Aligned", "Aligner", "explain_alignment"]
-
-
-class Aligned(NamedTuple):
-    """Token by token similarities of a query and a document.
-
-    Attributes:
-        query_spans: int (m, 2), characters of each query token in the query; (0, 0) for one that stands for
-            no characters, such as a marker or an expansion token.
-        document_spans: int (n, 2), the same of the document's tokens.
-        similarities: float (m, n), as they are added up: the score is the sum over query tokens of the
-            largest in their row.
-    """
-
-    query_spans: npt.NDArray[np.integer]
-    document_spans: npt.NDArray[np.integer]
-    similarities: npt.NDArray[np.floating]
+__all__ = ["Aligner", "explain_alignment"]
 
 
 @runtime_checkable
@@ -85,6 +70,8 @@ def explain_alignment(query: str, document: str, reranker: Aligner) -> Explanati
     notes = []
     if unowned:
         notes.append(f"{unowned:.4g} of the score is of tokens that stand for no characters")
+    if aligned.cut:
+        notes.append(f"the model did not read the last {aligned.cut} tokens of the document")
     return Explanation(
         query=query,
         document=document,

@@ -26,8 +26,8 @@ def explain(
     """Show which terms of the query met which terms of the document.
 
     - "occlusion" leaves words out and looks at the score: for any reranker that scores pairs.
-    - "integrated-gradients" shares the score out by derivatives: for a `CrossEncoder` with safetensors; needs
-      the extra `torch`.
+    - "integrated-gradients" shares the score out by derivatives: for a plain classifier or a T5 that scores
+      pairs; needs the extra `torch`.
     - "alignment" shows which token of the document each query token found: for late interaction.
 
     The methods answer different questions, so their weights are not to be compared with one another. For

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from crossrank.checks import check_count
-from crossrank.errors import CheckpointError, InputError, ModelOutputError, require
+from crossrank.errors import ModelOutputError
 from crossrank.explanation.result import Explanation, Term
 from crossrank.explanation.spans import units
+from crossrank.explanation.torch_scorers import open_scorer
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.requests import check_pairs
 from crossrank.progress import track
-from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.tokenization import Tokenizer, Tokens
-
-if TYPE_CHECKING:
-    import torch
+from crossrank.runtime.tokenization import Tokens
 
 __all__ = ["IntegratedGradients"]
 
@@ -41,19 +36,19 @@ class _Pair(NamedTuple):
 
 
 class IntegratedGradients:
-    """Shares the score of a cross-encoder out among query and document words.
+    """Shares the score of a pointwise model out among query and document words.
 
     Embeddings go in a straight line from a baseline to those of the pair; a token's weight is its embedding's
     change times the mean gradient on the way. The baseline is the pair with padding tokens for all words, the
-    special tokens in their places. All weights add up to score - baseline score (completeness); what the sum
-    misses is in the notes if it is over 1 % of that.
+    special tokens and the words of a prompt in their places. All weights add up to score - baseline score
+    (completeness); what the sum misses is in the notes if it is over 1 % of that.
 
     The model is opened once, in float32, by transformers from the reranker's own folder, and its score is
     compared with the reranker's. Attention weights play no part. Needs the extra `torch`. Safe to use from
     many threads.
 
     Args:
-        reranker: a plain sequence classifier.
+        reranker: a `CrossEncoder` that is a plain classifier, a `MonoT5`, or a `RankT5` with a decoder.
         steps: points on the way, placed by Gauss-Legendre quadrature.
 
     Raises:
@@ -66,27 +61,9 @@ class IntegratedGradients:
 
     def __init__(self, reranker: CrossEncoder, *, steps: int = 64) -> None:
         check_count(steps, "steps")
-        if not isinstance(reranker, CrossEncoder):
-            raise InputError(
-                f"integrated gradients need a CrossEncoder, not {type(reranker).__name__}; occlusion "
-                "explains any reranker that scores pairs"
-            )
-        if reranker.label_position is None:
-            raise InputError(
-                f"{reranker.name} gives {len(reranker.labels)} scores ({', '.join(reranker.labels)}); "
-                "open it with label= the one to explain"
-            )
-        require("torch", "torch")
-        self._reranker = reranker
         self._steps = steps
-        self._checkpoint = Checkpoint.open(reranker.folder)
-        if self._checkpoint.is_modular_cross_encoder or not self._checkpoint.has_weights:
-            raise InputError(
-                f"{reranker.name} is no plain sequence classifier with safetensors; occlusion explains any "
-                "reranker that scores pairs"
-            )
-        self._tokenizer = Tokenizer(self._checkpoint)
-        self._model = _opened(self._checkpoint)
+        self._model = open_scorer(reranker)
+        self._reranker = reranker
 
     def explain(self, query: str, document: str, progress: bool | None = None) -> Explanation:
         """Explain the score of a pair.
@@ -111,11 +88,10 @@ class IntegratedGradients:
         ids = torch.from_numpy(pair.ids)
         words = torch.from_numpy(np.concatenate([pair.of_query, pair.of_document]))
         padded = ids.clone()
-        padded[words] = self._tokenizer.pad_id
-        embed = self._model.get_input_embeddings()
+        padded[words] = self._model.tokenizer.pad_id
         with torch.no_grad():
-            high, low = embed(ids), embed(padded)  # (tokens, hidden)
-            score, baseline = self._scores(torch.stack([high, low]), pair).tolist()
+            high, low = self._model.embed(ids), self._model.embed(padded)  # (tokens, hidden)
+            score, baseline = self._model.scores(torch.stack([high, low]), pair.types).tolist()
         notes += self._compared(score, query, document, pair)
         nodes, weights = np.polynomial.legendre.leggauss(self._steps)
         alphas, shares = (nodes + 1) / 2, weights / 2
@@ -124,7 +100,7 @@ class IntegratedGradients:
             for start in range(0, self._steps, _AT_A_TIME):
                 alpha = torch.tensor(alphas[start : start + _AT_A_TIME], dtype=high.dtype)
                 points = (low + alpha[:, None, None] * (high - low)).requires_grad_()
-                (slopes,) = torch.autograd.grad(self._scores(points, pair).sum(), points)
+                (slopes,) = torch.autograd.grad(self._model.scores(points, pair.types).sum(), points)
                 share = torch.tensor(shares[start : start + _AT_A_TIME])
                 gradient += (share[:, None, None] * slopes.double()).sum(dim=0)
                 tracked.advance(len(alpha))
@@ -151,29 +127,16 @@ class IntegratedGradients:
             notes=tuple(notes),
         )
 
-    def _scores(self, embeddings: torch.Tensor, pair: _Pair) -> torch.Tensor:
-        """The ranked label's logits, (points,), of embeddings (points, tokens, hidden)."""
-        import torch
-
-        inputs: dict[str, Any] = {
-            "inputs_embeds": embeddings,
-            "attention_mask": torch.ones(embeddings.shape[:2], dtype=torch.int64),
-        }
-        if pair.types.any():
-            inputs["token_type_ids"] = torch.from_numpy(pair.types).expand(embeddings.shape[:2])
-        logits: torch.Tensor = self._model(**inputs).logits
-        return logits[:, self._reranker.label_position]
-
     def _pair(self, query: str, document: str) -> _Pair:
         settings = self._reranker.settings
         prompt = settings.prompt
-        query_tokens, document_tokens = self._tokenizer.encode([prompt + query, document], offsets=True)
+        query_tokens, document_tokens = self._model.tokenizer.encode([prompt + query, document], offsets=True)
         query_tokens = _first(query_tokens, settings.max_query_length)
-        room = settings.max_length - self._tokenizer.pair_length(len(query_tokens.ids), 0)
+        room = settings.max_length - self._model.tokenizer.pair_length(len(query_tokens.ids), 0)
         read = _first(document_tokens, room)
-        ids, types = self._tokenizer.join(query_tokens, read)
+        ids, types = self._model.tokenizer.join(query_tokens, read)
         # ids that no token has show where the template puts each text's tokens
-        places, _ = self._tokenizer.join(
+        places, _ = self._model.tokenizer.join(
             Tokens(np.full_like(query_tokens.ids, -1), None), Tokens(np.full_like(read.ids, -2), None)
         )
         assert query_tokens.offsets is not None  # asked for above
@@ -201,47 +164,6 @@ class IntegratedGradients:
             f"transformers gives this pair {score:.6g} and {self._reranker.name} {own:.6g}; gradients of "
             "another computation would explain nothing"
         )
-
-
-def _opened(checkpoint: Checkpoint) -> Any:
-    """The classifier in torch, float32, with the weights of the folder."""
-    torch, transformers = require("torch", "torch"), require("transformers", "torch")
-    config = transformers.AutoConfig.from_pretrained(str(checkpoint.folder), local_files_only=True)
-    kind = transformers.AutoModelForSequenceClassification
-    if checkpoint.weight_files:
-        with _no_bar(transformers.utils.logging):
-            model, info = kind.from_pretrained(
-                str(checkpoint.folder),
-                config=config,
-                dtype=torch.float32,
-                local_files_only=True,
-                use_safetensors=True,
-                attn_implementation="eager",
-                output_loading_info=True,
-            )
-        missing = sorted(info["missing_keys"])
-    else:  # the float32 form of int8 weights
-        model = kind.from_config(config, dtype=torch.float32, attn_implementation="eager")
-        state = {name: torch.from_numpy(np.array(value)) for name, value in checkpoint.tensors().items()}
-        missing = sorted(model.load_state_dict(state, strict=False).missing_keys)
-    if missing:
-        raise CheckpointError(
-            f"{checkpoint.folder} lacks weights that transformers needs for {type(model).__name__}: "
-            f"{', '.join(missing[:3])}"
-        )
-    return model.eval().requires_grad_(False)
-
-
-@contextmanager
-def _no_bar(logging: Any) -> Iterator[None]:
-    """Keep transformers' own bar away while weights are read."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _first(tokens: Tokens, count: int) -> Tokens:

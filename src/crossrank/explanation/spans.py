@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
 
 import numpy as np
@@ -42,8 +43,8 @@ def sentences(text: str, max_words: int) -> list[Span]:
 
 
 def words_in(spans: list[Span], start: int, end: int) -> list[Span]:
-    """Return those of the spans that begin in [start, end)."""
-    return [span for span in spans if start <= span[0] < end]
+    """Return those of the spans, which are in order, that begin in [start, end)."""
+    return spans[bisect_left(spans, (start,)) : bisect_left(spans, (end,))]
 
 
 def groups(spans: list[Span], count: int) -> list[Span]:

@@ -23,6 +23,7 @@ from crossrank.errors import (
 )
 from crossrank.models.hub import BUILT_IN, resolve
 from crossrank.models.pooling import apply_modules, l2_normalised, pool
+from crossrank.models.prompts import stated_prompts
 from crossrank.progress import Track, track
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET, plan
 from crossrank.runtime.checkpoint import Checkpoint
@@ -35,8 +36,6 @@ __all__ = ["BiEncoder"]
 
 _BLOCK_TEXTS = 8192  # texts sorted by length and encoded at a time ...
 _BLOCK_CHARACTERS = 8_000_000  # ... and at most about so many characters: bounds what their tokens take
-_QUERY_PROMPTS = ("query",)
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # in sentence-transformers' order
 
 _logger = logging.getLogger(__name__)
 
@@ -124,7 +123,7 @@ class BiEncoder:
         self._token_budget = token_budget
         self._progress = progress
         self.max_length = self._checked_max_length(max_length)
-        stated_query, stated_document = _stated_prompts(self._checkpoint)
+        stated_query, stated_document = stated_prompts(self._checkpoint)
         self.query_prompt = stated_query if query_prompt is None else query_prompt
         self.document_prompt = stated_document if document_prompt is None else document_prompt
         self._query_role = self._role("queries", self.query_prompt)
@@ -320,6 +319,11 @@ def _modules(checkpoint: Checkpoint, pooling: PoolingMode | None) -> tuple[Pooli
     """Return the pooling and the modules after it."""
     if checkpoint.is_modular_cross_encoder:
         raise CheckpointError(f"{checkpoint.folder} is a cross-encoder; open it with CrossEncoder")
+    if checkpoint.is_multi_vector:
+        raise CheckpointError(
+            f"{checkpoint.folder} is a late-interaction model, which gives a vector for each token; open it "
+            "with LateInteraction"
+        )
     stated = checkpoint.pooling
     if stated is None:
         if pooling is None:
@@ -341,17 +345,3 @@ def _modules(checkpoint: Checkpoint, pooling: PoolingMode | None) -> tuple[Pooli
             "which is not supported"
         )
     return stated, list(checkpoint.modules[1:])
-
-
-def _stated_prompts(checkpoint: Checkpoint) -> tuple[str, str]:
-    """Return the folder's prompts for queries and documents, "" for none."""
-    stated = checkpoint.prompts
-    default = checkpoint.default_prompt_name
-    if default in (*_QUERY_PROMPTS, *_DOCUMENT_PROMPTS):
-        default = None  # it is for one of the two only
-
-    def first(*names: str | None) -> str:
-        # An empty prompt is a statement too: no other one is looked for.
-        return next((stated[name] for name in names if name in stated), "")
-
-    return first(*_QUERY_PROMPTS, default), first(*_DOCUMENT_PROMPTS, default)

@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["BUILT_IN", "Kind", "is_offline", "resolve"]
 
-Kind = Literal["cross-encoder", "bi-encoder"]
+Kind = Literal["cross-encoder", "bi-encoder", "late-interaction"]
 
-BUILT_IN: dict[Kind, str] = {"cross-encoder": "crossrank-mini", "bi-encoder": "crossrank-embed"}
+BUILT_IN: dict[Kind, str] = {
+    "cross-encoder": "crossrank-mini",
+    "bi-encoder": "crossrank-embed",
+    "late-interaction": "crossrank-colbert",
+}
 """The models that ship with the package, by what they are."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-# "*" reaches into folders: modules such as 1_Pooling come along. A card may say what kind a model is of.
-_FILES = ["*.json", "*.safetensors", "README.md"]
+# "*" reaches into folders: modules such as 1_Pooling come along. A card may say what kind a model is of, and
+# artifact.metadata how a ColBERT reads.
+_FILES = ["*.json", "*.safetensors", "README.md", "artifact.metadata"]
 _ONNX_FILES = ["onnx/model.onnx", "onnx/model.onnx_data"]
 # Other forms of the same weights; what fits is made here.
 _OTHER_FORMS = ["onnx/*", "openvino/*", "coreml/*", "*/checkpoint-*", "checkpoint-*"]

@@ -8,7 +8,7 @@ from typing import Any
 from crossrank.cache import ScoreCache
 from crossrank.errors import CheckpointError, InputError
 from crossrank.models.cross_encoder import CrossEncoder
-from crossrank.models.declaration import read_declaration
+from crossrank.models.declaration import Declaration, read_declaration
 from crossrank.models.pair_settings import LongQuery
 from crossrank.models.t5_families import RANK_PROMPT, RANK_TOKENS
 from crossrank.models.t5_opening import (
@@ -27,7 +27,7 @@ from crossrank.runtime.prompts import PromptTokenizer
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K, LongDocuments
 
-__all__ = ["RankT5"]
+__all__ = ["RankT5", "sentinel_id"]
 
 
 class RankT5(CrossEncoder):
@@ -131,21 +131,7 @@ class RankT5(CrossEncoder):
                     f"token has no effect: {self.name} is an encoder with a dense layer behind it"
                 )
             return tokenizer
-        token = declared.settings.get("token") if self._asked_token is None else self._asked_token
-        if token is None:
-            spelt = [each for each in RANK_TOKENS if tokenizer.token_id(each) is not None]
-            if not spelt:
-                raise CheckpointError(
-                    f"{checkpoint.folder} does not say which token its score is read off, and its vocabulary "
-                    f"has no {RANK_TOKENS[0]}; give token="
-                )
-            token = spelt[0]
-        try:
-            self.token_id = token_id(tokenizer, checkpoint, token)
-        except InputError as reason:
-            if self._asked_token is not None:
-                raise
-            raise CheckpointError(f"{declared.source}: token: {reason}") from None
+        self.token_id = sentinel_id(tokenizer, checkpoint, self._asked_token, declared)
         return tokenizer
 
     def _open_engine(
@@ -166,3 +152,35 @@ class RankT5(CrossEncoder):
             source="weights",
             identity=f" {self.prompt}",
         )
+
+
+def sentinel_id(
+    tokenizer: Tokenizer, checkpoint: Checkpoint, token: str | int | None, declared: Declaration
+) -> int:
+    """The id of the token whose logit is the score.
+
+    Args:
+        tokenizer: the model's.
+        checkpoint: for messages.
+        token: asked for; None takes the one that the folder states, or "<extra_id_10>".
+        declared: what the folder states.
+
+    Raises:
+        InputError: the token asked for is not in the vocabulary.
+        CheckpointError: that of the folder is not, or it states none and there is no "<extra_id_10>".
+    """
+    if token is not None:
+        return token_id(tokenizer, checkpoint, token)
+    stated = declared.settings.get("token")
+    if stated is None:
+        found = [each for each in map(tokenizer.token_id, RANK_TOKENS) if each is not None]
+        if not found:
+            raise CheckpointError(
+                f"{checkpoint.folder} does not say which token its score is read off, and its vocabulary has "
+                f"no {RANK_TOKENS[0]}; give token="
+            )
+        return found[0]
+    try:
+        return token_id(tokenizer, checkpoint, stated)
+    except InputError as reason:
+        raise CheckpointError(f"{declared.source}: token: {reason}") from None

@@ -13,9 +13,9 @@ from crossrank.store.filters import FilterLike, as_filter
 from crossrank.store.lance import Index
 from crossrank.types import Ranking
 
-__all__ = ["FirstStage", "IndexBM25", "IndexDense", "index_retriever"]
+__all__ = ["FirstStage", "IndexBM25", "IndexDense", "IndexLate", "index_retriever"]
 
-FirstStage: TypeAlias = Literal["auto", "bm25", "dense", "hybrid"]
+FirstStage: TypeAlias = Literal["auto", "bm25", "dense", "hybrid", "late"]
 
 
 class IndexBM25:
@@ -76,18 +76,47 @@ class IndexDense:
         return self.index.search_vector(list(queries), top_k, _for_store(filter))
 
 
+class IndexLate:
+    """Late interaction over all documents of an index; see `Index.search_late`.
+
+    Args:
+        index: the index to search, opened with its late-interaction model.
+
+    Raises:
+        IndexMismatchError: the index has no token vectors, or was opened without their model.
+    """
+
+    name = "late"
+
+    def __init__(self, index: Index) -> None:
+        index.needed_late_interaction("there is nothing to encode queries with")
+        self.index = index
+
+    def retrieve(
+        self, queries: Sequence[str], top_k: int = 100, filter: Filter | FilterLike | None = None
+    ) -> list[Ranking]:
+        """Return one ranking per query, in the order of the queries.
+
+        Args:
+            queries: the texts to search for.
+            top_k: the most hits a ranking may have, at least 1.
+            filter: only documents that it matches are found; a dict, a string, or a filter made of one.
+        """
+        return self.index.search_late(list(queries), top_k, _for_store(filter))
+
+
 def index_retriever(index: Index, kind: FirstStage = "auto", fusion: Fusion | None = None) -> Retriever:
     """Return a retriever over an index.
 
     Args:
         index: the index to search.
-        kind: "bm25", "dense", "hybrid" (both), or "auto": hybrid if the index was opened with a
-            bi-encoder, else BM25.
+        kind: "bm25", "dense", "hybrid" (both), "late" (late interaction), or "auto": hybrid if the index
+            was opened with a bi-encoder, else BM25.
         fusion: how a hybrid mixes the two rankings; None is RRF.
 
     Raises:
         InputError: another kind.
-        IndexMismatchError: dense or hybrid, and no bi-encoder.
+        IndexMismatchError: dense or hybrid, and no bi-encoder; late, and no late-interaction model.
     """
     if kind == "auto":
         kind = "bm25" if index.bi_encoder is None else "hybrid"
@@ -97,7 +126,9 @@ def index_retriever(index: Index, kind: FirstStage = "auto", fusion: Fusion | No
         return IndexDense(index)
     if kind == "hybrid":
         return Hybrid([IndexBM25(index), IndexDense(index)], fusion=RRF() if fusion is None else fusion)
-    raise InputError(f"a first stage must be one of auto, bm25, dense, hybrid, not {kind!r}")
+    if kind == "late":
+        return IndexLate(index)
+    raise InputError(f"a first stage must be one of auto, bm25, dense, hybrid, late, not {kind!r}")
 
 
 def _for_store(filter: Filter | FilterLike | None) -> FilterLike | None:

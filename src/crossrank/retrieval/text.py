@@ -32,6 +32,7 @@ _APOSTROPHES = str.maketrans({"\u2019": "'", "\u02bc": "'"})
 _TURKISH_CAPITALS = str.maketrans({"İ": "i", "I": "ı"})
 _ELIDING = frozenset({"catalan", "french", "italian"})  # l'eau, dell'arte: two words
 _ASCII_WORD = re.compile("[a-z0-9]+(?:'[a-z0-9]+)*")
+_ASCII_WORD_AS_IT_STANDS = re.compile("[A-Za-z0-9]+(?:'[A-Za-z0-9]+)*")
 _ASCII_ELIDED_WORD = re.compile("[a-z0-9]+")
 
 _LONGEST_STEMMED = 64  # characters; longer ones are no words, and a stemmer could be slow on them
@@ -58,6 +59,8 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     The rules are those of `Analyzer`, without its changes to the text; in scripts written without spaces
     each letter (with its marks) is a word.
     """
+    if text.isascii():  # most text; the same rules, without Unicode's tables
+        return [match.span() for match in _ASCII_WORD_AS_IT_STANDS.finditer(text)]
     word, unspaced = _patterns(False)
     spans: list[tuple[int, int]] = []
     for match in word.finditer(text.translate(_APOSTROPHES)):

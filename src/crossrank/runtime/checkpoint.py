@@ -37,6 +37,7 @@ _ARCHITECTURES = {
     "t5": ("t5", "T5"),
     "mt5": ("t5", "MT5"),
 }
+_STANFORD_COLBERT = "HF_ColBERT"  # the class that ColBERT's own code names, whatever the encoder
 _ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax"}
 _TRANSFORMER_CONFIGS = ("sentence_bert_config.json", "sentence_roberta_config.json")
 _UNSET_LENGTH = 1_000_000  # transformers writes 1e30 for "no limit"
@@ -87,6 +88,7 @@ class Checkpoint:
         self._transformer_config = read_object(self._transformer_config_file)
         self._model_config_file = folder / "config_sentence_transformers.json"
         self._model_config = read_object(self._model_config_file)
+        self._colbert_file = place / "artifact.metadata"
         self.weight_files = weight_files(place)
         self.int8_file = place / INT8_FILE if (place / INT8_FILE).is_file() else None
         if not self.weight_files and not self.int8_file and not self.onnx_files:
@@ -154,6 +156,36 @@ class Checkpoint:
     def is_modular_cross_encoder(self) -> bool:
         """Whether scores come from sentence-transformers modules after the transformer, not its own head."""
         return any(isinstance(module, Dense) and module.gives_scores for module in self.modules)
+
+    @property
+    def is_stanford_colbert(self) -> bool:
+        """Whether ColBERT's own code saved the folder: the projection is the weights' `linear.weight`."""
+        stated = read_setting(self.config, "architectures", list, None, source=self._config_file)
+        return _STANFORD_COLBERT in (stated or ())
+
+    @property
+    def is_multi_vector(self) -> bool:
+        """Whether the folder is a late-interaction model's: ColBERT's, PyLate's or sentence-transformers'."""
+        kind = self.model_setting("model_type", str)
+        stated_by_pylate = "query_prefix" in self._model_config  # its first versions name no type
+        return self.is_stanford_colbert or kind in ("ColBERT", "MultiVectorEncoder") or stated_by_pylate
+
+    def model_setting(
+        self, key: str, kind: type[Any], default: Any = None, least: float | None = None
+    ) -> Any:
+        """A setting of config_sentence_transformers.json; see `read_setting`."""
+        file = self._model_config_file
+        return read_setting(self._model_config, key, kind, default, source=file, least=least)
+
+    def transformer_setting(self, key: str, kind: type[Any], least: float | None = None) -> Any:
+        """A setting of the transformer module (sentence_bert_config.json), or None; see `read_setting`."""
+        file = self._transformer_config_file
+        return read_setting(self._transformer_config, key, kind, None, source=file, least=least)
+
+    def colbert_setting(self, key: str, kind: type[Any], least: float | None = None) -> Any:
+        """A setting of ColBERT's artifact.metadata, or None; see `read_setting`."""
+        file = self._colbert_file
+        return read_setting(read_object(file), key, kind, None, source=file, least=least)
 
     @property
     def activation(self) -> str | None:
@@ -262,6 +294,7 @@ class Checkpoint:
         place = self.transformer_folder
         names = ("config.json", "tokenizer.json", "tokenizer_config.json", *_TRANSFORMER_CONFIGS)
         files = [place / name for name in names] + [self.folder / "config_sentence_transformers.json"]
+        files.append(self._colbert_file)
         weights = self.weight_files or ((self.int8_file,) if self.int8_file else self.onnx_files)
         files += [*self._module_files, *weights]
         digest = hashlib.sha256()
@@ -296,7 +329,7 @@ def _architecture(path: Path, config: dict[str, Any], has_onnx: bool) -> str:
         ]
         model_type = matches[0] if matches else None
     known = None if model_type is None else _ARCHITECTURES.get(model_type)
-    if known is None or any(not name.startswith(known[1]) for name in classes):
+    if known is None or any(not name.startswith((known[1], _STANFORD_COLBERT)) for name in classes):
         if has_onnx and model_type is not None:
             return classes[0] if known else model_type  # the folder's own graph can run it
         found = ", ".join([f"model_type {model_type!r}", *classes])

@@ -18,7 +18,7 @@ from crossrank.errors import CheckpointError, UnsupportedArchitectureError
 from crossrank.runtime.settings import read_json, read_object, read_setting
 from crossrank.runtime.weights import open_tensors, weight_files
 
-__all__ = ["Dense", "LayerNorm", "Module", "Normalize", "Pooling", "read_modules"]
+__all__ = ["Dense", "LayerNorm", "Module", "Normalize", "Pooling", "TokenMask", "read_modules"]
 
 PoolingMode = Literal["cls", "mean", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"]
 
@@ -56,7 +56,7 @@ class Pooling:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dense:
-    """A trained linear layer on the pooled vector.
+    """A trained linear layer on the pooled vector, or on every token's.
 
     Attributes:
         weight: (out, in) float32.
@@ -91,7 +91,20 @@ class Normalize:
     """L2 normalisation of the pooled vector."""
 
 
-Module = Pooling | Dense | LayerNorm | Normalize
+@dataclass(frozen=True, slots=True)
+class TokenMask:
+    """Which token vectors of a late-interaction model count (sentence-transformers' MultiVectorMask).
+
+    Attributes:
+        skipped_words: tokens, as the vocabulary has them, that do not count.
+        skipped_in: the texts in which they do not: "query", "document".
+    """
+
+    skipped_words: tuple[str, ...]
+    skipped_in: tuple[str, ...]
+
+
+Module = Pooling | Dense | LayerNorm | Normalize | TokenMask
 
 
 def read_modules(folder: Path) -> tuple[Path, list[Module], list[Path]]:
@@ -174,7 +187,7 @@ def _read_dense(place: Path, config: dict[str, Any]) -> Dense:
     if read_setting(config, "use_residual", bool, False, source=path):
         residual = tensors.get("residual.weight", "identity")
     output = config.get("module_output_name") or config.get("module_input_name") or "sentence_embedding"
-    if output not in ("sentence_embedding", "scores"):
+    if output not in ("sentence_embedding", "token_embeddings", "scores"):
         raise UnsupportedArchitectureError(f"{path}: a Dense module that writes {output!r} is not supported")
     # sentence-transformers' own default is Tanh.
     stated = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
@@ -199,6 +212,17 @@ def _read_normalize(place: Path, config: dict[str, Any]) -> Normalize:
     return Normalize()
 
 
+def _read_token_mask(place: Path, config: dict[str, Any]) -> TokenMask:
+    path = place / "config.json"
+    if config.get("keep_only_token_ids"):
+        raise UnsupportedArchitectureError(
+            f"{path}: keep_only_token_ids, which is for pages as images, is not supported"
+        )
+    words = read_setting(config, "skiplist_words", list, [], source=path)
+    tasks = read_setting(config, "skiplist_tasks", list, ["document"], source=path)
+    return TokenMask(tuple(map(str, words)), tuple(map(str, tasks)))
+
+
 def _module_tensors(place: Path) -> dict[str, npt.NDArray[np.float32]]:
     files = weight_files(place)
     if not files:
@@ -213,5 +237,6 @@ _READERS: dict[str, Callable[[Path, dict[str, Any]], Module]] = {
     "Pooling": _read_pooling,
     "Dense": _read_dense,
     "LayerNorm": _read_layer_norm,
+    "MultiVectorMask": _read_token_mask,
     "Normalize": _read_normalize,
 }

@@ -39,6 +39,9 @@ class PromptTokenizer(Tokenizer):
         prompt: words with the fields in braces, each standing alone between spaces.
         fields: the names of the fields, in the order they must stand in: ("query", "document").
 
+    Attributes:
+        prompt: see above.
+
     Raises:
         CheckpointError: the tokenizer gives other ids for the whole prompt than for its parts.
         InputError: a prompt that lacks a field, or has another.
@@ -47,6 +50,7 @@ class PromptTokenizer(Tokenizer):
     def __init__(self, checkpoint: Checkpoint, prompt: str, fields: Sequence[str]) -> None:
         super().__init__(checkpoint)
         check_text(prompt, "prompt")
+        self.prompt = prompt
         words = _FIELD.split(prompt)
         if tuple(words[1::2]) != tuple(fields):
             wanted = " then ".join(f"{{{field}}}" for field in fields)

@@ -81,7 +81,11 @@ class Tokenizer:
         self._tokenizer.no_padding()
         config, config_file = checkpoint.config, path.with_name("config.json")
         pad_id = read_setting(config, "pad_token_id", int, None, source=config_file, least=0)
-        self._check_special_tokens(checkpoint.tokenizer_config, path, pad_id)
+        # PyLate names the mask token as the padding token, to fill up queries with it.
+        special = dict(checkpoint.tokenizer_config)
+        if special.get("pad_token") == special.get("mask_token"):
+            special.pop("pad_token", None)
+        self._check_special_tokens(special, path, pad_id)
         self.pad_id = pad_id or 0
         self._lowercase = checkpoint.lowercase
         # A model with one token type has no embedding for a second; a tokenizer that does not list the
@@ -96,6 +100,11 @@ class Tokenizer:
     def num_special_tokens(self) -> int:
         """Special tokens of a pair."""
         return self._num_special_tokens
+
+    @property
+    def num_leading_special_tokens(self) -> int:
+        """Special tokens before a single text."""
+        return len(self._single.fixed[0])
 
     @property
     def num_single_special_tokens(self) -> int:

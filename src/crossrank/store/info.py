@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossrank.store import upkeep
-from crossrank.store.schema import ModelSettings
+from crossrank.store.schema import ModelSettings, TokenColumn
 from crossrank.store.table import DocumentTable
+from crossrank.store.tokens import StoredTokens
 
 __all__ = ["IndexInfo", "index_info"]
 
@@ -24,6 +25,8 @@ class IndexInfo:
         language: of text search; None for no stemming and no stop words.
         fields: metadata fields and their types.
         model: the bi-encoder it was made with, None for text search alone.
+        tokens: the late-interaction model it was made with and how its vectors are kept; None without one.
+        token_bytes_per_document: mean size of a document's token vectors, of those that have them.
         unindexed: documents that text search still finds by a scan.
         vector_index_rows: documents the vector index was trained on; None while all are compared.
         version: rises with every write.
@@ -35,6 +38,8 @@ class IndexInfo:
     language: str | None
     fields: Mapping[str, type]
     model: ModelSettings | None
+    tokens: TokenColumn | None
+    token_bytes_per_document: float | None
     unindexed: int
     vector_index_rows: int | None
     version: int
@@ -44,12 +49,18 @@ class IndexInfo:
 def index_info(table: DocumentTable) -> IndexInfo:
     """Return what the index behind a table is and how big."""
     settings = table.settings
+    per_document = None
+    if settings.tokens is not None:
+        documents, num_bytes = StoredTokens(table).size()
+        per_document = num_bytes / documents if documents else None
     return IndexInfo(
         path=table.path,
         documents=table.count(),
         language=settings.language,
         fields=dict(settings.fields),
         model=settings.model,
+        tokens=settings.tokens,
+        token_bytes_per_document=per_document,
         unindexed=upkeep.unindexed_rows(table),
         vector_index_rows=upkeep.vector_index_rows(table),
         version=table.version,

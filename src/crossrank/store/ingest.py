@@ -21,9 +21,10 @@ from crossrank.errors import FileFormatError, InputError, ModelOutputError
 from crossrank.progress import track
 from crossrank.store import upkeep
 from crossrank.store.readers import DocumentReader, document_from
-from crossrank.store.schema import Row
+from crossrank.store.schema import Row, TokenRow
 from crossrank.store.store import AddReport, DocumentLike, OnDuplicate, OnError, Rejected, VectorEncoder
 from crossrank.store.table import DocumentTable
+from crossrank.store.tokens import TokenWriter
 from crossrank.types import Document
 
 __all__ = ["Ingestion"]
@@ -47,6 +48,7 @@ class Ingestion:
     Attributes:
         table: where the documents go.
         encoder: gives the vectors; None for an index without a bi-encoder.
+        token_writer: gives the token vectors; None for an index without a late-interaction model.
         on_duplicate: what to do with an id that is stored with another content.
         on_error: whether a document that cannot be stored ends the call or is listed in the report.
         batch_size: documents in a batch.
@@ -56,6 +58,7 @@ class Ingestion:
 
     table: DocumentTable
     encoder: VectorEncoder | None
+    token_writer: TokenWriter | None
     on_duplicate: OnDuplicate
     on_error: OnError
     batch_size: int
@@ -135,6 +138,7 @@ class Ingestion:
     def _flush(self) -> None:
         """Write the batch. Encoding, the slow part, happens while other writers may write."""
         vectors: dict[str, npt.NDArray[np.float32]] = {}
+        tokens: dict[str, TokenRow] = {}
         while self._batch:
             version = self.table.version
             stored = self.table.hashes(list(self._batch))
@@ -147,12 +151,16 @@ class Ingestion:
             left_alone = {*unchanged, *(taken if self.on_duplicate == "skip" else ())}
             rows = [row for i, (row, _) in self._batch.items() if i not in left_alone]
             self._encode([row for row in rows if row.id not in vectors], vectors)
+            if self.token_writer is not None:
+                tokens.update(self.token_writer.encode([row for row in rows if row.id not in tokens]))
             with self.table.writing():
                 if self.table.version != version:
                     continue  # another writer came first: look again
                 if rows:
                     stacked = np.stack([vectors[row.id] for row in rows]) if self.encoder else None
-                    self.table.write(rows, stacked, replace=any(row.id in stored for row in rows))
+                    token_rows = [tokens[row.id] for row in rows] if self.token_writer else None
+                    replace = any(row.id in stored for row in rows)
+                    self.table.write(rows, stacked, token_rows, replace=replace)
             replaced = sum(row.id in stored for row in rows)
             self.replaced += replaced
             self.added += len(rows) - replaced

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,23 @@ from crossrank.store.filters import FilterLike, as_filter
 from crossrank.store.info import IndexInfo, index_info
 from crossrank.store.ingest import Ingestion, check_vectors
 from crossrank.store.readers import DocumentReader
-from crossrank.store.schema import ModelSettings, Settings, typed_fields
-from crossrank.store.search import text_rankings, valid_strings, vector_rankings
+from crossrank.store.schema import ModelSettings, Settings, TokenColumn, typed_fields
+from crossrank.store.search import text_rankings, token_rankings, valid_strings, vector_rankings
 from crossrank.store.store import AddReport, DocumentLike, OnDuplicate, OnError, VectorEncoder
 from crossrank.store.table import DocumentTable
+from crossrank.store.tokens import (
+    CODEC_FILES,
+    StoredTokens,
+    TokenWriter,
+    as_codec,
+    token_column,
+    write_codec,
+)
 from crossrank.types import Document, Ranking
+
+if TYPE_CHECKING:
+    from crossrank.models.late_interaction import LateInteraction
+    from crossrank.models.token_codec import TokenCodec
 
 __all__ = ["Index"]
 
@@ -50,9 +62,16 @@ class Index:
         ('a',)
     """
 
-    def __init__(self, table: DocumentTable, bi_encoder: VectorEncoder | None) -> None:
+    def __init__(
+        self,
+        table: DocumentTable,
+        bi_encoder: VectorEncoder | None,
+        late_interaction: LateInteraction | None = None,
+    ) -> None:
         self._table = table
         self._bi_encoder = bi_encoder
+        self._late_interaction = late_interaction
+        self._stored_tokens: StoredTokens | None = None
 
     @classmethod
     def create(
@@ -60,6 +79,8 @@ class Index:
         path: str | Path,
         bi_encoder: VectorEncoder | None = None,
         *,
+        late_interaction: LateInteraction | None = None,
+        token_codec: Literal["float16", "int8"] | TokenCodec = "int8",
         language: str | None = "english",
         fields: Mapping[str, type | str] | None = None,
         overwrite: bool = False,
@@ -70,6 +91,10 @@ class Index:
         Args:
             path: its folder; made where it does not exist.
             bi_encoder: gives the documents their vectors; None for text search alone.
+            late_interaction: gives the documents token vectors, which are kept: see `search_late` and
+                `late_reranker.StoredLateInteraction`.
+            token_codec: how they are kept: "float16", "int8", or a `token_codec.ResidualCodec` trained on
+                vectors of such documents.
             language: of the text index: english, german, ...; None for no stemming, no stop words
                 and word boundaries for any script.
             fields: metadata that can be filtered on: name -> str, int, float or bool, or the type's
@@ -86,11 +111,16 @@ class Index:
             language=language.lower() if isinstance(language, str) else language,
             fields=typed_fields(fields or {}),
             model=None if bi_encoder is None else _model_settings(bi_encoder),
+            tokens=None
+            if late_interaction is None
+            else token_column(late_interaction, as_codec(token_codec)),
         )
+        if late_interaction is not None:
+            write_codec(Path(path), as_codec(token_codec))
         table = DocumentTable.create(path, settings, overwrite=overwrite, lock_timeout_s=lock_timeout_s)
         with table.writing():
             upkeep.prepare(table)
-        return cls(table, bi_encoder)
+        return cls(table, bi_encoder, late_interaction)
 
     @classmethod
     def open(
@@ -98,6 +128,7 @@ class Index:
         path: str | Path,
         bi_encoder: VectorEncoder | None = None,
         *,
+        late_interaction: LateInteraction | None = None,
         lock_timeout_s: float = _LOCK_TIMEOUT_S,
     ) -> Index:
         """Open an index.
@@ -106,10 +137,12 @@ class Index:
             path: its folder.
             bi_encoder: the one the index was made with; without it there is text search, `get` and
                 `delete`, but no vector search, and no `add` if the index has vectors.
+            late_interaction: the late-interaction model the index was made with; without it there is no
+                comparison of token vectors, and no `add` if the index has them.
             lock_timeout_s: how long a write waits for another process that is writing.
 
         Raises:
-            IndexMismatchError: the index was made with another bi-encoder, or without one.
+            IndexMismatchError: the index was made with another model, or without one.
             IndexStoreError: there is no index, it is damaged, or a newer crossrank made it.
             MissingExtraError: lancedb is not installed.
         """
@@ -127,7 +160,9 @@ class Index:
                     f"{path}: the vectors in this index are those of {_described(stored)}, which cannot be "
                     f"compared with those of {_described(given)}; open it with the former, or create it anew"
                 )
-        return cls(table, bi_encoder)
+        if late_interaction is not None:
+            _check_same_tokens(path, table.settings.tokens, late_interaction)
+        return cls(table, bi_encoder, late_interaction)
 
     @staticmethod
     def exists(path: str | Path) -> bool:
@@ -144,7 +179,8 @@ class Index:
         if any(folder.glob("documents.lance/_versions/*.manifest")):
             return True
         names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-        other = [name for name in names if name not in _OWN_NAMES and not name.startswith(".")]
+        own = {*_OWN_NAMES, *(path.name for path in folder.glob(CODEC_FILES))}
+        other = [name for name in names if name not in own and not name.startswith(".")]
         if other:
             raise IndexStoreError(
                 f"{folder}: this folder has no index, and it has other files ({', '.join(other[:3])}"
@@ -171,6 +207,40 @@ class Index:
     def model(self) -> ModelSettings | None:
         """The bi-encoder the index was made with; None for text search alone."""
         return self._table.settings.model
+
+    @property
+    def late_interaction(self) -> LateInteraction | None:
+        """The late-interaction model the index was opened with."""
+        return self._late_interaction
+
+    @property
+    def tokens(self) -> TokenColumn | None:
+        """The late-interaction model the index was made with, and how its vectors are kept."""
+        return self._table.settings.tokens
+
+    def stored_tokens(self) -> StoredTokens:
+        """Return the token vectors of the documents.
+
+        Raises:
+            IndexMismatchError: the index has none.
+        """
+        if self._stored_tokens is None:
+            self._stored_tokens = StoredTokens(self._table)
+        return self._stored_tokens
+
+    def needed_late_interaction(self, what: str) -> LateInteraction:
+        """Return the late-interaction model that the index was opened with.
+
+        Raises:
+            IndexMismatchError: it was opened without; `what` says what cannot be done.
+        """
+        stored = self.stored_tokens().column.model
+        if self._late_interaction is None:
+            raise IndexMismatchError(
+                f"{self.path}: this index was opened without its late-interaction model, so {what}; open it "
+                f"with {stored.name!r}: Index.open(path, late_interaction=LateInteraction(...))"
+            )
+        return self._late_interaction
 
     def add(
         self,
@@ -201,7 +271,7 @@ class Index:
         Raises:
             InputError: a document that cannot be stored, or a duplicate; FileFormatError where the
                 documents come from a file. The message says which one.
-            IndexMismatchError: the index has vectors and was opened without a bi-encoder.
+            IndexMismatchError: the index has vectors and was opened without their model.
             IndexStoreError: the index cannot be written.
         """
         if isinstance(documents, (str, bytes, Path, Document, Mapping)) or not isinstance(
@@ -220,6 +290,10 @@ class Index:
         check_count(batch_size, "batch_size")
         if self.model is not None and self._bi_encoder is None:
             raise self._needs_bi_encoder("documents cannot be added")
+        token_writer = None
+        if self.tokens is not None:
+            model = self.needed_late_interaction("documents cannot be added")
+            token_writer = TokenWriter(model, self.stored_tokens().codec)
         if isinstance(documents, DocumentReader):
             on_error = documents.on_error
             if documents.fields is None:
@@ -227,6 +301,7 @@ class Index:
         ingestion = Ingestion(
             table=self._table,
             encoder=self._bi_encoder,
+            token_writer=token_writer,
             on_duplicate=on_duplicate,
             on_error=on_error,
             batch_size=batch_size,
@@ -345,6 +420,42 @@ class Index:
             vectors = check_vectors(self._bi_encoder.encode_queries(texts), len(texts), self._bi_encoder)
         return vector_rankings(self._table, texts, vectors, top_k, self._sql(filter))
 
+    def search_late(
+        self, queries: Sequence[str], top_k: int = 100, filter: FilterLike | None = None
+    ) -> list[Ranking]:
+        """Return one ranking per query by MaxSim over token vectors, in the order of the queries.
+
+        Exact: the token vectors of all documents, as they are kept, are read and compared, a block at a time.
+        The queries of a call share one reading. Equal scores go by id, the largest first, as in trec_eval.
+
+        Args:
+            queries: texts, encoded by the late-interaction model.
+            top_k: the most hits a ranking may have.
+            filter: only documents that it matches are read.
+
+        Raises:
+            IndexMismatchError: an index without token vectors, or opened without their model.
+            InputError: queries that are not strings, or a filter that does not fit the fields.
+            QueryTooLongError: as `LateInteraction.rank`.
+        """
+        model = self.needed_late_interaction("texts cannot be searched for by their tokens")
+        texts = valid_strings(queries, "queries")
+        check_count(top_k)
+        where = self._sql(filter)
+        if not texts:
+            return []
+        vectors = model.encode_queries(texts)
+        scale = [1 / len(each) if model.settings.is_mean else 1.0 for each in vectors]
+        return token_rankings(
+            self._table,
+            self.stored_tokens(),
+            texts=texts,
+            vectors=vectors,
+            scale=scale,
+            top_k=top_k,
+            where=where,
+        )
+
     def optimize(self, *, grace_s: float = GRACE_S) -> None:
         """Take all documents into the indices, merge small files, and delete old versions.
 
@@ -390,6 +501,20 @@ class Index:
         return IndexMismatchError(
             f"{self.path}: this index was opened without a bi-encoder, so {what}; "
             f"open it with {name!r}: Index.open(path, bi_encoder=...)"
+        )
+
+
+def _check_same_tokens(path: str | Path, stored: TokenColumn | None, model: LateInteraction) -> None:
+    if stored is None:
+        raise IndexMismatchError(
+            f"{path}: this index has no token vectors, so it cannot be used with {model.name!r}; open it "
+            "without late_interaction, or create it anew with it"
+        )
+    given = ModelSettings(model.name, model.fingerprint, model.dimensions, model.precision)
+    if (stored.model.fingerprint, stored.model.dimensions) != (given.fingerprint, given.dimensions):
+        raise IndexMismatchError(
+            f"{path}: the token vectors in this index are those of {_described(stored.model)}, which cannot "
+            f"be compared with those of {_described(given)}; open it with the former, or create it anew"
         )
 
 

@@ -3,8 +3,10 @@
 Columns of the table: `id`, `content` (title and text joined by a space, what is searched),
 `title_length` (characters of `content` that are the title), `content_hash`, `extra` (metadata
 without a declared field, as JSON), `meta_<field>` for each declared field, and `vector` when the
-index has a bi-encoder (null where there is no text). The settings are stored in the table's own
-schema, so that they appear and change in the same atomic step as the table.
+index has a bi-encoder. With a late-interaction model also `tokens` (the vectors of a document's
+tokens as a codec keeps them, end to end), `num_tokens` (how many they are) and `tokens_cut` (how
+many of its tokens were not read). Vectors are null where there is no text. The settings are stored
+in the table's own schema, so that they appear and change in the same atomic step as the table.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from crossrank.errors import IndexStoreError, InputError, require
 from crossrank.store.filters import column_of
 from crossrank.types import Document
 
-__all__ = ["FIELD_TYPES", "FORMAT_VERSION", "LANGUAGES", "ModelSettings", "Row", "Settings"]
+__all__ = ["FIELD_TYPES", "FORMAT_VERSION", "LANGUAGES", "ModelSettings", "Row", "Settings", "TokenColumn"]
 
-FORMAT_VERSION = 1
-"""Rises when an older crossrank could no longer read what a newer one writes."""
+FORMAT_VERSION = 2
+"""Rises when an older crossrank could no longer read what a newer one writes. 2 has token vectors; an index
+without them is still written as 1."""
 
 FIELD_TYPES: Mapping[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 """The types a metadata field can have, by the name the CLI and the stored settings use."""
@@ -60,6 +63,21 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
+class TokenColumn:
+    """The late-interaction model an index was made with, and how its vectors are kept.
+
+    Attributes:
+        model: what it is.
+        codec: the name of the form: "float16", "int8", "residual-2bit".
+        codec_fingerprint: changes whenever the bytes would mean something else.
+    """
+
+    model: ModelSettings
+    codec: str
+    codec_fingerprint: str
+
+
+@dataclass(frozen=True)
 class Settings:
     """What is decided when an index is created.
 
@@ -67,13 +85,18 @@ class Settings:
         language: stemming and stop words of text search; None for neither (any script).
         fields: metadata fields that can be filtered on, and their types.
         model: the bi-encoder, None for an index with text search alone.
-        format_version: the layout of the table.
+        tokens: the late-interaction model, None for an index without token vectors.
     """
 
     language: str | None = "english"
     fields: Mapping[str, type] = field(default_factory=dict)
     model: ModelSettings | None = None
-    format_version: int = FORMAT_VERSION
+    tokens: TokenColumn | None = None
+
+    @property
+    def format_version(self) -> int:
+        """The layout of the table: the oldest that has what these settings need."""
+        return 1 if self.tokens is None else 2
 
     def __post_init__(self) -> None:
         if self.language is not None and self.language not in LANGUAGES:
@@ -105,6 +128,12 @@ class Settings:
         columns += [pa.field(column_of(name), arrow_types[kind]) for name, kind in self.fields.items()]
         if self.model is not None:
             columns.append(pa.field("vector", pa.list_(pa.float32(), self.model.dimensions)))
+        if self.tokens is not None:
+            columns += [
+                pa.field("tokens", pa.binary()),
+                pa.field("num_tokens", pa.int32()),
+                pa.field("tokens_cut", pa.int32()),
+            ]
         return pa.schema(columns, metadata={_METADATA_KEY: self._to_json()})
 
     @classmethod
@@ -127,24 +156,27 @@ class Settings:
                 f"{where}: this index has format {values['format_version']}, and this crossrank reads up to "
                 f"format {FORMAT_VERSION}; upgrade crossrank"
             )
-        model = values["model"]
+        model, tokens = values["model"], values.get("tokens")
+        if tokens is not None:
+            tokens = TokenColumn(**{**tokens, "model": ModelSettings(**tokens["model"])})
         return cls(
             language=values["language"],
             fields={name: FIELD_TYPES[kind] for name, kind in values["fields"].items()},
             model=None if model is None else ModelSettings(**model),
-            format_version=values["format_version"],
+            tokens=tokens,
         )
 
     def _to_json(self) -> str:
         model = self.model
-        return json.dumps(
-            {
-                "format_version": self.format_version,
-                "language": self.language,
-                "fields": {name: kind.__name__ for name, kind in self.fields.items()},
-                "model": None if model is None else asdict(model),
-            }
-        )
+        values: dict[str, Any] = {
+            "format_version": self.format_version,
+            "language": self.language,
+            "fields": {name: kind.__name__ for name, kind in self.fields.items()},
+            "model": None if model is None else asdict(model),
+        }
+        if self.tokens is not None:
+            values["tokens"] = asdict(self.tokens)
+        return json.dumps(values)
 
     def row(self, document: Document) -> Row:
         """Return the document as a row of the table.
@@ -219,13 +251,30 @@ class Row:
         return bool(self.content.strip())
 
 
-def to_arrow(rows: Sequence[Row], vectors: Any, schema: Any) -> Any:
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A document's token vectors as the table has them.
+
+    Attributes:
+        codes: what the codec gives for each token, end to end; None for a document without text.
+        count: how many tokens that is.
+        cut: how many of the document's tokens were not read.
+    """
+
+    codes: bytes | None = None
+    count: int | None = None
+    cut: int | None = None
+
+
+def to_arrow(rows: Sequence[Row], vectors: Any, tokens: Sequence[TokenRow] | None, schema: Any) -> Any:
     """Return the rows as a `pyarrow.Table`.
 
     Args:
         rows: n rows.
         vectors: (n, dimensions) float32, None for an index without a bi-encoder; those of rows without
             text are not stored.
+        tokens: of each row, None for an index without token vectors; those of rows without text are not
+            stored.
         schema: the table's `pyarrow.Schema`.
     """
     pa = require("pyarrow", "search")
@@ -239,6 +288,11 @@ def to_arrow(rows: Sequence[Row], vectors: Any, schema: Any) -> Any:
         columns["vector"] = pa.FixedSizeListArray.from_arrays(
             pa.array(vectors.ravel()), vectors.shape[1], mask=pa.array([not row.has_text for row in rows])
         )
+    if tokens is not None:
+        kept = [each if row.has_text else TokenRow() for row, each in zip(rows, tokens, strict=True)]
+        columns["tokens"] = [each.codes for each in kept]
+        columns["num_tokens"] = [each.count for each in kept]
+        columns["tokens_cut"] = [each.cut for each in kept]
     return pa.table(columns, schema=schema)
 
 

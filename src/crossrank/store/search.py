@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from crossrank.checks import as_strings, check_count, check_texts
 from crossrank.errors import require
+from crossrank.models.maxsim import maxsim
 from crossrank.store import upkeep
 from crossrank.store.table import DocumentTable
+from crossrank.store.tokens import StoredTokens
 from crossrank.types import Hit, Ranking
 
-__all__ = ["text_rankings", "valid_strings", "vector_rankings"]
+__all__ = ["text_rankings", "token_rankings", "valid_strings", "vector_rankings"]
 
 _TIE_MARGIN = 8  # rows fetched beyond top_k, to see whether the last score goes on behind the cut
 _MOST_TIES = 10_000
@@ -83,6 +85,45 @@ def vector_rankings(
         return _ranking(table, text, "dense", scored, top_k)
 
     return [ranking(text, vector) for text, vector in zip(texts, vectors, strict=True)]
+
+
+def token_rankings(
+    table: DocumentTable,
+    stored: StoredTokens,
+    *,
+    texts: Sequence[str],
+    vectors: Sequence[npt.NDArray[np.float32]],
+    scale: Sequence[float],
+    top_k: int,
+    where: str | None,
+) -> list[Ranking]:
+    """Return one ranking by MaxSim per query, from a scan over all token vectors.
+
+    Args:
+        table: what to search.
+        stored: its token vectors.
+        texts: of the queries; for the rankings.
+        vectors: of each query, (tokens, dimensions) float32.
+        scale: what the sum over a query's tokens is multiplied by.
+        top_k: the most hits a ranking may have.
+        where: SQL condition that documents must meet.
+    """
+    best: list[list[tuple[float, str]]] = [[] for _ in texts]
+    for block in stored.blocks(where):
+        scores = maxsim(vectors, block.tokens, decode=stored.codec.decode)
+        scores *= np.array(scale, dtype=np.float32)
+        for column, found in zip(scores.T, best, strict=True):
+            least = found[-1][0] if len(found) >= top_k else -np.inf
+            near = np.flatnonzero(column >= least).tolist()  # equal ones too: ids decide
+            found.extend((float(column[place]), block.ids[place]) for place in near)
+            found.sort(reverse=True)
+            del found[top_k:]
+    names = list(dict.fromkeys(name for found in best for _, name in found))
+    rows = table.rows_by_id(names, table.settings.document_columns())
+    return [
+        _ranking(table, text, "late", [(score, rows[name]) for score, name in found if name in rows], top_k)
+        for text, found in zip(texts, best, strict=True)
+    ]
 
 
 def _best_rows(

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.errors import IndexMismatchError, IndexStoreError, InputError, require
-from crossrank.store.schema import Row, Settings, to_arrow
+from crossrank.store.schema import Row, Settings, TokenRow, to_arrow
 
 __all__ = ["DocumentTable"]
 
@@ -155,6 +155,12 @@ class DocumentTable:
         rows = self.rows_by_id(ids, ["id", "content_hash"])
         return {name: row["content_hash"] for name, row in rows.items()}
 
+    def batches(self, columns: Sequence[str], where: str | None, rows: int) -> Iterator[Any]:
+        """Yield all rows that meet an SQL condition as `pyarrow.RecordBatch`, at most `rows` at a time."""
+        with _store_errors(self.path):
+            query = self.lance.search().select(list(columns))
+            yield from (query if where is None else query.where(where)).to_batches(batch_size=rows)
+
     def ids(self, where: str | None = None) -> list[str]:
         """Return the ids of all rows that meet an SQL condition, in the order they are stored."""
         with _store_errors(self.path):
@@ -162,17 +168,25 @@ class DocumentTable:
             table = (query.where(where) if where is not None else query).to_arrow()
         return [str(value) for value in table["id"].to_pylist()]
 
-    def write(self, rows: Sequence[Row], vectors: npt.NDArray[np.float32] | None, *, replace: bool) -> None:
+    def write(
+        self,
+        rows: Sequence[Row],
+        vectors: npt.NDArray[np.float32] | None,
+        tokens: Sequence[TokenRow] | None = None,
+        *,
+        replace: bool,
+    ) -> None:
         """Store rows in one atomic step; the caller holds the lock and knows which ids are stored.
 
         Args:
             rows: rows with ids of their own.
             vectors: (len(rows), dimensions) float32, None for an index without a bi-encoder.
+            tokens: of each row, None for an index without token vectors.
             replace: whether some of the ids are stored; their rows are replaced.
         """
         with _store_errors(self.path):
             table = self.lance
-            data = to_arrow(rows, vectors, table.schema)
+            data = to_arrow(rows, vectors, tokens, table.schema)
             if replace:
                 merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
                 merge.execute(data, on_bad_vectors="null")

@@ -26,6 +26,7 @@ from crossrank.training.bi_encoder_student import BiEncoderStudent
 from crossrank.training.cross_encoder_student import CrossEncoderStudent
 from crossrank.training.losses.table import Family
 from crossrank.training.recipes import Lengths, StudentChoice
+from crossrank.training.t5_students import DuoT5Student, MonoT5Student, RankT5Student
 
 __all__ = ["STUDENTS", "Student", "TextLengths", "student_of"]
 
@@ -58,7 +59,7 @@ class Student(Protocol):
         kind: its name in recipes.
         family: what it computes, and so which losses are for it (`losses.table`): "scorer" takes pairs and
             gives `model(model.preprocess(pairs))["scores"]`, (n, 1) or (n, classes); "encoder" gives
-            "sentence_embedding".
+            "sentence_embedding"; "comparer" takes (query, document, document) and gives "scores".
         joins_texts: query and document share an input (and `max_length`); false where each is read alone.
         hub_kind: what a base is looked for as: `crossrank.models.hub.resolve`.
     """
@@ -121,7 +122,13 @@ class Student(Protocol):
         ...
 
 
-_ALL: tuple[Student, ...] = (CrossEncoderStudent(), BiEncoderStudent())
+_ALL: tuple[Student, ...] = (
+    CrossEncoderStudent(),
+    BiEncoderStudent(),
+    MonoT5Student(),
+    RankT5Student(),
+    DuoT5Student(),
+)
 
 STUDENTS: dict[str, Student] = {student.kind: student for student in _ALL}
 """Every kind by its name."""

@@ -17,7 +17,8 @@ from crossrank.training.typed_fields import limited, read_fields
 __all__ = ["LOSSES", "Family", "Loss", "loss_named", "options_of"]
 
 Family: TypeAlias = str
-"""What a student computes: "scorer" (a score for each pair), "encoder" (a vector for each text), ..."""
+"""What a student computes: "scorer" (a score for each pair), "encoder" (a vector for each text), "comparer"
+(a score for two documents of a query), ..."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,12 @@ def _theirs(name: str) -> Callable[[Any, Any, int], Any]:
     return build
 
 
+def _comparison(model: Any, options: NoOptions, budget: int) -> Any:
+    from crossrank.training.losses.pairwise import ComparisonLoss
+
+    return ComparisonLoss(model)
+
+
 def _mnr(model: Any, options: Scale, budget: int) -> Any:
     return _encoder_losses().MultipleNegativesRankingLoss(model, scale=options.scale)
 
@@ -277,8 +284,15 @@ _ENCODER_LOSSES = (
     ),
 )
 
+_COMPARER_LOSSES = (
+    Loss(
+        *("duo", "comparer", "triplets", NoOptions, _comparison),
+        "cross-entropy of which document is relevant, in both orders (Pradeep et al. 2021, arXiv:2101.05667)",
+    ),
+)
+
 LOSSES: dict[tuple[Family, str], Loss] = {
-    (loss.family, loss.name): loss for loss in _SCORER_LOSSES + _ENCODER_LOSSES
+    (loss.family, loss.name): loss for loss in _SCORER_LOSSES + _ENCODER_LOSSES + _COMPARER_LOSSES
 }
 """Every loss by family and name."""
 

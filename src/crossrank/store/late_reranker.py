@@ -1,0 +1,96 @@
+"""A reranker whose document vectors come from an index: what is left at query time is the query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.models.late_interaction import DocumentVectors, Wanted
+from crossrank.models.maxsim import TokenVectors
+from crossrank.models.requests import Requests
+from crossrank.types import Document, Ranking
+
+if TYPE_CHECKING:
+    from crossrank.progress import Track
+    from crossrank.store.lance import Index
+
+__all__ = ["StoredLateInteraction"]
+
+
+class StoredLateInteraction:
+    """Late interaction over the token vectors that an index keeps.
+
+    A document counts as stored if the index has its id and the very text; such documents are not encoded
+    again. Others are, and then go through the index's codec, so that a document's score does not depend on
+    whether it is stored. Safe to use from many threads at once.
+
+    Args:
+        index: opened with the late-interaction model it was made with.
+
+    Raises:
+        IndexMismatchError: the index has no token vectors, or was opened without the model.
+
+    Example:
+        >>> index = Index.open("my-index", late_interaction=model)  # doctest: +SKIP
+        >>> searcher = Searcher(index, StoredLateInteraction(index))  # doctest: +SKIP
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._model = index.needed_late_interaction("there is nothing to encode queries with")
+        self._stored = index.stored_tokens()
+
+    @property
+    def name(self) -> str:
+        """What hits carry as their stage: the model's name."""
+        return self._model.name
+
+    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
+        """Order one query's documents, best first; see `LateInteraction.rank`.
+
+        Args:
+            query: not empty.
+            documents: texts or documents; those of the index are looked up by id.
+            top_k: how many hits to return; None returns all.
+        """
+        return self._model.rank_with(Requests.one(query, documents, top_k), top_k, self._vectors)[0]
+
+    def rank_many(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[str | Document]],
+        top_k: int | None = None,
+    ) -> list[Ranking]:
+        """Order many queries' documents; see `LateInteraction.rank_many`.
+
+        Args:
+            queries: not empty each.
+            documents: one list for each query.
+            top_k: how many hits to return for each query; None returns all.
+        """
+        return self._model.rank_with(Requests.several(queries, documents, top_k), top_k, self._vectors)
+
+    def _vectors(self, wanted: Sequence[Wanted], tracked: Track) -> DocumentVectors:
+        ids = [each.document_id for each in wanted if each.document_id is not None]
+        stored = self._stored.of(ids) if ids else {}
+        vectors: dict[int, npt.NDArray[np.float32]] = {}
+        cut = np.zeros(len(wanted), dtype=np.int32)
+        codec = self._stored.codec
+        missing = []
+        for place, each in enumerate(wanted):
+            found = None if each.document_id is None else stored.get(each.document_id)
+            if found is None or found[0] != each.text:
+                missing.append(place)
+                continue
+            _, codes, cut[place] = found
+            vectors[place] = codec.decode(codes)
+            tracked.advance()
+        if missing:
+            made = self._model.encode_wanted([wanted[place] for place in missing], tracked)
+            for place, each_made, num_cut in zip(missing, made.tokens.split(), made.cut, strict=True):
+                vectors[place] = codec.decode(codec.encode(each_made))
+                cut[place] = num_cut
+        in_order = [vectors[place] for place in range(len(wanted))]
+        return DocumentVectors(TokenVectors.of(in_order, self._model.dimensions), cut)
