@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from crossrank.cli import encode, evaluate, index, info, mine, models, quantize, rerank, search
+from crossrank.cli import calibrate, encode, evaluate, index, info, mine, models, quantize, rerank, search
 from crossrank.cli.output import emit_text, show_error
 from crossrank.errors import CrossrankError
 
@@ -85,6 +85,7 @@ for _command in (
     evaluate.evaluate,
     mine.mine,
     quantize.quantize,
+    calibrate.calibrate,
     info.info,
     models.models,
 ):
