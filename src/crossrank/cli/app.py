@@ -10,7 +10,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from crossrank.cli import calibrate, encode, evaluate, index, info, mine, models, quantize, rerank, search
+from crossrank.cli import (
+    calibrate,
+    encode,
+    evaluate,
+    evaluate_pairs,
+    index,
+    info,
+    mine,
+    models,
+    quantize,
+    rerank,
+    search,
+    similar,
+)
 from crossrank.cli.output import emit_text, show_error
 from crossrank.errors import CrossrankError
 
@@ -73,7 +86,7 @@ def _root(
 
 
 def _add(command: Callable[..., None]) -> None:
-    app.command(name=command.__name__)(command)
+    app.command(name=command.__name__.replace("_", "-"))(command)
 
 
 for _command in (
@@ -83,9 +96,12 @@ for _command in (
     rerank.score,
     encode.encode,
     evaluate.evaluate,
+    evaluate_pairs.evaluate_pairs,
     mine.mine,
     quantize.quantize,
     calibrate.calibrate,
+    similar.paraphrases,
+    similar.cluster,
     info.info,
     models.models,
 ):

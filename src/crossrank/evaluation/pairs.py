@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.checks import as_number, check_count
 from crossrank.errors import FileFormatError, InputError
 from crossrank.store.formats import rows_of
+
+if TYPE_CHECKING:
+    from crossrank.models.bi_encoder import BiEncoder
+    from crossrank.models.cross_encoder import CrossEncoder
 
 __all__ = [
     "Agreement",
     "LabelledPair",
     "agreement",
     "best_threshold",
+    "interval_over_pairs",
+    "pair_values",
     "pearson",
     "read_labelled_pairs",
     "spearman",
@@ -79,6 +87,68 @@ def read_labelled_pairs(path: Path) -> Iterator[LabelledPair]:
             raise FileFormatError(str(error), path, row.line) from None
     if none:
         raise FileFormatError("no pairs in it", path)
+
+
+def pair_values(
+    model: CrossEncoder | BiEncoder, pairs: Sequence[LabelledPair]
+) -> npt.NDArray[np.floating[Any]]:
+    """Return what a model says of pairs.
+
+    Args:
+        model: a bi-encoder gives cosines, of texts encoded as documents; a cross-encoder what its activation
+            makes of its scores.
+        pairs: their labels are not looked at.
+
+    Returns:
+        (n,), or (n, labels) of a model with several labels.
+
+    Raises:
+        InputError: a text that the model cannot read.
+    """
+    from crossrank.models.bi_encoder import BiEncoder
+
+    if not isinstance(model, BiEncoder):
+        return model.activate(model.score([(pair.first, pair.second) for pair in pairs]))
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair[:2]))
+    vectors = model.encode_documents(texts)
+    rows = {text: row for row, text in enumerate(texts)}
+    first = vectors[[rows[pair.first] for pair in pairs]].astype(np.float64)
+    second = vectors[[rows[pair.second] for pair in pairs]].astype(np.float64)
+    return np.asarray((first * second).sum(axis=1))
+
+
+def interval_over_pairs(
+    measure: Callable[..., float],
+    *columns: npt.ArrayLike,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of a measure, over samples of pairs.
+
+    Args:
+        measure: such as `pearson`, called with samples of the columns.
+        columns: (n,) each; a sample takes the same pairs of all.
+        confidence: a share from 0 to 1.
+        resamples: how many samples are drawn; one that the measure is not defined on does not count.
+        seed: of the draws.
+
+    Raises:
+        InputError: settings out of their range, or a measure that no sample defines.
+    """
+    confidence = as_number(confidence, "confidence", 0, 1)
+    check_count(resamples, "resamples")
+    arrays = [np.asarray(column) for column in columns]
+    random = np.random.default_rng(seed)
+    found = []
+    for _ in range(resamples):
+        drawn = random.integers(len(arrays[0]), size=len(arrays[0]))
+        with contextlib.suppress(InputError):
+            found.append(measure(*(column[drawn] for column in arrays)))
+    if not found:
+        raise InputError("no sample of the pairs defines the measure; give more pairs")
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def pearson(values: npt.ArrayLike, labels: npt.ArrayLike) -> float:
