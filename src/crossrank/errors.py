@@ -10,6 +10,7 @@ CrossrankError
  ├── ModelOutputError (RuntimeError)    NaN or infinity where a score should be
  ├── IndexStoreError (RuntimeError)     an index that is missing, locked, damaged or incompatible
  │    └── IndexMismatchError            the index was made with another bi-encoder or schema
+ ├── TrainingStoppedError (RuntimeError) a training that goes wrong, and was stopped
  └── MissingExtraError (ImportError)    an optional part is not installed; the text has the command
 
 Every message says what was wrong, where, and what to do. Library code raises these for anything a
@@ -33,6 +34,7 @@ __all__ = [
     "MissingExtraError",
     "ModelOutputError",
     "QueryTooLongError",
+    "TrainingStoppedError",
     "UnsupportedArchitectureError",
 ]
 
@@ -86,6 +88,10 @@ class IndexStoreError(CrossrankError, RuntimeError):
 
 class IndexMismatchError(IndexStoreError):
     """The index was made with another bi-encoder or another schema."""
+
+
+class TrainingStoppedError(CrossrankError, RuntimeError):
+    """A training went wrong: NaN, constant scores, a fall below where it began, positives cut away."""
 
 
 class MissingExtraError(CrossrankError, ImportError):

@@ -1,0 +1,104 @@
+"""Which weights of a model are trained: frozen layers, and low-rank adapters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from crossrank.errors import InputError, require
+from crossrank.training.recipes import Freeze, LoRA
+
+__all__ = ["add_lora", "count_trained", "freeze", "merge_lora"]
+
+
+def freeze(model: Any, choice: Freeze) -> None:
+    """Take embeddings and the lowest layers out of training.
+
+    Args:
+        model: of sentence-transformers, over a transformer.
+        choice: of the recipe.
+
+    Raises:
+        InputError: the model has no more layers than are to be frozen.
+    """
+    transformer = _backbone(model.transformers_model)
+    frozen: list[nn.Module] = []
+    if choice.embeddings:
+        embeddings = getattr(transformer, "embeddings", None)
+        frozen.append(embeddings if embeddings is not None else transformer.get_input_embeddings())
+    if choice.layers:
+        layers = _layers(transformer)
+        if choice.layers >= len(layers):
+            raise InputError(f"freeze.layers is {choice.layers}, and the model has {len(layers)} layers")
+        frozen += layers[: choice.layers]
+    for module in frozen:
+        module.requires_grad_(False)
+
+
+def add_lora(model: Any, choice: LoRA) -> None:
+    """Give a model low-rank adapters; they are trained, and a head, and nothing else.
+
+    Args:
+        model: of sentence-transformers, over a transformer.
+        choice: of the recipe.
+
+    Raises:
+        InputError: targets that the model has not.
+        MissingExtraError: peft is not there.
+    """
+    peft = require("peft", "train")
+    whole = model.transformers_model
+    backbone = _backbone(whole)
+    prefix = next((f"{name}." for name, child in whole.named_children() if child is backbone), "")
+    linear = [prefix + name for name, part in backbone.named_modules() if isinstance(part, nn.Linear)]
+    targets = linear
+    if choice.targets is not None:
+        targets = [name for name in linear if name.rpartition(".")[2] in choice.targets]
+        missing = {*choice.targets} - {name.rpartition(".")[2] for name in linear}
+        if missing:
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+            raise InputError(f"lora.targets: there is no linear layer {min(missing)!r}; there are {known}")
+    heads = [
+        name
+        for name, child in whole.named_children()
+        if backbone is not whole and child is not backbone and any(True for _ in child.parameters())
+    ]
+    config = peft.LoraConfig(
+        r=choice.rank,
+        lora_alpha=choice.alpha,
+        lora_dropout=choice.dropout,
+        target_modules=targets,
+        modules_to_save=heads or None,
+    )
+    _holder(model).model = peft.get_peft_model(whole, config)
+
+
+def merge_lora(model: Any) -> None:
+    """Add what the adapters have learnt to the weights, and take them away."""
+    holder = _holder(model)
+    holder.model = holder.model.merge_and_unload()
+
+
+def count_trained(model: nn.Module) -> tuple[int, int]:
+    """Return how many parameters are trained, and how many there are."""
+    sizes = [(each.numel(), each.requires_grad) for each in model.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+
+
+def _backbone(transformer: Any) -> Any:
+    """Return the model without its head."""
+    return getattr(transformer, transformer.base_model_prefix, transformer)
+
+
+def _layers(backbone: nn.Module) -> list[nn.Module]:
+    lists = [part for part in backbone.modules() if isinstance(part, nn.ModuleList) and len(part) > 1]
+    if not lists:
+        raise InputError("the model has no list of layers to freeze")
+    return [*lists[0]]
+
+
+def _holder(model: Any) -> Any:
+    """Return the module of sentence-transformers that has the transformer as its `model`."""
+    transformer = model.transformers_model
+    return next(part for part in model.modules() if getattr(part, "model", None) is transformer)

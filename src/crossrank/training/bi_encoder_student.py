@@ -1,0 +1,103 @@
+"""Bi-encoders in training: sentence-transformers' `SentenceTransformer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.errors import CheckpointError, require
+from crossrank.models.hub import Kind
+from crossrank.training.recipes import Lengths, StudentChoice
+from crossrank.training.tokens import TokenizerLengths, set_max_length
+
+__all__ = ["BiEncoderStudent"]
+
+_BLOCK = 2048
+"""Texts that are tokenised at a time."""
+
+
+class BiEncoderStudent:
+    """See `crossrank.training.students.Student`."""
+
+    kind = "bi_encoder"
+    family = "encoder"
+    joins_texts = False
+    hub_kind: Kind = "bi-encoder"
+
+    def open(self, choice: StudentChoice, folder: Path, lengths: Lengths) -> Any:
+        """Return a `SentenceTransformer`; a plain transformer gets mean pooling."""
+        if choice.classes is not None:
+            raise CheckpointError("student.classes: a bi-encoder has no classes")
+        sentence_transformer = require("sentence_transformers", "train").SentenceTransformer
+        try:
+            model = sentence_transformer(
+                str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"}
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{folder} cannot be trained as a bi-encoder: {error}") from error
+        set_max_length(model, folder, lengths)
+        return model
+
+    def trainer(self) -> tuple[type[Any], type[Any]]:
+        """Return sentence-transformers' classes."""
+        module = require("sentence_transformers.sentence_transformer", "train")
+        return module.SentenceTransformerTrainer, module.SentenceTransformerTrainingArguments
+
+    def text_lengths(self, model: Any) -> TokenizerLengths:
+        """Return what counts tokens of single texts."""
+        tokenizer = model.tokenizer
+        return TokenizerLengths(
+            tokenizer, int(model.max_seq_length), tokenizer.num_special_tokens_to_add(pair=False)
+        )
+
+    def preprocess_options(self) -> Mapping[str, Any]:
+        """Return nothing: texts are read alone."""
+        return {}
+
+    def score_lists(
+        self, model: Any, queries: Sequence[str], documents: Sequence[Sequence[str]], token_budget: int
+    ) -> list[npt.NDArray[np.float32]]:
+        """Return cosines; every text is encoded once."""
+        query_vectors = _vectors(model, queries, token_budget, model.prompts.get("query"))
+        unique = [*dict.fromkeys(text for texts in documents for text in texts)]
+        prompt = model.prompts.get("document")
+        of = dict(zip(unique, _vectors(model, unique, token_budget, prompt), strict=True))
+        return [
+            np.asarray([of[text] @ vector for text in texts], dtype=np.float32)
+            for vector, texts in zip(query_vectors, documents, strict=True)
+        ]
+
+    def export(self, model: Any, folder: Path) -> None:
+        """Write what sentence-transformers and crossrank open; transformers gives the token vectors."""
+        model.save_pretrained(str(folder), create_model_card=False)
+
+
+def _vectors(
+    model: Any, texts: Sequence[str], token_budget: int, prompt: str | None
+) -> npt.NDArray[np.float32]:
+    """Return L2-normalised vectors, (texts, dimensions)."""
+    import torch
+
+    from crossrank.training.losses.gradient_cache import packed_outputs
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            parts = [
+                packed_outputs(
+                    model,
+                    model.preprocess([*texts[start : start + _BLOCK]], prompt=prompt or None),
+                    "sentence_embedding",
+                    token_budget,
+                )
+                for start in range(0, len(texts), _BLOCK)
+            ]
+    finally:
+        model.train(was_training)
+    joined = torch.nn.functional.normalize(torch.cat(parts).float(), dim=1)
+    return np.asarray(joined.cpu().numpy(), dtype=np.float32)

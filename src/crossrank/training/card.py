@@ -1,0 +1,115 @@
+"""The model card of a trained model, and its recipe as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crossrank.errors import require
+from crossrank.training.examples import TrainingData
+from crossrank.training.held_out import HeldOutSet
+from crossrank.training.preparation import Prepared
+from crossrank.training.recipes import Recipe
+
+if TYPE_CHECKING:
+    from crossrank.training.train import TrainingReport
+
+__all__ = ["write_card"]
+
+
+def write_card(
+    folder: Path,
+    recipe: Recipe,
+    data: TrainingData,
+    prepared: Prepared,
+    report: TrainingReport,
+    held_out: HeldOutSet | None,
+) -> None:
+    """Write README.md and recipe.yaml.
+
+    Args:
+        folder: of the model.
+        recipe: it was trained by.
+        data: it was trained on.
+        prepared: the rows of it.
+        report: of the run.
+        held_out: what it was measured on.
+    """
+    yaml: Any = require("yaml", "train")
+    text = yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True)
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    lines = [
+        "---",
+        *_front_matter(recipe),
+        "---",
+        "",
+        f"# {Path(recipe.output).name}",
+        "",
+        f"A {recipe.student.kind.replace('_', '-')} trained from `{recipe.student.base}` with crossrank.",
+        "",
+        "## Figures",
+        "",
+        *_figures(report, held_out),
+        "",
+        "![Loss and held-out measure by step](metrics.png)",
+        "",
+        "## Data",
+        "",
+        "| file | SHA-256 | queries |",
+        "| --- | --- | ---: |",
+        *(f"| {name} | `{data.digests[name][:16]}…` | {count:,} |" for name, count in data.counts.items()),
+        "",
+        f"{prepared.num_lists:,} queries, {prepared.num_pairs:,} pairs of query and document, "
+        f"{prepared.num_tokens:,} tokens an epoch. {prepared.left_out:,} queries were left out since they are "
+        f"held out. {prepared.cut_documents:,} documents and {prepared.cut_queries:,} queries were cut; of "
+        f"{prepared.num_positives:,} positives, {prepared.cut_positives:,} were not read whole.",
+        "",
+        "## Recipe",
+        "",
+        f"{report.num_steps:,} steps in {report.precision}. As a file: [recipe.yaml](recipe.yaml).",
+        "",
+        "```yaml",
+        text.rstrip(),
+        "```",
+        "",
+    ]
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _front_matter(recipe: Recipe) -> list[str]:
+    is_encoder = recipe.student.kind == "bi_encoder"
+    base = [] if Path(recipe.student.base).exists() else [f"base_model: {recipe.student.base}"]
+    return [
+        *base,
+        f"pipeline_tag: {'sentence-similarity' if is_encoder else 'text-ranking'}",
+        "library_name: sentence-transformers",
+        "tags: [crossrank]",
+    ]
+
+
+def _figures(report: TrainingReport, held_out: HeldOutSet | None) -> list[str]:
+    if held_out is None or report.baseline is None or report.best is None:
+        return ["Not measured: the recipe has no held-out set."]
+    where = f"{held_out.name}, {len(held_out.queries):,} queries, {held_out.num_pairs:,} pairs"
+    lines = [f"On {where}:", "", f"| | {report.measure} |", "| --- | ---: |"]
+    found = report.comparison
+    if found is None:
+        lines += [f"| base | {report.baseline:.4f} |", f"| this model | {report.best:.4f} |"]
+    else:
+        lines += [
+            f"| base | {_interval(found.other_mean)} |",
+            f"| this model | {_interval(found.mean)} |",
+            f"| difference | {_interval(found.difference, sign='+')} (p = {found.p_value:.2g}) |",
+            "",
+            "Intervals are 95 % bootstrap intervals over the queries; p is of a paired randomisation test. "
+            "The step was chosen by this measure, so a collection of its own says more.",
+        ]
+    if report.best_step == 0:
+        lines += ["", "No measurement was better than the base: these are the base's weights."]
+    else:
+        lines += ["", f"The weights are those of step {report.best_step:,}, the best that was measured."]
+    return lines
+
+
+def _interval(value: Any, sign: str = "") -> str:
+    return f"{value.value:{sign}.4f} [{value.low:{sign}.4f}, {value.high:{sign}.4f}]"

@@ -1,0 +1,119 @@
+"""Cross-encoders in training: sentence-transformers' `CrossEncoder` with a classification head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.errors import CheckpointError, require
+from crossrank.models.hub import Kind
+from crossrank.training.recipes import Lengths, StudentChoice
+from crossrank.training.tokens import TokenizerLengths, set_max_length
+
+__all__ = ["CrossEncoderStudent"]
+
+_BLOCK = 2048
+"""Pairs that are tokenised at a time."""
+
+
+class CrossEncoderStudent:
+    """See `crossrank.training.students.Student`."""
+
+    kind = "cross_encoder"
+    family = "scorer"
+    joins_texts = True
+    hub_kind: Kind = "cross-encoder"
+
+    def open(self, choice: StudentChoice, folder: Path, lengths: Lengths) -> Any:
+        """Return a `CrossEncoder`; a base without a head gets a new one."""
+        cross_encoder = require("sentence_transformers", "train").CrossEncoder
+        classes = choice.classes
+        try:
+            model = cross_encoder(
+                str(folder),
+                device="cpu",
+                num_labels=len(classes) if classes else 1,
+                max_length=lengths.max_length,
+                local_files_only=True,
+                model_kwargs={"dtype": "float32"},
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{folder} cannot be opened as a cross-encoder to train: {error}"
+            ) from error
+        if classes:
+            config = model.transformers_model.config
+            config.id2label = dict(enumerate(classes))
+            config.label2id = {name: i for i, name in enumerate(classes)}
+        set_max_length(model, folder, lengths)
+        return model
+
+    def trainer(self) -> tuple[type[Any], type[Any]]:
+        """Return sentence-transformers' classes."""
+        module = require("sentence_transformers.cross_encoder", "train")
+        return module.CrossEncoderTrainer, module.CrossEncoderTrainingArguments
+
+    def text_lengths(self, model: Any) -> TokenizerLengths:
+        """Return what counts tokens of pairs."""
+        tokenizer = model.tokenizer
+        return TokenizerLengths(
+            tokenizer, int(model.max_seq_length), tokenizer.num_special_tokens_to_add(pair=True)
+        )
+
+    def preprocess_options(self) -> Mapping[str, Any]:
+        """Cut the document alone, as crossrank does when it reranks."""
+        return {"processing_kwargs": {"text": {"truncation": "only_second"}}}
+
+    def score_lists(
+        self, model: Any, queries: Sequence[str], documents: Sequence[Sequence[str]], token_budget: int
+    ) -> list[npt.NDArray[np.float32]]:
+        """Return raw logits; pairs of all lists share forward passes."""
+        pairs = [(query, text) for query, texts in zip(queries, documents, strict=True) for text in texts]
+        scores = score_pairs(model, pairs, token_budget, self.preprocess_options())
+        bounds = np.cumsum([len(texts) for texts in documents])[:-1]
+        return [part[:, 0] if part.shape[1] == 1 else part for part in np.split(scores, bounds)]
+
+    def export(self, model: Any, folder: Path) -> None:
+        """Write what transformers, sentence-transformers and crossrank open."""
+        model.save_pretrained(str(folder), create_model_card=False)
+
+
+def score_pairs(
+    model: Any, pairs: Sequence[tuple[str, str]], token_budget: int, preprocess_options: Mapping[str, Any]
+) -> npt.NDArray[np.float32]:
+    """Return the raw outputs of a `CrossEncoder` for pairs, in evaluation mode.
+
+    Args:
+        model: its mode is restored.
+        pairs: of query and document.
+        token_budget: padded tokens of one forward pass.
+        preprocess_options: for `model.preprocess`.
+
+    Returns:
+        float32 (pairs, labels).
+    """
+    import torch
+
+    from crossrank.training.losses.gradient_cache import packed_outputs
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            parts = [
+                packed_outputs(
+                    model,
+                    model.preprocess([*pairs[start : start + _BLOCK]], **preprocess_options),
+                    "scores",
+                    token_budget,
+                )
+                for start in range(0, len(pairs), _BLOCK)
+            ]
+    finally:
+        model.train(was_training)
+    joined = torch.cat(parts) if parts else torch.empty(0, 1)
+    return np.asarray(joined.float().cpu().numpy(), dtype=np.float32)

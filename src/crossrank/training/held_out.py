@@ -1,0 +1,229 @@
+"""What a model in training is measured on: queries with candidates, or pairs of sentences, held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.errors import InputError
+from crossrank.evaluation.collections import Collection
+from crossrank.evaluation.measures import evaluate, parse_measure
+from crossrank.retrieval.bm25 import BM25
+from crossrank.training.examples import TrainingList, draw, read_lists
+from crossrank.training.recipes import HeldOut
+
+__all__ = ["HeldOutSet", "Measured", "open_held_out"]
+
+PAIR_MEASURES = ("spearman", "accuracy")
+"""Measures over all pairs of sentences together."""
+
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measurement.
+
+    Attributes:
+        value: of the measure.
+        per_query: query id -> value; empty for measures over all pairs together.
+        deviation: standard deviation of the scores within lists, averaged; 0 is a model that says the same
+            of everything.
+    """
+
+    value: float
+    per_query: Mapping[str, float]
+    deviation: float
+
+
+@dataclass(frozen=True)
+class HeldOutSet:
+    """Queries and the documents that are ranked for them.
+
+    Attributes:
+        name: where they are from, for messages and the card.
+        measure: what is measured, by its name.
+        queries: query id -> text.
+        document_ids: of each query, in the order of the queries.
+        documents: their texts.
+        qrels: all judgements of the queries, also of documents that are no candidates.
+        labels: of each pair, for measures over pairs.
+        classes: names of the classes, for accuracy.
+    """
+
+    name: str
+    measure: str
+    queries: Mapping[str, str]
+    document_ids: Sequence[Sequence[str]]
+    documents: Sequence[Sequence[str]]
+    qrels: Mapping[str, Mapping[str, int]]
+    labels: Sequence[float | str] = ()
+    classes: Sequence[str] | None = None
+
+    @property
+    def num_pairs(self) -> int:
+        """How many pairs are scored at each measurement."""
+        return sum(map(len, self.documents))
+
+    def measured(self, scores: Sequence[Scores]) -> Measured:
+        """Return the measure of these scores.
+
+        Args:
+            scores: of each query's documents, in the order of `documents`; finite.
+        """
+        if self.measure in PAIR_MEASURES:
+            joined = np.concatenate([*scores])
+            value = self._accuracy(joined) if self.measure == "accuracy" else spearman(joined, self._grades())
+            return Measured(value, {}, float(joined.std()))
+        run = {
+            query_id: dict(zip(ids, map(float, found), strict=True))
+            for query_id, ids, found in zip(self.queries, self.document_ids, scores, strict=True)
+        }
+        evaluation = evaluate(run, self.qrels, [self.measure])
+        per_query = {query_id: values[self.measure] for query_id, values in evaluation.per_query.items()}
+        return Measured(evaluation[self.measure], per_query, float(np.mean([s.std() for s in scores])))
+
+    def _grades(self) -> Scores:
+        return np.asarray(self.labels, dtype=np.float32)
+
+    def _accuracy(self, scores: Scores) -> float:
+        if scores.ndim == 2 and self.classes:
+            wanted = [_class_name(label) for label in self.labels]
+            found = [self.classes[i] for i in scores.argmax(axis=1)]
+            return float(np.mean([a == b for a, b in zip(wanted, found, strict=True)]))
+        # a logit above 0 is a probability above a half
+        return float(np.mean((scores > 0) == (self._grades() > 0.5)))
+
+
+def open_held_out(choice: HeldOut, seed: int, classes: Sequence[str] | None = None) -> HeldOutSet:
+    """Return the set that a recipe names.
+
+    Args:
+        choice: of the recipe.
+        seed: of the draw of queries.
+        classes: names of the student's classes.
+
+    Raises:
+        InputError: a measure that is not known or does not fit, or nothing that is judged.
+        FileFormatError: see `Collection` and `read_lists`.
+    """
+    if choice.measure in PAIR_MEASURES:
+        if choice.file is None:
+            raise InputError(f"held_out.measure {choice.measure} is of pairs; name a file of them")
+        return _of_pairs(choice, seed, classes)
+    measure = str(parse_measure(choice.measure))
+    if choice.collection is not None:
+        return _of_collection(choice, choice.collection, measure, seed)
+    assert choice.file is not None  # one of the two is there
+    return _of_lists(choice, choice.file, measure, seed)
+
+
+def _of_collection(choice: HeldOut, folder: str, measure: str, seed: int) -> HeldOutSet:
+    collection = Collection.open(folder)
+    qrels = collection.qrels(choice.split)
+    queries = _drawn(collection.queries(choice.split), choice, seed)
+    documents = [*collection.documents()]
+    texts = {document.id: document.full_text for document in documents}
+    ids: list[list[str]] = []
+    if choice.candidates == "bm25":
+        rankings = BM25(documents).retrieve([*queries.values()], choice.depth)
+        ids = [[hit.document_id for hit in ranking] for ranking in rankings]
+    else:
+        run = collection.run(choice.candidates)
+        missing = [query_id for query_id in queries if query_id not in run]
+        if missing:
+            raise InputError(f"the run {choice.candidates} of {folder} lacks query {missing[0]!r}")
+        ids = [[hit.document_id for hit in run[query_id]][: choice.depth] for query_id in queries]
+    found = {query_id: each for query_id, each in zip(queries, ids, strict=True) if each}
+    if not found:
+        raise InputError(f"no query of {folder} has a candidate")
+    return HeldOutSet(
+        name=f"{collection.name} ({choice.split}, {choice.candidates} top {choice.depth})",
+        measure=measure,
+        queries={query_id: queries[query_id] for query_id in found},
+        document_ids=[*found.values()],
+        documents=[[texts[name] for name in each] for each in found.values()],
+        qrels={query_id: qrels[query_id] for query_id in queries},
+    )
+
+
+def _of_lists(choice: HeldOut, file: str, measure: str, seed: int) -> HeldOutSet:
+    lists = [each for each in read_lists(Path(file)) if each.positives]
+    if not lists:
+        raise InputError(f"{file}: no query has a positive to be found")
+    drawn = _drawn({str(i): each.query for i, each in enumerate(lists)}, choice, seed)
+    kept = [lists[int(name)] for name in drawn]
+    ids = {name: [str(i) for i in range(len(each.documents))] for name, each in zip(drawn, kept, strict=True)}
+    return HeldOutSet(
+        name=Path(file).name,
+        measure=measure,
+        queries=drawn,
+        document_ids=[*ids.values()],
+        documents=[each.documents for each in kept],
+        qrels={name: _grades_of(each, ids[name]) for name, each in zip(drawn, kept, strict=True)},
+    )
+
+
+def _grades_of(of: TrainingList, ids: Sequence[str]) -> dict[str, int]:
+    grades = {}
+    for name, label in zip(ids, of.labels, strict=True):
+        if isinstance(label, str) or label != math.floor(label):
+            raise InputError(f"query {of.query_id!r} has label {label!r}; rankings need whole grades")
+        grades[name] = int(label)
+    return grades
+
+
+def _of_pairs(choice: HeldOut, seed: int, classes: Sequence[str] | None) -> HeldOutSet:
+    assert choice.file is not None  # checked by the caller
+    lists = read_lists(Path(choice.file))
+    drawn = _drawn({str(i): each.query for i, each in enumerate(lists)}, choice, seed)
+    kept = [lists[int(name)] for name in drawn]
+    labels = [label for each in kept for label in each.labels]
+    if choice.measure == "spearman" and any(isinstance(label, str) for label in labels):
+        raise InputError(f"{choice.file} has names of classes; held_out.measure spearman is for numbers")
+    if choice.measure == "accuracy" and classes:
+        unknown = sorted({_class_name(label) for label in labels} - {*classes})
+        if unknown:
+            known = ", ".join(classes)
+            raise InputError(f"{choice.file} has label {unknown[0]!r}; student.classes are {known}")
+    return HeldOutSet(
+        name=Path(choice.file).name,
+        measure=choice.measure,
+        queries=drawn,
+        document_ids=[[str(i) for i in range(len(each.documents))] for each in kept],
+        documents=[each.documents for each in kept],
+        qrels={},
+        labels=labels,
+        classes=classes,
+    )
+
+
+def _drawn(queries: Mapping[str, str], choice: HeldOut, seed: int) -> dict[str, str]:
+    if choice.queries is None or choice.queries >= len(queries):
+        return dict(queries)
+    kept = {*sorted(queries, key=lambda query_id: draw(seed, query_id))[: choice.queries]}
+    return {query_id: text for query_id, text in queries.items() if query_id in kept}
+
+
+def _class_name(label: float | str) -> str:
+    return label if isinstance(label, str) else f"{label:g}"
+
+
+def spearman(first: Scores, second: Scores) -> float:
+    """Return Spearman's correlation; equal values share the mean of their ranks; 0 where all are equal."""
+    ranks = [_ranks(np.asarray(each, dtype=np.float64)) for each in (first, second)]
+    centred = [each - each.mean() for each in ranks]
+    scale = math.sqrt(float((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
+    return float((centred[0] * centred[1]).sum() / scale) if scale else 0.0
+
+
+def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    mean: npt.NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
+    return mean

@@ -1,0 +1,200 @@
+"""The folder of a training run: what it is made with, its metrics, its checkpoints, its result.
+
+    OUTPUT/                 at the end: the model, README.md, recipe.yaml, metrics.png
+    OUTPUT/training/        run.json (what the run is made with), metrics.jsonl (a line a measurement),
+                            and until the end checkpoint-STEP/ and best.pt (weights of the best measurement)
+
+Every file appears whole or not at all. The metrics are also what a resumed run knows of the past: lines
+after the checkpoint it starts from are taken back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from crossrank.errors import FileFormatError, InputError
+
+__all__ = ["RunFolder", "write_whole"]
+
+_FORM = 1  # of run.json
+_STAGING = ".writing"
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        output: of the recipe.
+
+    Attributes:
+        output: where the model goes.
+        folder: where the run keeps what it needs.
+        best_path: weights of the best measurement.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.folder = output / "training"
+        self.best_path = self.folder / "best.pt"
+        self._run_path = self.folder / "run.json"
+        self._metrics_path = self.folder / "metrics.jsonl"
+
+    def begin(self, made_with: Mapping[str, Any], *, overwrite: bool) -> bool:
+        """Start a run, or go on with the one that is there.
+
+        Args:
+            made_with: what decides the result; plain JSON, by names that a message can list.
+            overwrite: forget what is there.
+
+        Returns:
+            Whether there is something to go on with.
+
+        Raises:
+            InputError: a finished model, a run of another recipe, or other files are there.
+            FileFormatError: the record of the run cannot be read.
+        """
+        made_with = json.loads(json.dumps(made_with))
+        if overwrite:
+            self._forget()
+        if self._run_path.is_file():
+            earlier = self.record()
+            if earlier.get("finished"):
+                raise InputError(
+                    f"{self.output} exists; name another output, or replace it with overwrite=True"
+                )
+            other = _differing(earlier.get("made_with", {}), made_with)
+            if other:
+                raise InputError(
+                    f"{self.output} has an unfinished run with other {', '.join(other)}; give the same to go "
+                    "on with it, or start anew with overwrite=True"
+                )
+            return True
+        if self.output.is_dir() and any(self.output.iterdir()):
+            raise InputError(f"{self.output} is not empty, and has no training run in it; name another")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.output} cannot be written: {error.strerror or error}") from error
+        self._write_record({"made_with": made_with})
+        return False
+
+    def record(self) -> dict[str, Any]:
+        """Return what is known of the run.
+
+        Raises:
+            FileFormatError: it cannot be read.
+        """
+        try:
+            found = json.loads(self._run_path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise FileFormatError(
+                f"not JSON: {error}; start anew with overwrite=True", self._run_path
+            ) from None
+        if not isinstance(found, dict) or found.get("crossrank_training") != _FORM:
+            raise FileFormatError("this is no record of a training run", self._run_path)
+        return found
+
+    def note(self, **values: Any) -> None:
+        """Add to the record of the run."""
+        self._write_record({**self.record(), **values})
+
+    def _write_record(self, values: Mapping[str, Any]) -> None:
+        whole = {"crossrank_training": _FORM, **values}
+        text = json.dumps(whole, indent=2) + "\n"
+        write_whole(self._run_path, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def log(self, **values: Any) -> None:
+        """Add a line to the metrics."""
+        with self._metrics_path.open("ab") as file:
+            file.write(json.dumps(values).encode() + b"\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of the metrics, in order."""
+        if not self._metrics_path.is_file():
+            return []
+        lines = self._metrics_path.read_bytes().split(b"\n")[:-1]  # what has no end was being written
+        return [json.loads(line) for line in lines]
+
+    def take_back(self, step: int) -> None:
+        """Forget metrics of later steps: they will be measured again."""
+        kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
+        write_whole(self._metrics_path, lambda path: path.write_text("".join(kept), encoding="utf-8"))
+
+    def last_checkpoint(self) -> Path | None:
+        """Return the checkpoint of the highest step; parts of one that was being written are removed."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+        found = {int(path.name.rpartition("-")[2]): path for path in self.folder.glob("checkpoint-*")}
+        return found[max(found)] if found else None
+
+    @property
+    def staging(self) -> Path:
+        """A folder that a checkpoint is written in before it gets its name."""
+        return self.folder / _STAGING
+
+    def commit_checkpoint(self, written: Path) -> None:
+        """Give a whole checkpoint its place, and remove earlier ones."""
+        place = self.folder / written.name
+        shutil.rmtree(place, ignore_errors=True)
+        os.replace(written, place)
+        shutil.rmtree(self.staging, ignore_errors=True)
+        for path in self.folder.glob("checkpoint-*"):
+            if path != place:
+                shutil.rmtree(path)
+
+    def finish(self, exported: Path) -> None:
+        """Move the files of the result to their place and remove what the run needed.
+
+        Args:
+            exported: a folder beside `folder`, with the files.
+        """
+        self.note(files=sorted(path.name for path in exported.iterdir()))
+        for path in sorted(exported.iterdir()):
+            place = self.output / path.name
+            if place.is_dir():
+                shutil.rmtree(place)
+            os.replace(path, place)
+        exported.rmdir()
+        self.note(finished=True)
+        for path in self.folder.glob("checkpoint-*"):
+            shutil.rmtree(path)
+        self.best_path.unlink(missing_ok=True)
+
+    def _forget(self) -> None:
+        """Remove a run, and the files of its model; others are left and refused."""
+        if not self._run_path.is_file():
+            return
+        for name in self.record().get("files", []):
+            path = self.output / name
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder)
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file so that it appears whole or not at all.
+
+    Args:
+        path: the file.
+        write: writes to the path it is given.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def _differing(earlier: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:
+    """Return the keys, with dots, whose values differ."""
+    names = []
+    for key in [*dict.fromkeys([*earlier, *now])]:
+        a, b = earlier.get(key), now.get(key)
+        if a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += _differing(a, b, f"{where}{key}.")
+        else:
+            names.append(f"{where}{key}")
+    return names

@@ -1,0 +1,430 @@
+"""A recipe to a trained model: `train`, and `plan`, which says what it would do.
+
+Beneath are sentence-transformers' trainers, and so transformers' `Trainer` and accelerate: several GPUs by
+`accelerate launch`. Importing this module needs the extra `train`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate import PartialState
+from datasets import Dataset
+
+from crossrank.errors import InputError
+from crossrank.evaluation.significance import Comparison, compare
+from crossrank.runtime.weights import file_digest
+from crossrank.training.adapting import add_lora, count_trained, freeze, merge_lora
+from crossrank.training.bases import base_folder
+from crossrank.training.card import write_card
+from crossrank.training.checkpointing import load_weights, trainer_class
+from crossrank.training.examples import TrainingData, read_examples
+from crossrank.training.forms import FORMS
+from crossrank.training.guards import GradientGuard, Measurements, Progress, StepLog
+from crossrank.training.held_out import HeldOutSet, open_held_out
+from crossrank.training.losses.gradient_cache import PackedLoss
+from crossrank.training.losses.saved_bytes import SavedBytes
+from crossrank.training.losses.table import Loss, loss_named, options_of
+from crossrank.training.plots import plot_metrics
+from crossrank.training.precision import faster_precision
+from crossrank.training.preparation import Prepared, check_positives, prepare
+from crossrank.training.recipes import Recipe
+from crossrank.training.run_folder import RunFolder
+from crossrank.training.students import Student, student_of
+
+__all__ = ["TrainingPlan", "TrainingReport", "plan", "train"]
+
+logger = logging.getLogger(__name__)
+
+_LOG_LINES = 400
+"""Lines of a run's metrics, about."""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a run would do.
+
+    Attributes:
+        prepared: the rows, with counts of what is read and cut.
+        files: file -> lists that are taken from it.
+        row: what a row is, in words.
+        num_steps: updates of the weights.
+        num_trained: parameters that are trained, of `num_parameters`.
+        num_parameters: see `num_trained`.
+        held_out: name of the held-out set; "" without one.
+        held_out_pairs: pairs that are scored at each measurement.
+        weights_bytes: parameters, gradients and the optimiser's two moments.
+        saved_bytes: what autograd held at once in a step of the longest rows, measured.
+    """
+
+    prepared: Prepared
+    files: Mapping[str, int]
+    row: str
+    num_steps: int
+    num_trained: int
+    num_parameters: int
+    held_out: str
+    held_out_pairs: int
+    weights_bytes: int
+    saved_bytes: int
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a run ended with.
+
+    Attributes:
+        output: the folder of the model.
+        num_steps: updates that were made.
+        stopped_early: there were no better measurements for as long as the recipe bears.
+        precision: that of the passes.
+        measure: what was measured; "" without a held-out set.
+        baseline: of the base, None without a held-out set.
+        best: of the weights in the folder.
+        best_step: when they were measured; 0 is the base: nothing was better.
+        comparison: base and result query by query; None for measures over all pairs together.
+        training_s: seconds of this call.
+        num_pairs: pairs that were trained on in this call.
+    """
+
+    output: Path
+    num_steps: int
+    stopped_early: bool
+    precision: str
+    measure: str
+    baseline: float | None
+    best: float | None
+    best_step: int | None
+    comparison: Comparison | None
+    training_s: float
+    num_pairs: int
+
+
+def plan(recipe: Recipe) -> TrainingPlan:
+    """Return what a run would do: reads the data, opens the base, and runs one step without an update.
+
+    Raises:
+        See `train`; nothing is written, and guards do not stop it.
+    """
+    with ExitStack() as opened:
+        made = _Ingredients(recipe, opened)
+        trained, all_parameters = count_trained(made.model)
+        trainer = made.trainer(RunFolder(Path(recipe.output)), bf16=recipe.precision == "bf16")
+        loss_of = made.first_step(trainer, longest=True)
+        with SavedBytes(made.model) as saved:
+            loss_of().backward()
+        return TrainingPlan(
+            prepared=made.prepared,
+            files=made.data.counts,
+            row=FORMS[made.loss.form].row,
+            num_steps=made.num_steps,
+            num_trained=trained,
+            num_parameters=all_parameters,
+            held_out=made.held_out.name if made.held_out else "",
+            held_out_pairs=made.held_out.num_pairs if made.held_out else 0,
+            weights_bytes=4 * all_parameters + 12 * trained,
+            saved_bytes=saved.peak,
+        )
+
+
+def train(
+    recipe: Recipe, *, overwrite: bool = False, report: Callable[[Progress], None] | None = None
+) -> TrainingReport:
+    """Train a model as a recipe says.
+
+    A run that was interrupted goes on from its last checkpoint when it is called again with the same
+    recipe and data, and ends with the same bits on the same machine.
+
+    Args:
+        recipe: what to do.
+        overwrite: replace a model that is in the output folder, and forget an interrupted run.
+        report: is told of progress: losses, rates, measurements.
+
+    Raises:
+        InputError: a recipe that cannot be followed, an output that is there, or an unfinished run of
+            another recipe in it.
+        FileFormatError: data that cannot be read.
+        CheckpointError: a base that cannot be trained.
+        TrainingStoppedError: training went wrong; the message says how, and what is left.
+        MissingExtraError: a part of the extra `train` is not there.
+    """
+    report = report or (lambda progress: None)
+    run = RunFolder(Path(recipe.output))
+    state = PartialState()
+    with ExitStack() as opened:
+        made = _Ingredients(recipe, opened)
+        check_positives(made.prepared, recipe.guards.truncated_positives)
+        if state.is_main_process:
+            run.begin(made.made_with, overwrite=overwrite)
+            run.last_checkpoint()  # removes what was being written
+        state.wait_for_everyone()
+        bf16 = made.precision(run, state) == "bf16"
+        trainer = made.trainer(run, bf16=bf16)
+        return _run(made, trainer, run, report)
+
+
+def _run(
+    made: _Ingredients, trainer: Any, run: RunFolder, report: Callable[[Progress], None]
+) -> TrainingReport:
+    recipe, begun = made.recipe, time.monotonic()
+    is_main = trainer.is_world_process_zero()
+    checkpoint = run.last_checkpoint() if is_main else None
+    if trainer.args.world_size > 1:
+        checkpoint = _same_for_all(checkpoint)
+    first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else -1
+    if is_main:
+        run.take_back(first_step)
+    steps = StepLog(run, report, lambda: trainer.pairs_done * trainer.args.world_size)
+    trainer.add_callback(steps)
+    trainer.add_callback(GradientGuard())
+    measurements = None
+    if made.held_out is not None:
+        measurements = Measurements(
+            recipe, run, made.student, made.held_out, report=report, pause=steps.pause
+        )
+        if checkpoint is None and is_main:
+            base = measurements.measure(made.model, 0, made.num_steps)
+            run.note(baseline_per_query=base.per_query)
+        measurements.measured.setdefault(0, _same_for_all(measurements.measured.get(0)))
+        trainer.add_callback(measurements)
+    if measurements is None or not measurements.patience_is_over:
+        with warnings.catch_warnings():
+            # of torch's and accelerate's own doing; nothing a reader of them could act on
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|accelerate)\.")
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    num_steps = max(trainer.state.global_step, first_step)
+    if not is_main:
+        return _report(made, run, num_steps, trainer, measurements, None, begun)
+    if measurements is not None:
+        load_weights(made.model, run.best_path)
+    if recipe.lora is not None:
+        merge_lora(made.model)
+    comparison = None
+    if measurements is not None and made.held_out is not None:
+        comparison = _comparison(made, run)
+    found = _report(made, run, num_steps, trainer, measurements, comparison, begun)
+    exported = run.folder / "export"
+    shutil.rmtree(exported, ignore_errors=True)
+    made.model.to("cpu")
+    made.student.export(made.model, exported)
+    plot_metrics(run.metrics(), exported / "metrics.png", found.measure)
+    write_card(exported, recipe, made.data, made.prepared, found, made.held_out)
+    run.finish(exported)
+    return found
+
+
+def _comparison(made: _Ingredients, run: RunFolder) -> Comparison | None:
+    """Compare base and result query by query."""
+    assert made.held_out is not None  # checked by the caller
+    earlier = run.record().get("baseline_per_query") or {}
+    if not earlier:
+        return None
+    scores = made.student.score_lists(
+        made.model,
+        [*made.held_out.queries.values()],
+        made.held_out.documents,
+        made.recipe.schedule.token_budget,
+    )
+    return compare(made.held_out.measured(scores).per_query, earlier)
+
+
+def _report(
+    made: _Ingredients,
+    run: RunFolder,
+    num_steps: int,
+    trainer: Any,
+    measurements: Measurements | None,
+    comparison: Comparison | None,
+    begun: float,
+) -> TrainingReport:
+    measured = measurements.measured if measurements else {}
+    best_step = measurements.best_step if measurements else None
+    return TrainingReport(
+        output=run.output,
+        num_steps=num_steps,
+        stopped_early=num_steps < made.num_steps,
+        precision="bf16" if trainer.args.bf16 else "float32",
+        measure=made.held_out.measure if made.held_out else "",
+        baseline=measured.get(0),
+        best=measured[best_step] if best_step is not None else None,
+        best_step=best_step,
+        comparison=comparison,
+        training_s=time.monotonic() - begun,
+        num_pairs=trainer.pairs_done * trainer.args.world_size,
+    )
+
+
+def _same_for_all(value: Any) -> Any:
+    """Return the value that the first process has."""
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([value])[0]
+
+
+class _Ingredients:
+    """A recipe's model, data, loss and held-out set, opened.
+
+    Args:
+        recipe: of the run.
+        opened: what must be closed at the end goes here.
+    """
+
+    def __init__(self, recipe: Recipe, opened: ExitStack) -> None:
+        self.recipe = recipe
+        self.student: Student = student_of(recipe.student)
+        self.loss: Loss = loss_named(recipe.loss, self.student.family)
+        self._options = options_of(recipe.loss, self.loss)
+        if recipe.loss.matryoshka is not None and self.student.family != "encoder":
+            raise InputError("loss.matryoshka is for students that give vectors")
+        self.data: TrainingData = read_examples(recipe.data, recipe.seed)
+        self.held_out: HeldOutSet | None = None
+        if recipe.held_out is not None:
+            self.held_out = open_held_out(recipe.held_out, recipe.seed, recipe.student.classes)
+        choice = recipe.student
+        folder = opened.enter_context(base_folder(choice.base, self.student.hub_kind, choice.revision))
+        self._base_digests = {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
+        transformers.set_seed(recipe.seed)
+        self.model = self.student.open(choice, folder, recipe.lengths)
+        freeze(self.model, recipe.freeze)
+        if recipe.lora is not None:
+            add_lora(self.model, recipe.lora)
+        self.prepared: Prepared = prepare(
+            recipe,
+            self.data,
+            self.loss.form,
+            self.student.text_lengths(self.model),
+            joins_texts=self.student.joins_texts,
+            held_out=[*self.held_out.queries.values()] if self.held_out else [],
+        )
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What decides the result, for the record of the run."""
+        recipe = {key: value for key, value in self.recipe.as_dict().items() if key != "output"}
+        return {"recipe": recipe, "data": dict(self.data.digests), "base": self._base_digests}
+
+    @property
+    def num_steps(self) -> int:
+        """Updates of the weights."""
+        schedule = self.recipe.schedule
+        if schedule.steps is not None:
+            return schedule.steps
+        assert schedule.epochs is not None  # one of the two is there
+        rows = schedule.lists_per_step * int(PartialState().num_processes)
+        batches = math.ceil(self.prepared.num_rows / rows)
+        return max(1, math.ceil(schedule.epochs * max(1, math.ceil(batches / schedule.accumulate))))
+
+    def loss_module(self) -> Any:
+        """Return the loss, in packed mini-batches, and cached where the recipe says so."""
+        schedule = self.recipe.schedule
+        module = self.loss.build(self.model, self._options, schedule.token_budget)
+        if self.recipe.loss.matryoshka is not None:
+            from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
+
+            module = MatryoshkaLoss(self.model, module, [*self.recipe.loss.matryoshka])
+        if self.loss.caches_itself:
+            return module
+        cache = schedule.gradient_cache
+        return PackedLoss(
+            module,
+            token_budget=schedule.token_budget,
+            cache=FORMS[self.loss.form].lists if cache == "auto" else cache,
+            preprocess_options=self.student.preprocess_options(),
+        )
+
+    def trainer(self, run: RunFolder, *, bf16: bool) -> Any:
+        """Return the trainer; making it again resets nothing of the model."""
+        trainer_base, arguments = self.student.trainer()
+        schedule, num_steps = self.recipe.schedule, self.num_steps
+        decay = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}[schedule.decay]
+        every = self.recipe.held_out.every if self.recipe.held_out else schedule.checkpoint_every
+        options: dict[str, Any] = {}
+        if self.loss.no_duplicates:
+            options["batch_sampler"] = "no_duplicates"
+        if self.student.family == "encoder":
+            prompts = {
+                name: self.model.prompts.get("query" if name == "anchor" else "document")
+                for name in self.prepared.columns
+                if name != "label"
+            }
+            options["prompts"] = {name: prompt for name, prompt in prompts.items() if prompt}
+        return trainer_class(trainer_base, run)(
+            model=self.model,
+            args=arguments(
+                output_dir=str(run.folder),
+                per_device_train_batch_size=schedule.lists_per_step,
+                gradient_accumulation_steps=schedule.accumulate,
+                max_steps=num_steps,
+                learning_rate=schedule.learning_rate,
+                warmup_steps=math.ceil(schedule.warmup * num_steps),
+                lr_scheduler_type=decay,
+                weight_decay=schedule.weight_decay,
+                max_grad_norm=schedule.max_gradient_norm,
+                bf16=bf16,
+                seed=self.recipe.seed,
+                data_seed=self.recipe.seed,
+                logging_steps=max(1, num_steps // _LOG_LINES),
+                logging_nan_inf_filter=False,
+                save_strategy="steps",
+                save_steps=min(every, num_steps),
+                report_to="none",
+                disable_tqdm=True,
+                dataloader_pin_memory=torch.cuda.is_available(),
+                **options,
+            ),
+            train_dataset=Dataset.from_dict(self.prepared.columns),
+            loss=self.loss_module(),
+        )
+
+    def first_step(self, trainer: Any, *, longest: bool = False) -> Callable[[], torch.Tensor]:
+        """Return what runs a step's loss: of the first rows, or of those with the most text."""
+        rows: list[int] = [*range(len(trainer.train_dataset))]
+        if longest:
+            sizes = [_size(row) for row in trainer.train_dataset]
+            rows.sort(key=lambda i: -sizes[i])
+        rows = rows[: self.recipe.schedule.lists_per_step]
+        inputs = trainer.data_collator([trainer.train_dataset[i] for i in rows])
+        self.model.to(trainer.args.device)
+        self.model.train()
+
+        def loss_of() -> torch.Tensor:
+            prepared = trainer._prepare_inputs(dict(inputs))
+            loss: torch.Tensor = trainer.compute_loss(self.model, prepared)
+            return loss
+
+        return loss_of
+
+    def precision(self, run: RunFolder, state: Any) -> str:
+        """Return the arithmetic of the passes; what was measured at first holds for the whole run."""
+        wanted = self.recipe.precision
+        if wanted != "auto":
+            return wanted
+        if state.is_main_process and "precision" not in run.record():
+            trainer = self.trainer(run, bf16=False)
+            choice = faster_precision(self.model, self.first_step(trainer), trainer.args.device)
+            run.note(precision=vars(choice))
+            logger.info(
+                "a step takes %.2f s in float32 and %.2f s in bf16: %s",
+                *(choice.float32_s, choice.bf16_s, choice.precision),
+            )
+        state.wait_for_everyone()
+        return str(run.record()["precision"]["precision"])
+
+
+def _size(row: Mapping[str, Any]) -> int:
+    return sum(
+        sum(map(len, value)) if isinstance(value, list) else len(value)
+        for name, value in row.items()
+        if name != "label"
+    )
