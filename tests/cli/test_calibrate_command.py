@@ -112,6 +112,7 @@ def test_a_collection_gives_pairs_by_a_first_stage_or_a_run(run, folder: Path, t
         *("calibrate", folder, "--collection", collection, "--run", tmp_path / "a.run", "--depth", 40),
         *("--threads", 1, "--json", "--replace"),
     )
+    assert result.exit_code == 0, result.stderr
     judged_queries = {name for name, _ in best}
     assert json.loads(result.stdout)["calibration"]["num_pairs"] == 40 * len(judged_queries), result.stderr
 

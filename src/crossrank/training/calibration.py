@@ -64,8 +64,8 @@ class CalibrationReport:
     Attributes:
         calibration: what to save.
         roc_auc: how often a relevant pair scores higher than an irrelevant one, over all pairs.
-        methods: "sigmoid" (of the raw score, unfitted) and each method that was tried -> "ece", "brier",
-            "log_loss".
+        methods: "sigmoid" (of the raw score, unfitted) and each method that could be fitted -> "ece",
+            "brier", "log_loss".
         before: the bins of the sigmoid of the raw score.
         after: the bins of the calibration.
         unreached: ("precision", share) that no score reaches.
@@ -156,8 +156,7 @@ def calibrate(
     scores = (logits if logits.ndim == 1 else logits[:, model.labels.index(label)]).astype(np.float64)
     parts = _parts(texts, queries, relevant, folds, seed)
     before = sigmoid(scores)
-    tried: tuple[Method, ...] = METHODS if method is None else (method,)
-    held_out: dict[Method, Floats] = {name: _held_out(name, scores, relevant, parts) for name in tried}
+    held_out = _tried(METHODS if method is None else (method,), scores, relevant, parts)
     figures = {"sigmoid": probability_figures(before, relevant, bins=bins)}
     figures |= {name: probability_figures(values, relevant, bins=bins) for name, values in held_out.items()}
     best = min(held_out, key=lambda name: figures[name]["log_loss"])
@@ -294,6 +293,22 @@ def _parts(texts: Sequence[str], queries: Ints, relevant: Floats, folds: int, se
                 "judgements of more queries, or fewer folds"
             )
     return parts
+
+
+def _tried(
+    methods: Sequence[Method], scores: Floats, relevant: Floats, parts: Sequence[Ints]
+) -> dict[Method, Floats]:
+    """Held-out probabilities by method; one of several that cannot be fitted to these scores is left out."""
+    found: dict[Method, Floats] = {}
+    fault: InputError | None = None
+    for method in methods:
+        try:
+            found[method] = _held_out(method, scores, relevant, parts)
+        except InputError as error:  # such as a temperature where all scores are above 0 and few relevant
+            fault = error
+    if fault is not None and not found.keys() & {"temperature", "platt"}:
+        raise fault  # a staircase would hide that scores do not rise with relevance
+    return found
 
 
 def _held_out(method: Method, scores: Floats, relevant: Floats, parts: Sequence[Ints]) -> Floats:
