@@ -61,21 +61,26 @@ def main() -> None:
     candidates = {name: (text, [by_id[each] for each in rows[name]]) for name, text in chosen.items()}
     cache = ScoreCache(args.work / "calibration_scores.db")
     model = CrossEncoder(args.model, long_query="truncate", cache=cache)
+    pairs = judged_pairs(candidates, collection.qrels("train"))
+    for name, figures in calibrate(model, pairs, wanted_precision=()).methods.items():
+        print(f"{name:12s}" + "  ".join(f"{key} {value:.4f}" for key, value in figures.items()))
+    # A staircase fits no better to speak of, and would give equal probabilities to scores that differ.
     report = calibrate(
         model,
-        judged_pairs(candidates, collection.qrels("train")),
-        wanted_precision=(0.5, 0.8, 0.9),
+        pairs,
+        method="platt",
+        wanted_precision=(0.3, 0.5, 0.7, 0.9),
         wanted_recall=(0.95,),
         holds_for=HOLDS_FOR.format(n=len(candidates)),
     )
     path = save_calibration(report.calibration, args.model, overwrite=True)
-    for name, figures in report.methods.items():
-        print(f"{name:12s}" + "  ".join(f"{key} {value:.4f}" for key, value in figures.items()))
     for each in report.calibration.thresholds:
         print(
             f"{each.aim} {each.wanted:g}: score {each.score:.3f}, probability {each.probability:.4f}, "
             f"precision {each.precision:.3f}, recall {each.recall:.3f}, held out {each.held_out:.3f}"
         )
+    for aim, wanted in report.unreached:
+        print(f"{aim} {wanted:g}: no score reaches it")
     print(f"ROC AUC {report.roc_auc:.4f}; written to {path}")
 
 

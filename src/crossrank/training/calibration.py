@@ -304,7 +304,7 @@ def _tried(
     for method in methods:
         try:
             found[method] = _held_out(method, scores, relevant, parts)
-        except InputError as error:  # such as a temperature where all scores are above 0 and few relevant
+        except InputError as error:  # noqa: PERF203  (such as a temperature where all scores are above 0)
             fault = error
     if fault is not None and not found.keys() & {"temperature", "platt"}:
         raise fault  # a staircase would hide that scores do not rise with relevance
