@@ -23,6 +23,7 @@ from crossrank.cli import (
     rerank,
     search,
     similar,
+    train,
 )
 from crossrank.cli.output import emit_text, show_error
 from crossrank.errors import CrossrankError
@@ -98,6 +99,7 @@ for _command in (
     evaluate.evaluate,
     evaluate_pairs.evaluate_pairs,
     mine.mine,
+    train.train,
     quantize.quantize,
     calibrate.calibrate,
     similar.paraphrases,
