@@ -69,6 +69,7 @@ def test_it_saves_with_the_model_and_shows_held_out_figures(run, pairs: Path, fo
     opened = CrossEncoder(folder, threads=1)
     assert opened.calibration is not None
     assert opened.calibration.holds_for == "made-up pairs"
+    assert json.loads(run("info", folder, "--json").stdout)["calibration"] == "made-up pairs"
 
 
 def test_json_is_what_was_saved(run, pairs: Path, folder: Path, tmp_path: Path) -> None:
