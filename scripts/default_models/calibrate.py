@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 
 from crossrank import BM25, BiEncoder, Collection, CrossEncoder, Dense, Hybrid, ScoreCache
+from crossrank.evaluation.plots import plot_reliability
 from crossrank.models.quantize import in_hash_order
 from crossrank.training.calibration import calibrate, judged_pairs, save_calibration
 
@@ -73,6 +74,8 @@ def main() -> None:
         wanted_recall=(0.95,),
         holds_for=HOLDS_FOR.format(n=len(candidates)),
     )
+    curves = {"sigmoid of the score": report.before, "Platt, held out": report.after}
+    plot_reliability(curves, args.work / "reliability.png", title=model.name)
     path = save_calibration(report.calibration, args.model, overwrite=True)
     for each in report.calibration.thresholds:
         print(
