@@ -125,7 +125,7 @@ def plan(recipe: Recipe) -> TrainingPlan:
         trainer = made.trainer(RunFolder(nowhere), bf16=recipe.precision == "bf16")
         loss_of = made.first_step(trainer, longest=True)
         with SavedBytes(made.model) as saved:
-            loss_of().backward()
+            loss_of().backward()  # type: ignore[no-untyped-call]
         return TrainingPlan(
             prepared=made.prepared,
             files=made.data.counts,
