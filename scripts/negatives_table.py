@@ -5,7 +5,7 @@ positives in the same number of steps; only where the negatives are from differs
 reranking the same BM25 candidates: of SQuAD's dev questions, and of other collections that are named.
 
     python scripts/negatives_table.py --squad ../shared/data/squad11 --also ../shared/data/scifact
-    python scripts/negatives_table.py --squad ../shared/data/squad11 --queries 24 --held-out 10 --work small
+    python scripts/negatives_table.py --squad ../shared/data/squad11 --queries 24 --passages 200 --work small
 
 Stopped at any moment it goes on when it is called again. Writes benchmarks/results/negatives.json, and the
 table as negatives.md beside it; on 2 cores it is sized for some 25 minutes.
@@ -18,7 +18,7 @@ import json
 import time
 from pathlib import Path
 
-from crossrank import BM25, BiEncoder, Collection, CrossEncoder, Dense
+from crossrank import BM25, BiEncoder, Collection, CrossEncoder, Dense, Document
 from crossrank.evaluation.significance import compare, mean_interval
 from crossrank.training.held_out import HeldOutSet, open_held_out
 from crossrank.training.negatives import Source, mine
@@ -39,12 +39,22 @@ def draw_queries(collection: Collection, count: int) -> dict[str, str]:
     return dict(list(queries.items())[::step][:count])
 
 
-def mine_arms(collection: Collection, queries: dict[str, str], work: Path) -> None:
+def draw_documents(collection: Collection, queries: dict[str, str], count: int) -> list[Document]:
+    """The passages of these questions, and others spread evenly over the articles."""
+    qrels = collection.qrels("train")
+    judged = {name for query_id in queries for name in qrels[query_id]}
+    documents = list(collection.documents())
+    others = [each.id for each in documents if each.id not in judged]
+    kept = judged | {*others[:: max(1, len(others) // max(1, count - len(judged)))]}
+    return [each for each in documents if each.id in kept]
+
+
+def mine_arms(collection: Collection, queries: dict[str, str], passages: int, work: Path) -> None:
     """Write a file of lists for each arm that has none."""
     missing = [name for name in ARMS if not (work / f"{name}.jsonl").exists()]
     if not missing:
         return
-    documents = list(collection.documents())
+    documents = draw_documents(collection, queries, passages)
     for name in missing:
         first_stage = "random"
         if name == "bm25":
@@ -128,6 +138,7 @@ def main() -> None:
         "--also", type=Path, action="append", default=[], help="another collection; repeatable"
     )
     parser.add_argument("--queries", type=int, default=700, help="questions to train on")
+    parser.add_argument("--passages", type=int, default=8000, help="that negatives are mined from")
     parser.add_argument("--held-out", type=int, default=150, help="queries of each collection to measure on")
     parser.add_argument("--depth", type=int, default=30, help="BM25 candidates a query")
     parser.add_argument("--steps", type=int, help="in place of one pass over the data")
@@ -139,7 +150,7 @@ def main() -> None:
     begun = time.monotonic()
 
     collection = Collection.open(args.squad)
-    mine_arms(collection, draw_queries(collection, args.queries), args.work)
+    mine_arms(collection, draw_queries(collection, args.queries), args.passages, args.work)
     print(f"mined after {time.monotonic() - begun:.0f} s", flush=True)
     options = {"depth": args.depth, "queries": args.held_out}
     sets = {"SQuAD dev": HeldOut(collection=str(args.squad), split="dev", **options)}
@@ -179,7 +190,7 @@ def main() -> None:
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     table = "\n".join(lines) + "\n"
     print(table)
-    settings = {name: getattr(args, name) for name in ("queries", "held_out", "depth", "steps")}
+    settings = {name: getattr(args, name) for name in ("queries", "passages", "held_out", "depth", "steps")}
     settings |= {"negatives": NEGATIVES, "max_length": MAX_LENGTH, "seed": SEED, "base": "crossrank-embed"}
     result = {"settings": settings, "training": training, "rows": rows}
     (args.output / "negatives.json").write_text(json.dumps(result, indent=1) + "\n")

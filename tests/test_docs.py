@@ -13,7 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / name for name in ("guide.md", "composition.md", "llm.md", "training.md")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("guide", "composition", "llm", "training", "calibration", "similarity")
+    ),
 ]
 # What a page needs beyond the core, where that is not what every test run has.
 NEEDS = {"training.md": "sentence_transformers"}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
+from crossrank.abstention import probable
 from crossrank.checks import as_number, as_strings, check_count
 from crossrank.errors import InputError
 from crossrank.progress import track
@@ -54,11 +55,15 @@ class Searcher:
             [first-stage ranking, last reranker's ranking] of the documents that reranker saw, and
             its order and scores are taken for these, as the stage "fusion".
         on_error: what a failing reranker does: "degrade" as above, or "raise".
+        min_probability: hits below it are left out, and a note says how many; where none is left, that
+            nothing answers the question. The last reranker must be calibrated: hits that it has not seen
+            have no probability and are left out, too. If it failed, all hits stay, and a note says so.
         clock: seconds on a clock that never goes back; for timings and time budgets.
 
     Raises:
-        InputError: something that is no retriever, index or reranker, or a depth that is below 1 or
-            grows along the cascade.
+        InputError: something that is no retriever, index or reranker, a depth that is below 1 or grows
+            along the cascade, or a `min_probability` out of its range or for a reranker that has no
+            calibration.
 
     Example:
         >>> from crossrank.retrieval.bm25 import BM25
@@ -75,6 +80,7 @@ class Searcher:
         depth: int = 100,
         fuse: Callable[[list[Ranking]], Ranking] | None = None,
         on_error: Literal["degrade", "raise"] = "degrade",
+        min_probability: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         check_count(depth, "depth")
@@ -88,6 +94,7 @@ class Searcher:
             raise InputError("fuse mixes first-stage and reranker scores; give a reranker too")
         self.fuse = fuse
         self.on_error = on_error
+        self.min_probability = self._least_probability(min_probability)
         self._clock = clock
         self._runner = StageRunner(self.first_stage.name, on_error, clock)
 
@@ -221,12 +228,44 @@ class Searcher:
             for query, query_id, ranking in zip(queries, query_ids, rankings, strict=True)
         ]
 
+    def _least_probability(self, stated: float | None) -> float | None:
+        if stated is None:
+            return None
+        if not self.stages:
+            raise InputError("min_probability is about a reranker's probabilities; give a reranker too")
+        last = self.stages[-1].reranker
+        if why := getattr(last, "why_uncalibrated", ""):
+            raise InputError(f"min_probability needs probabilities, and {why}")
+        return as_number(stated, "min_probability", 0, 1)
+
+    def _keep_probable(self, search: Search) -> None:
+        """Leave out what is not probable enough, unless the stage that should say so has failed."""
+        if self.min_probability is None or not search.hits:
+            return
+        last = self.stages[-1].name
+        if any(last in hit.stage_scores for hit in search.hits):
+            seen = [
+                hit if last in hit.stage_scores else replace(hit, probability=None) for hit in search.hits
+            ]
+            if all(hit.probability is None for hit in seen):
+                raise InputError(
+                    f"min_probability needs probabilities, and {last} gives none; use a calibrated reranker"
+                )
+        elif search.status == "ok":  # a time budget that let it see nothing
+            seen = [replace(hit, probability=None) for hit in search.hits]
+        else:
+            search.notes.append(f"no hit was left out as improbable: {last} gave no probabilities")
+            return
+        search.hits, notes = probable(seen, self.min_probability)
+        search.notes += notes
+
     def _finish(self, search: Search, top_k: int) -> Ranking:
         if self.fuse is not None and search.num_reranked:
             start = self._clock()
             top = search.hits[: search.num_reranked]
             search.hits[: search.num_reranked] = fused(self.fuse, search.query, top, self.first_stage.name)
             search.timings_ms[FUSION_STAGE] = (self._clock() - start) * 1000
+        self._keep_probable(search)
         return Ranking(
             query=search.query,
             hits=tuple(replace(hit, rank=rank) for rank, hit in enumerate(search.hits[:top_k], start=1)),

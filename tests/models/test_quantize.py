@@ -307,7 +307,7 @@ def test_only_a_model_is_replaced_and_only_when_asked(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             quantize(GOLDEN / "bert", path, candidates, overwrite=True)
     for path in (target, tmp_path):
-        with pytest.raises(InputError, match="holds the model that is to be quantised"):
+        with pytest.raises(InputError, match="holds the model itself"):
             quantize(target, path, candidates, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["int8", "notes"]
 

@@ -11,8 +11,10 @@ import typer
 from typer.core import TyperGroup
 
 from crossrank.cli import (
+    calibrate,
     encode,
     evaluate,
+    evaluate_pairs,
     explain,
     index,
     info,
@@ -21,6 +23,7 @@ from crossrank.cli import (
     quantize,
     rerank,
     search,
+    similar,
     train,
 )
 from crossrank.cli.output import emit_text, show_error
@@ -85,7 +88,7 @@ def _root(
 
 
 def _add(command: Callable[..., None]) -> None:
-    app.command(name=command.__name__)(command)
+    app.command(name=command.__name__.replace("_", "-"))(command)
 
 
 for _command in (
@@ -96,9 +99,13 @@ for _command in (
     explain.explain,
     encode.encode,
     evaluate.evaluate,
+    evaluate_pairs.evaluate_pairs,
     mine.mine,
     train.train,
     quantize.quantize,
+    calibrate.calibrate,
+    similar.paraphrases,
+    similar.cluster,
     info.info,
     models.models,
 ):

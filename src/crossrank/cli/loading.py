@@ -25,6 +25,7 @@ __all__ = [
     "LongDocumentsOption",
     "LongQuery",
     "LongQueryOption",
+    "MinProbabilityOption",
     "Precision",
     "PrecisionOption",
     "RerankerOption",
@@ -72,6 +73,10 @@ LongDocumentsOption = Annotated[
 ]
 LongQueryOption = Annotated[
     LongQuery, typer.Option(help="What the reranker does with a query that is too long for it.")
+]
+MinProbabilityOption = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Leave out hits of less calibrated probability, and say how many."),
 ]
 PrecisionOption = Annotated[
     Precision, typer.Option(help="auto takes int8 where it has passed its parity gate.")

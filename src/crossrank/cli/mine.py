@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from crossrank.training.sources import Source
     from crossrank.types import Document
 
-__all__ = ["mine"]
+__all__ = ["in_memory", "mine"]
 
 _RETRIEVERS: tuple[Literal["bm25", "dense", "hybrid"], ...] = ("bm25", "dense", "hybrid")
 _RANDOM = "random"
@@ -213,7 +213,7 @@ def mine(
         documents: list[Document] | Index
         if index is None:
             documents = list(judged.documents())
-            retrievers = _in_memory(
+            retrievers = in_memory(
                 names,
                 documents,
                 lambda: open_bi_encoder(
@@ -282,7 +282,7 @@ def _parsed(text: str) -> _Stated:
     return stated
 
 
-def _in_memory(
+def in_memory(
     names: set[str], documents: list[Document], open_encoder: Callable[[], BiEncoder]
 ) -> dict[str, Retriever]:
     """Return the retrievers that are asked for, and those a hybrid is made of, over documents in memory."""

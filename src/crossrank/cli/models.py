@@ -59,6 +59,7 @@ def models(*, json: JsonOption = False) -> None:
 
 def model_facts(folder: Path) -> dict[str, Any]:
     """Say what a model folder is, from its own files."""
+    from crossrank.models.calibration import read_calibration
     from crossrank.models.load import kind_of
     from crossrank.runtime.checkpoint import Checkpoint
 
@@ -75,6 +76,8 @@ def model_facts(folder: Path) -> dict[str, Any]:
     if kind == "cross_encoder":
         facts["labels"] = list(checkpoint.labels)
         facts["activation"] = checkpoint.activation
+        calibration = read_calibration(folder)
+        facts["calibration"] = None if calibration is None else calibration.holds_for
     weights = checkpoint.weight_files or checkpoint.onnx_files
     if checkpoint.int8_file is not None:
         weights = (*weights, checkpoint.int8_file)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from crossrank.abstention import NOTHING_ANSWERS
 from crossrank.cli.wording import error_text
 from crossrank.types import Hit, Ranking
 
@@ -23,6 +24,7 @@ __all__ = [
     "emit_text",
     "is_interactive",
     "messages",
+    "nothing_found",
     "print_notes",
     "ranking_row",
     "ranking_table",
@@ -123,6 +125,17 @@ def _hit_row(hit: Hit) -> dict[str, Any]:
     return row
 
 
+def nothing_found(ranking: Ranking, otherwise: str = "nothing found") -> str:
+    """Return what stands in place of an empty ranking's table.
+
+    Args:
+        ranking: without hits.
+        otherwise: what is said where hits were not left out as improbable.
+    """
+    improbable = any(note.startswith(NOTHING_ANSWERS) for note in ranking.notes)
+    return NOTHING_ANSWERS if improbable else otherwise
+
+
 def print_notes(rankings: Iterable[Ranking]) -> None:
     """Say on standard error how many of many rankings have notes, and what the first one says."""
     noted = [ranking for ranking in rankings if ranking.notes]
@@ -163,11 +176,13 @@ def ranking_table(ranking: Ranking, *, max_chars: int = 160) -> Table:
     if any(hit.first_stage_rank is not None for hit in ranking):
         columns["first"] = lambda hit: str(hit.first_stage_rank or "-")
     columns["score"] = lambda hit: f"{hit.score:#.4g}"
+    if any(hit.probability is not None for hit in ranking):
+        columns["prob."] = lambda hit: "-" if hit.probability is None else f"{hit.probability:.3f}"
     if len({hit.stage for hit in ranking}) > 1:
         columns["stage"] = lambda hit: hit.stage
     columns["id"] = lambda hit: hit.document_id
     columns["text"] = lambda hit: _shown(hit, max_chars)
-    built = table(*columns, numeric=("rank", "first", "score"))
+    built = table(*columns, numeric=("rank", "first", "score", "prob."))
     for hit in ranking:
         # Text, not str: a document may hold what rich would take for markup.
         built.add_row(*(Text(cell(hit)) for cell in columns.values()))

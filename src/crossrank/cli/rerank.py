@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from crossrank.abstention import probable_ranking
 from crossrank.cli.inputs import (
     STDIN,
     RerankRequest,
@@ -39,6 +40,7 @@ from crossrank.cli.loading import (
     LongDocumentsOption,
     LongQuery,
     LongQueryOption,
+    MinProbabilityOption,
     Precision,
     PrecisionOption,
     RerankerOption,
@@ -46,9 +48,17 @@ from crossrank.cli.loading import (
     ThreadsOption,
     open_reranker,
 )
-from crossrank.cli.output import console, emit_json, emit_text, messages, ranking_row, ranking_table
+from crossrank.cli.output import (
+    console,
+    emit_json,
+    emit_text,
+    messages,
+    nothing_found,
+    ranking_row,
+    ranking_table,
+)
 from crossrank.cli.usage import refuse
-from crossrank.errors import QueryTooLongError
+from crossrank.errors import InputError, QueryTooLongError
 from crossrank.types import Document, Pair, Ranking
 
 if TYPE_CHECKING:
@@ -81,6 +91,7 @@ def rerank(
     ] = STDIN,
     reranker: RerankerOption = DEFAULT_RERANKER,
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="How many to keep.")] = None,
+    min_probability: MinProbabilityOption = None,
     label: LabelOption = None,
     long_query: LongQueryOption = LongQuery.error,
     long_documents: LongDocumentsOption = LongDocuments.truncate,
@@ -144,15 +155,21 @@ def rerank(
         )
     )
     with opened as model:
+        if min_probability is not None and getattr(model, "calibration", None) is None:
+            why = getattr(model, "why_uncalibrated", f"{model.name} has none")
+            raise InputError(f"--min-probability needs probabilities, and {why}")
+        depth = top_k if min_probability is None else None  # so that what is left out is counted among all
         for chunk in chunks(requests, REQUESTS_AT_ONCE):
             try:
                 rankings = model.rank_many(
-                    [request.query for request in chunk], [request.documents for request in chunk], top_k
+                    [request.query for request in chunk], [request.documents for request in chunk], depth
                 )
             except QueryTooLongError:
                 _name_long_query(model, chunk, input)
                 raise
             for request, ranking in zip(chunk, rankings, strict=True):
+                if min_probability is not None:
+                    ranking = probable_ranking(ranking, min_probability, top_k)  # noqa: PLW2901
                 _print(replace(ranking, query_id=request.query_id), as_json=json)
 
 
@@ -169,7 +186,7 @@ def _print(ranking: Ranking, *, as_json: bool) -> None:
         return
     out = console()
     out.print(ranking.query, style="bold", markup=False)
-    out.print(ranking_table(ranking) if ranking.hits else "nothing to rank")
+    out.print(ranking_table(ranking) if ranking.hits else nothing_found(ranking, "nothing to rank"))
     for note in ranking.notes:
         messages().print(note, markup=False, style="yellow")
 

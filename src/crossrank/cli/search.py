@@ -30,6 +30,7 @@ from crossrank.cli.loading import (
     LongDocumentsOption,
     LongQuery,
     LongQueryOption,
+    MinProbabilityOption,
     Precision,
     ThreadsOption,
     open_index,
@@ -41,6 +42,7 @@ from crossrank.cli.output import (
     emit_text,
     is_interactive,
     messages,
+    nothing_found,
     print_notes,
     ranking_row,
     ranking_table,
@@ -137,6 +139,7 @@ def refuse_idle_options(ctx: typer.Context, *, retriever: RetrieverName, reranke
         refuse(
             ctx,
             *("fuse", "budget_ms", "label", "long_query", "long_documents", "precision", "revision"),
+            "min_probability",
             because="there is no reranker (--reranker)",
         )
     if retriever is RetrieverName.bm25:
@@ -161,6 +164,7 @@ def open_searcher(
     precision: Precision,
     threads: int | None,
     llm: LLMChoice | None = None,
+    min_probability: float | None = None,
 ) -> Iterator[Searcher]:
     """Open an index and what is needed to search it; close it at the end.
 
@@ -195,7 +199,7 @@ def open_searcher(
                 long_query=long_query,
                 long_documents=long_documents,
             )
-        yield Searcher(first, second, depth=depth, fuse=_formula(fuse))
+        yield Searcher(first, second, depth=depth, fuse=_formula(fuse), min_probability=min_probability)
 
 
 def _formula(fuse: Fuse) -> Fusion | None:
@@ -247,6 +251,7 @@ def search(
     ] = None,
     filter: FilterOption = None,  # the option's name
     budget_ms: BudgetOption = None,
+    min_probability: MinProbabilityOption = None,
     model: IndexModelOption = None,
     model_revision: IndexRevisionOption = None,
     revision: RerankerRevisionOption = None,
@@ -316,6 +321,7 @@ def search(
         precision=precision,
         threads=threads,
         llm=language_model,
+        min_probability=min_probability,
     ) as searcher:
         if queries is not None and asked is not None:
             check_queries(searcher, {f"{name_of(queries)}:{each.line}": each.text for each in asked.values()})
@@ -374,7 +380,7 @@ def _print_ranking(ranking: Ranking, *, as_json: bool) -> None:
     if as_json:
         emit_json(ranking_row(ranking))
         return
-    console().print(ranking_table(ranking) if ranking.hits else "nothing found")
+    console().print(ranking_table(ranking) if ranking.hits else nothing_found(ranking))
     notes = messages()
     for note in ranking.notes:
         notes.print(note, markup=False, style="yellow")

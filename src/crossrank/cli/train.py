@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +74,8 @@ def train(
             again = " without --replace" if replace else ""
             messages().print(f"interrupted; the same command{again} goes on from the last checkpoint")
             raise
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes the first one speaks
     if json:
         emit_json(result)
     else:

@@ -34,6 +34,12 @@ WORDING = {
         "name the one to rank by with --label, or use `crossrank score`"
     ),
     "precision='float32'": "--precision float32",
+    "min_probability needs": "--min-probability needs",
+    "; name a folder for a copy with to=": "; name a folder for a copy with --to",
+    "replace it with overwrite=True, or name a folder for a copy with to=": (
+        "replace it with --replace, or name a folder for a copy with --to"
+    ),
+    "open it with label= the one to calibrate": "name the one to calibrate with --label",
     "min_score and max_score are": "--min-score and --max-score are",
     "give a teacher, or mine": "give a --teacher, or mine",
     "filter by without a teacher": "filter by without a --teacher",

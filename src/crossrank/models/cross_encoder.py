@@ -17,6 +17,7 @@ import numpy.typing as npt
 from crossrank.cache import ScoreCache
 from crossrank.checks import check_count
 from crossrank.errors import InputError
+from crossrank.models.calibration import Calibration, differences, read_calibration, sigmoid
 from crossrank.models.hub import resolve
 from crossrank.models.pair_scorer import PairScorer, PairScores
 from crossrank.models.pair_settings import LongQuery, PairSettings
@@ -73,6 +74,9 @@ class CrossEncoder:
         folder: the local folder that holds it.
         activation: what `activate` applies.
         settings: how pairs are made, defaults filled in.
+        calibration: gives hits their `probability`; None where the folder has none, or none that holds for
+            the model as it was opened.
+        why_uncalibrated: why there is none, in words; "" where there is one.
 
     Raises:
         CheckpointNotFoundError: there is no such model.
@@ -143,6 +147,7 @@ class CrossEncoder:
             fingerprint=lambda: self.fingerprint,
             cache=cache,
         )
+        self.calibration, self.why_uncalibrated = self._read_calibration(folder)
 
     @property
     def label_position(self) -> int | None:
@@ -159,6 +164,22 @@ class CrossEncoder:
         """SHA-256 (hex) of everything that decides a score: model, tokenizer, precision, settings."""
         parts = {"engine": self._engine.fingerprint, **asdict(self.settings)}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def label(self) -> str | None:
+        """The label this model ranks by; None where it has several and none was chosen."""
+        return None if self._label is None else self.labels[self._label]
+
+    @property
+    def score_identity(self) -> dict[str, Any]:
+        """What a pair's score depends on, by name: what a calibration is bound to.
+
+        That is weights and precision, and the settings of `settings` but `long_query`, which decides whether
+        there is a score and not which.
+        """
+        settings = asdict(self.settings)
+        del settings["long_query"]
+        return {"fingerprint": self._engine.fingerprint, "precision": self.precision, **settings}
 
     def score(self, pairs: Sequence[Pair | tuple[str, str]]) -> npt.NDArray[np.float32]:
         """Score pairs.
@@ -197,10 +218,9 @@ class CrossEncoder:
         """
         if self.activation == "identity":
             return logits
-        wide = np.asarray(logits, dtype=np.float64)
         if self.activation == "sigmoid":
-            small = np.exp(-np.abs(wide))  # never overflows
-            return np.asarray(np.where(wide >= 0, 1, small) / (1 + small))
+            return sigmoid(logits)
+        wide = np.asarray(logits, dtype=np.float64)
         powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
@@ -217,9 +237,10 @@ class CrossEncoder:
             top_k: how many hits to return; None returns all.
 
         Returns:
-            Hits with the raw logit as score, the document's position as `index`, and with how many document
-            tokens the model did not read (`truncated_tokens`). For a document scored in windows, `span` is
-            the winning window's characters in its text (`Document.full_text`).
+            Hits with the raw logit as score, its `probability` where the model has a `calibration`, the
+            document's position as `index`, and with how many document tokens the model did not read
+            (`truncated_tokens`). For a document scored in windows, `span` is the winning window's characters
+            in its text (`Document.full_text`).
 
         Raises:
             InputError: an empty query, something that is no text, or a top_k that is no number; a model with
@@ -290,9 +311,13 @@ class CrossEncoder:
         rows = slice(start, start + len(documents))
         logits = scores.logits[rows, self._label]
         order = np.argsort(-logits, kind="stable")[:top_k]  # equal scores keep their order
+        probabilities: list[float | None] = [None] * len(order)
+        if self.calibration is not None:
+            probabilities = self.calibration.probability(logits[order]).tolist()
         columns = zip(
             order.tolist(),
             logits[order].tolist(),
+            probabilities,
             scores.truncated[rows][order].tolist(),
             scores.spans[rows, self._label][order].tolist(),
             strict=True,
@@ -305,11 +330,26 @@ class CrossEncoder:
                 stage=self.name,
                 index=index,
                 document=document if isinstance(document, Document) else None,
+                probability=probability,
                 truncated_tokens=truncated,
                 span=(span[0], span[1]) if span[0] >= 0 else None,
             )
-            for rank, (index, score, truncated, span) in enumerate(columns, start=1)
+            for rank, (index, score, probability, truncated, span) in enumerate(columns, start=1)
         )
+
+    def _read_calibration(self, folder: Path) -> tuple[Calibration | None, str]:
+        """The folder's calibration if it holds for this model as it is opened, and why not otherwise."""
+        found = read_calibration(folder)
+        if found is None:
+            return None, f"{self.name} has no calibration: make one with `crossrank calibrate`"
+        if self.label is None:
+            return None, f"{self.name} was opened without label= the one to rank by"
+        other = differences(found, self.score_identity, self.label)
+        if not other:
+            return found, ""
+        reason = f"the calibration of {self.name} was made otherwise: {other}"
+        _logger.info("%s; its hits have no probability", reason)
+        return None, reason
 
     def _find_label(self, label: str | int | None) -> int | None:
         """The position of the label to rank by; None when there are several and none was chosen."""

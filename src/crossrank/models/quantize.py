@@ -37,6 +37,7 @@ __all__ = [
     "QuantizationReport",
     "as_candidates",
     "calibration_inputs",
+    "check_target",
     "in_hash_order",
     "open_model",
     "parity_figures",
@@ -146,7 +147,7 @@ def quantize(
         raise InputError(f"seed must be a whole number of at least 0, not {seed!r}")
     source = resolve(model, kind="cross-encoder", revision=revision)
     folder = Path(to)
-    _check_target(folder, source, overwrite=overwrite)
+    check_target(folder, source, overwrite=overwrite)
     checkpoint = Checkpoint.open(source)
     if not checkpoint.weight_files:
         raise CheckpointError(
@@ -407,13 +408,22 @@ def _split(candidates: Candidates, seed: int, *, most_checked: int) -> tuple[lis
     return pairs, checked
 
 
-def _check_target(folder: Path, source: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that cannot be written, before anything is computed."""
+def check_target(folder: Path, source: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that cannot become a model made of another, before anything is computed.
+
+    Args:
+        folder: new, empty, or a model that may be overwritten; not the other model's own.
+        source: the folder of the other model.
+        overwrite: whether a model that is there may be replaced.
+
+    Raises:
+        InputError: names what is there.
+    """
     target = folder.resolve()
     if not target.parent.is_dir():
         raise InputError(f"{folder}: there is no folder {target.parent}; make it first")
     if source.resolve().is_relative_to(target):
-        raise InputError(f"{folder} holds the model that is to be quantised; name another folder")
+        raise InputError(f"{folder} holds the model itself; name another folder")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not target.is_dir():
