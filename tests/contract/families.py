@@ -66,7 +66,6 @@ class Family:
         reports_progress: tells `crossrank.progress` how far a call is.
         tolerance: what batches may change in a score (the order of float32 additions).
         requires: modules without which the family is skipped.
-        faults: tests that it fails, until it is mended: they must fail.
     """
 
     name: str
@@ -77,7 +76,6 @@ class Family:
     reports_progress: bool = True
     tolerance: float = 1e-5
     requires: tuple[str, ...] = ()
-    faults: tuple[str, ...] = ()
 
 
 def cross_encoder(folder: str, **options: object) -> Factory:
@@ -159,16 +157,7 @@ FAMILIES = [
     Family("DuoT5", t5(DuoT5, "t5_v1_1", family="t5"), cached=True, pointwise=False),
     Family("DuoT5-heap", t5(DuoT5, "t5", family="t5", plan=Heap(3)), cached=True, pointwise=False),
     *(Family(f"LateInteraction-{layout}", late(layout)) for layout in LATE_LAYOUTS),
-    Family(
-        "PointwiseLLM",
-        asking(PointwiseLLM),
-        requires=OPENAI,
-        # no queries, or no pairs, are a ValueError
-        faults=(
-            "test_no_documents_give_an_empty_ranking",
-            "test_score_is_an_array_in_the_order_of_the_pairs",
-        ),
-    ),
+    Family("PointwiseLLM", asking(PointwiseLLM), requires=OPENAI),
     Family(
         "PointwiseLLM-qwen3",
         local(PointwiseLLM, "qwen", template=Qwen3Reranker(max_length=512)),
