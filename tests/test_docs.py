@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "training.md"]
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("guide.md", "t5.md", "training.md"))]
 # What a page needs beyond the core, where that is not what every test run has.
 NEEDS = {"training.md": "sentence_transformers"}
 LINKED = sorted(
@@ -28,6 +28,8 @@ LINK = re.compile(r"\[[^\]]*\]\((?!https?://|#)([^)#\s]+)")
 def sample_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder that has data/sample, as a clone has, and may be written to."""
     shutil.copytree(ROOT / "data" / "sample", tmp_path / "data" / "sample")
+    for name in ("my-monot5", "my-duot5"):  # random weights: pages show no scores of them
+        shutil.copytree(ROOT / "tests" / "golden_t5" / "t5", tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

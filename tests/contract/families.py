@@ -21,11 +21,16 @@ from crossrank.composition.cascade import Cascade
 from crossrank.composition.ensemble import Ensemble
 from crossrank.composition.tournament import Tournament
 from crossrank.models.cross_encoder import CrossEncoder
-from crossrank.models.pairwise import AllPairs, ComparisonPlan, Heap
+from crossrank.models.duo_t5 import DuoT5
+from crossrank.models.mono_t5 import MonoT5
+from crossrank.models.pairwise import AllPairs, ComparisonPlan, Heap, Quickselect
+from crossrank.models.rank_t5 import RankT5
 from crossrank.models.reranker import Reranker
 from crossrank.retrieval.fusion import Fusion, WeightedSum
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+TORCH = ("torch", "transformers")
+GOLDEN_T5 = Path(__file__).parent.parent / "golden_t5"
 
 
 class Factory(Protocol):
@@ -104,6 +109,18 @@ def tournament(plan: ComparisonPlan) -> Factory:
     return build
 
 
+def t5(kind: type[MonoT5 | RankT5 | DuoT5], folder: str, **options: object) -> Factory:
+    def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+        return kind(GOLDEN_T5 / folder, threads=2, progress=progress, cache=cache, **options)
+
+    return build
+
+
+def duo_after_mono(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+    first = t5(MonoT5, "t5")(progress=progress, cache=cache)
+    return t5(DuoT5, "mt5", pointwise=first, depth=4, plan=Quickselect(2))(progress=progress, cache=cache)
+
+
 FAMILIES = [
     *(
         Family(f"CrossEncoder-{folder}", cross_encoder(folder), cached=True)
@@ -115,6 +132,12 @@ FAMILIES = [
     Family("CrossEncoder-onnx", cross_encoder("bert_onnx", source="onnx"), cached=True),
     Family("CrossEncoder-label", cross_encoder("camembert", label="entailment"), cached=True),
     Family("CrossEncoder-windows", cross_encoder("bert", long_documents="max"), cached=True),
+    *(Family(f"MonoT5-{name}", t5(MonoT5, name), cached=True) for name in ("t5", "mt5")),
+    Family("MonoT5-windows", t5(MonoT5, "t5_v1_1", max_length=100, long_documents="max"), cached=True),
+    Family("MonoT5-torch", t5(MonoT5, "t5_v1_1", backend="torch", device="cpu"), cached=True, requires=TORCH),
+    *(Family(f"RankT5-{name}", t5(RankT5, name), cached=True) for name in ("t5_v1_1", "t5_encoder")),
+    Family("DuoT5", t5(DuoT5, "t5_v1_1"), pointwise=False, cached=True),
+    Family("DuoT5-mono", duo_after_mono, pointwise=False, cached=True),
     # z-scores and ranks depend on the list a document is in
     Family("Ensemble-mean", ensemble("mean"), pointwise=False),
     Family("Ensemble-rrf", ensemble("rrf"), pointwise=False),
