@@ -69,7 +69,11 @@ def write_model(folder: Path, size: str) -> None:
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
     )
     config = transformers.T5Config(
-        vocab_size=tokenizer.get_vocab_size(), decoder_start_token_id=0, dropout_rate=0.0, **SIZES[size]
+        vocab_size=tokenizer.get_vocab_size(),
+        decoder_start_token_id=0,
+        dropout_rate=0.0,
+        n_positions=512,  # which pyterrier_t5 reads, and published configs have
+        **SIZES[size],
     )
     torch.manual_seed(0)
     transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
@@ -177,7 +181,8 @@ def terrier(folder: Path, args: argparse.Namespace) -> dict[str, Scorer]:
                     "text": [document for _, document in pairs],
                 }
             )
-            found = dict(zip(*(model.transform(frame)[column] for column in ("docno", "score")), strict=True))
+            ranked = model.transform(frame)
+            found = dict(zip(ranked["docno"], ranked["score"], strict=True))
             return [found[str(number)] for number in range(len(pairs))]
 
         return score
