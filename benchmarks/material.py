@@ -123,6 +123,11 @@ def texts(targets: Sequence[int], tokenizer: Tokenizer) -> list[str]:
     return list(found)
 
 
+def corpus() -> list[str]:
+    """The texts of the sample collection."""
+    return [row["text"] for row in _rows("corpus.jsonl.gz")]
+
+
 def queries(count: int) -> list[str]:
     """The first questions of the sample collection."""
     return [row["text"] for row in _rows("queries.jsonl.gz")[:count]]

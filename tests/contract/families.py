@@ -33,7 +33,7 @@ from crossrank.models.llm import (
     SetwiseLLM,
 )
 from crossrank.models.mono_t5 import MonoT5
-from crossrank.models.pairwise import AllPairs, ComparisonPlan, Heap
+from crossrank.models.pairwise import AllPairs, ComparisonPlan, Heap, Quickselect
 from crossrank.models.rank_t5 import RankT5
 from crossrank.models.reranker import Reranker
 from crossrank.retrieval.fusion import Fusion, WeightedSum
@@ -85,13 +85,6 @@ def cross_encoder(folder: str, **options: object) -> Factory:
     return build
 
 
-def t5(kind: type, folder: str, **options: object) -> Factory:
-    def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
-        return kind(GOLDEN_T5 / folder, threads=2, progress=progress, cache=cache, **options)
-
-    return build
-
-
 def late(layout: str) -> Factory:
     def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
         return LateInteraction(GOLDEN_LATE / layout, threads=2, progress=progress, long_query="truncate")
@@ -136,6 +129,18 @@ def tournament(plan: ComparisonPlan) -> Factory:
     return build
 
 
+def t5(kind: type[MonoT5 | RankT5 | DuoT5], folder: str, **options: object) -> Factory:
+    def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+        return kind(GOLDEN_T5 / folder, threads=2, progress=progress, cache=cache, **options)
+
+    return build
+
+
+def duo_after_mono(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+    first = t5(MonoT5, "t5")(progress=progress, cache=cache)
+    return t5(DuoT5, "mt5", pointwise=first, depth=4, plan=Quickselect(2))(progress=progress, cache=cache)
+
+
 FAMILIES = [
     *(
         Family(f"CrossEncoder-{folder}", cross_encoder(folder), cached=True)
@@ -147,15 +152,13 @@ FAMILIES = [
     Family("CrossEncoder-onnx", cross_encoder("bert_onnx", source="onnx"), cached=True),
     Family("CrossEncoder-label", cross_encoder("camembert", label="entailment"), cached=True),
     Family("CrossEncoder-windows", cross_encoder("bert", long_documents="max"), cached=True),
-    *(
-        Family(f"MonoT5-{folder}", t5(MonoT5, folder, family="t5"), cached=True)
-        for folder in ("t5", "t5_v1_1", "mt5")
-    ),
-    Family("MonoT5-torch", t5(MonoT5, "t5", family="t5", backend="torch"), cached=True, requires=TORCH),
-    Family("RankT5", t5(RankT5, "t5"), cached=True),
-    Family("RankT5-encoder", t5(RankT5, "t5_encoder"), cached=True),
-    Family("DuoT5", t5(DuoT5, "t5_v1_1", family="t5"), cached=True, pointwise=False),
-    Family("DuoT5-heap", t5(DuoT5, "t5", family="t5", plan=Heap(3)), cached=True, pointwise=False),
+    *(Family(f"MonoT5-{name}", t5(MonoT5, name), cached=True) for name in ("t5", "mt5")),
+    Family("MonoT5-windows", t5(MonoT5, "t5_v1_1", max_length=100, long_documents="max"), cached=True),
+    Family("MonoT5-torch", t5(MonoT5, "t5_v1_1", backend="torch", device="cpu"), cached=True, requires=TORCH),
+    *(Family(f"RankT5-{name}", t5(RankT5, name), cached=True) for name in ("t5_v1_1", "t5_encoder")),
+    Family("DuoT5", t5(DuoT5, "t5_v1_1"), pointwise=False, cached=True),
+    Family("DuoT5-mono", duo_after_mono, pointwise=False, cached=True),
+    Family("DuoT5-heap", t5(DuoT5, "t5", plan=Heap(3)), cached=True, pointwise=False),
     *(Family(f"LateInteraction-{layout}", late(layout)) for layout in LATE_LAYOUTS),
     Family("PointwiseLLM", asking(PointwiseLLM), requires=OPENAI),
     Family(

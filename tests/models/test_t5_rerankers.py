@@ -19,7 +19,10 @@ from crossrank.models.reranker import Reranker
 from crossrank.models.t5_families import FAMILIES, MONO_PROMPT, PUBLISHED
 from crossrank.models.t5_opening import find_family
 from crossrank.runtime.checkpoint import Checkpoint
+from crossrank.runtime.encoders.t5 import TokenScore
+from crossrank.runtime.int8 import INT8_FILE, write_parity
 from crossrank.runtime.prompts import PromptTokenizer
+from crossrank.runtime.quantization import calibrate, write_int8
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.types import Document
 
@@ -348,6 +351,30 @@ def test_torch_gives_the_same_scores(name):
     np.testing.assert_allclose(scores, alone, rtol=0, atol=2e-2)
     ranked = RankT5(GOLDEN / name, backend="torch", device="cpu").score(pairs)
     np.testing.assert_allclose(ranked, rank(name).score(pairs), rtol=0, atol=TOLERANCE)
+
+
+def test_an_int8_form_runs_and_a_batch_changes_nothing(copy):
+    folder = copy("t5_v1_1")
+    checkpoint = Checkpoint.open(folder)
+    pairs, _ = golden("t5_v1_1", "mono")
+    reference = mono("t5_v1_1")
+    false, true = reference.token_ids
+    tokenizer = PromptTokenizer(checkpoint, MONO_PROMPT, ("query", "document"))
+    texts = [[tokens.ids for tokens in tokenizer.encode(pair)] for pair in pairs]
+    inputs = [tokenizer.inputs([row], sum(map(len, row)) + tokenizer.num_special_tokens) for row in texts]
+    layers = calibrate(checkpoint, TokenScore(true, against=false, log_probability=True), inputs, threads=1)
+    assert {name.split(".")[0] for name in layers} == {"encoder"}
+    write_int8(folder / INT8_FILE, checkpoint.tensors(), layers)
+    with pytest.raises(CheckpointError, match="no int8 form that passed"):
+        MonoT5(folder, family="t5", precision="int8")
+    write_parity(folder, {"passed": True})
+    model = MonoT5(folder, family="t5", threads=1)
+    assert model.precision == "int8"
+    assert model.fingerprint != reference.fingerprint
+    scores = model.score(pairs)
+    assert 0 < np.abs(scores - reference.score(pairs)).max() < np.inf  # how far is for the gate to say
+    alone = np.concatenate([model.score([pair]) for pair in pairs])
+    np.testing.assert_allclose(scores, alone, rtol=0, atol=TOLERANCE)
 
 
 def test_a_device_that_is_not_there_is_an_error():
