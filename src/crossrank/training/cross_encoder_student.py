@@ -16,9 +16,6 @@ from crossrank.training.tokens import TokenizerLengths, set_max_length
 
 __all__ = ["CrossEncoderStudent"]
 
-_BLOCK = 2048
-"""Pairs that are tokenised at a time."""
-
 
 class CrossEncoderStudent:
     """See `crossrank.training.students.Student`."""
@@ -71,48 +68,13 @@ class CrossEncoderStudent:
         self, model: Any, queries: Sequence[str], documents: Sequence[Sequence[str]], token_budget: int
     ) -> list[npt.NDArray[np.float32]]:
         """Return raw logits; pairs of all lists share forward passes."""
+        from crossrank.training.evaluated import evaluated
+
         pairs = [(query, text) for query, texts in zip(queries, documents, strict=True) for text in texts]
-        scores = score_pairs(model, pairs, token_budget, self.preprocess_options())
+        scores = evaluated(model, pairs, "scores", token_budget, **self.preprocess_options())
         bounds = np.cumsum([len(texts) for texts in documents])[:-1]
         return [part[:, 0] if part.shape[1] == 1 else part for part in np.split(scores, bounds)]
 
     def export(self, model: Any, folder: Path) -> None:
         """Write what transformers, sentence-transformers and crossrank open."""
         model.save_pretrained(str(folder), create_model_card=False)
-
-
-def score_pairs(
-    model: Any, pairs: Sequence[tuple[str, str]], token_budget: int, preprocess_options: Mapping[str, Any]
-) -> npt.NDArray[np.float32]:
-    """Return the raw outputs of a `CrossEncoder` for pairs, in evaluation mode.
-
-    Args:
-        model: its mode is restored.
-        pairs: of query and document.
-        token_budget: padded tokens of one forward pass.
-        preprocess_options: for `model.preprocess`.
-
-    Returns:
-        float32 (pairs, labels).
-    """
-    import torch
-
-    from crossrank.training.losses.gradient_cache import packed_outputs
-
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            parts = [
-                packed_outputs(
-                    model,
-                    model.preprocess([*pairs[start : start + _BLOCK]], **preprocess_options),
-                    "scores",
-                    token_budget,
-                )
-                for start in range(0, len(pairs), _BLOCK)
-            ]
-    finally:
-        model.train(was_training)
-    joined = torch.cat(parts) if parts else torch.empty(0, 1)
-    return np.asarray(joined.float().cpu().numpy(), dtype=np.float32)
