@@ -14,7 +14,7 @@ from crossrank.models.hub import Kind
 from crossrank.training.recipes import Lengths, StudentChoice
 from crossrank.training.tokens import TokenizerLengths, set_max_length
 
-__all__ = ["CrossEncoderStudent"]
+__all__ = ["CrossEncoderStudent", "score_pairs"]
 
 
 class CrossEncoderStudent:
@@ -68,13 +68,27 @@ class CrossEncoderStudent:
         self, model: Any, queries: Sequence[str], documents: Sequence[Sequence[str]], token_budget: int
     ) -> list[npt.NDArray[np.float32]]:
         """Return raw logits; pairs of all lists share forward passes."""
-        from crossrank.training.evaluated import evaluated
-
         pairs = [(query, text) for query, texts in zip(queries, documents, strict=True) for text in texts]
-        scores = evaluated(model, pairs, "scores", token_budget, **self.preprocess_options())
+        scores = score_pairs(model, pairs, token_budget, self.preprocess_options())
         bounds = np.cumsum([len(texts) for texts in documents])[:-1]
         return [part[:, 0] if part.shape[1] == 1 else part for part in np.split(scores, bounds)]
 
     def export(self, model: Any, folder: Path) -> None:
         """Write what transformers, sentence-transformers and crossrank open."""
         model.save_pretrained(str(folder), create_model_card=False)
+
+
+def score_pairs(
+    model: Any, pairs: Sequence[tuple[str, str]], token_budget: int, preprocess_options: Mapping[str, Any]
+) -> npt.NDArray[np.float32]:
+    """Return the raw outputs of a `CrossEncoder` for pairs, in evaluation mode: float32 (pairs, labels).
+
+    Args:
+        model: its mode is restored.
+        pairs: of query and document.
+        token_budget: padded tokens of one forward pass.
+        preprocess_options: for `model.preprocess`.
+    """
+    from crossrank.training.evaluated import evaluated
+
+    return evaluated(model, pairs, "scores", token_budget, **preprocess_options)
