@@ -103,12 +103,6 @@ def test_overrides_take_the_place_of_keys_and_make_parts(tmp_path: Path) -> None
             read_recipe(path, [bad])
 
 
-def test_the_fingerprint_is_of_all_but_the_output() -> None:
-    recipe = recipe_of(SMALL)
-    assert recipe_of(_changed(output="elsewhere")).fingerprint == recipe.fingerprint
-    assert recipe_of(_changed(seed=14)).fingerprint != recipe.fingerprint
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_recipes_that_come_along_are_read(path: Path) -> None:
     assert isinstance(read_recipe(path), Recipe)

@@ -272,13 +272,20 @@ def test_held_out_queries_are_not_trained_on(tmp_path: Path) -> None:
     assert (found.prepared.num_lists, found.prepared.left_out) == (32, 10)
 
 
-@pytest.mark.parametrize("name", ["mnr", "cached_mnr", "margin_mse", "kl"])
-def test_a_bi_encoder_is_trained_and_loads_to_the_same_vectors(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"name": "mnr"},
+        {"name": "cached_mnr", "matryoshka": [16, 8]},
+        {"name": "margin_mse"},
+        {"name": "kl", "matryoshka": [16, 8]},
+    ],
+    ids=lambda loss: loss["name"],
+)
+def test_a_bi_encoder_is_trained_and_loads_to_the_same_vectors(tmp_path: Path, loss: dict[str, Any]) -> None:
     import sentence_transformers
 
-    values = recipe_values(
-        tmp_path, student={"kind": "bi_encoder", "base": str(BI_ENCODER)}, loss={"name": name}
-    )
+    values = recipe_values(tmp_path, student={"kind": "bi_encoder", "base": str(BI_ENCODER)}, loss=loss)
     train(recipe_of(values))
     model = tmp_path / "model"
     texts = [document for _, document in PAIRS]

@@ -1,1 +1,1 @@
-"""From judgements to better models: negatives to train with. Nothing here imports torch."""
+"""From judgements to better models: negatives (which need no torch), then recipes and training."""

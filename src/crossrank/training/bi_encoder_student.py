@@ -16,9 +16,6 @@ from crossrank.training.tokens import TokenizerLengths, set_max_length
 
 __all__ = ["BiEncoderStudent"]
 
-_BLOCK = 2048
-"""Texts that are tokenised at a time."""
-
 
 class BiEncoderStudent:
     """See `crossrank.training.students.Student`."""
@@ -80,24 +77,8 @@ def _vectors(
     model: Any, texts: Sequence[str], token_budget: int, prompt: str | None
 ) -> npt.NDArray[np.float32]:
     """Return L2-normalised vectors, (texts, dimensions)."""
-    import torch
+    from crossrank.training.evaluated import evaluated
 
-    from crossrank.training.losses.gradient_cache import packed_outputs
-
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            parts = [
-                packed_outputs(
-                    model,
-                    model.preprocess([*texts[start : start + _BLOCK]], prompt=prompt or None),
-                    "sentence_embedding",
-                    token_budget,
-                )
-                for start in range(0, len(texts), _BLOCK)
-            ]
-    finally:
-        model.train(was_training)
-    joined = torch.nn.functional.normalize(torch.cat(parts).float(), dim=1)
-    return np.asarray(joined.cpu().numpy(), dtype=np.float32)
+    vectors = evaluated(model, texts, "sentence_embedding", token_budget, prompt=prompt or None)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)

@@ -14,10 +14,7 @@ from crossrank.models.hub import Kind
 from crossrank.training.recipes import Lengths, StudentChoice
 from crossrank.training.tokens import TokenizerLengths, set_max_length
 
-__all__ = ["CrossEncoderStudent"]
-
-_BLOCK = 2048
-"""Pairs that are tokenised at a time."""
+__all__ = ["CrossEncoderStudent", "score_pairs"]
 
 
 class CrossEncoderStudent:
@@ -84,35 +81,14 @@ class CrossEncoderStudent:
 def score_pairs(
     model: Any, pairs: Sequence[tuple[str, ...]], token_budget: int, preprocess_options: Mapping[str, Any]
 ) -> npt.NDArray[np.float32]:
-    """Return the raw outputs of a `CrossEncoder` for pairs, in evaluation mode.
+    """Return the raw outputs of a `CrossEncoder` for pairs, in evaluation mode: float32 (pairs, labels).
 
     Args:
         model: its mode is restored.
         pairs: of query and document.
         token_budget: padded tokens of one forward pass.
         preprocess_options: for `model.preprocess`.
-
-    Returns:
-        float32 (pairs, labels).
     """
-    import torch
+    from crossrank.training.evaluated import evaluated
 
-    from crossrank.training.losses.gradient_cache import packed_outputs
-
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            parts = [
-                packed_outputs(
-                    model,
-                    model.preprocess([*pairs[start : start + _BLOCK]], **preprocess_options),
-                    "scores",
-                    token_budget,
-                )
-                for start in range(0, len(pairs), _BLOCK)
-            ]
-    finally:
-        model.train(was_training)
-    joined = torch.cat(parts) if parts else torch.empty(0, 1)
-    return np.asarray(joined.float().cpu().numpy(), dtype=np.float32)
+    return evaluated(model, pairs, "scores", token_budget, **preprocess_options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -265,12 +264,6 @@ class Recipe:
         if self.loss.matryoshka is not None:
             plain["loss"]["matryoshka"] = [*self.loss.matryoshka]
         return plain
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of all but the output folder."""
-        plain = {key: value for key, value in self.as_dict().items() if key != "output"}
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
