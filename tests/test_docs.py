@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "guide.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "docs" / "late-interaction.md"]
 LINKED = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*/*.md")])
 # A Python block, and the block of its output where one follows.
 BLOCK = re.compile(
@@ -22,7 +22,8 @@ LINK = re.compile(r"\[[^\]]*\]\((?!https?://|#)([^)#\s]+)")
 
 @pytest.fixture
 def sample_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder that has data/sample, as a clone has, and may be written to."""
+    """A working folder that has data/sample, as a clone has, a small model, and may be written to."""
+    shutil.copytree(ROOT / "tests" / "models" / "golden_late" / "multi_vector", tmp_path / "my-colbert")
     shutil.copytree(ROOT / "data" / "sample", tmp_path / "data" / "sample")
     monkeypatch.chdir(tmp_path)
     return tmp_path

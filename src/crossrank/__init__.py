@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from crossrank.evaluation.trec import read_qrels, read_run, write_qrels, write_run
     from crossrank.models.bi_encoder import BiEncoder
     from crossrank.models.cross_encoder import CrossEncoder
+    from crossrank.models.late_interaction import LateInteraction
     from crossrank.models.reranker import Reranker
     from crossrank.pipeline import Searcher
     from crossrank.retrieval.bm25 import BM25
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from crossrank.retrieval.hybrid import Hybrid
     from crossrank.retrieval.retriever import Retriever
     from crossrank.store.lance import Index
+    from crossrank.store.late_reranker import StoredLateInteraction
     from crossrank.store.readers import DocumentReader
     from crossrank.store.store import Store
 
@@ -49,6 +51,7 @@ __all__ = [
     "Hit",
     "Hybrid",
     "Index",
+    "LateInteraction",
     "Pair",
     "Qrels",
     "Ranking",
@@ -58,6 +61,7 @@ __all__ = [
     "ScoreCache",
     "Searcher",
     "Store",
+    "StoredLateInteraction",
     "WeightedSum",
     "evaluate",
     "index_retriever",
@@ -78,12 +82,14 @@ _LAZY = {
     "Evaluation": "crossrank.evaluation.measures",
     "Hybrid": "crossrank.retrieval.hybrid",
     "Index": "crossrank.store.lance",
+    "LateInteraction": "crossrank.models.late_interaction",
     "RRF": "crossrank.retrieval.fusion",
     "Reranker": "crossrank.models.reranker",
     "Retriever": "crossrank.retrieval.retriever",
     "ScoreCache": "crossrank.cache",
     "Searcher": "crossrank.pipeline",
     "Store": "crossrank.store.store",
+    "StoredLateInteraction": "crossrank.store.late_reranker",
     "WeightedSum": "crossrank.retrieval.fusion",
     "evaluate": "crossrank.evaluation.measures",
     "index_retriever": "crossrank.retrieval.from_index",

@@ -17,6 +17,7 @@ import pytest
 
 from crossrank.cache import ScoreCache
 from crossrank.models.cross_encoder import CrossEncoder
+from crossrank.models.late_interaction import LateInteraction
 from crossrank.models.reranker import Reranker
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -61,6 +62,18 @@ def cross_encoder(folder: str, **options: object) -> Factory:
     return build
 
 
+def late_interaction(folder: str) -> Factory:
+    def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+        return LateInteraction(
+            GOLDEN.parent / "models" / "golden_late" / folder,
+            threads=2,
+            progress=progress,
+            long_query="truncate",
+        )
+
+    return build
+
+
 FAMILIES = [
     *(
         Family(f"CrossEncoder-{folder}", cross_encoder(folder), cached=True)
@@ -72,6 +85,10 @@ FAMILIES = [
     Family("CrossEncoder-onnx", cross_encoder("bert_onnx", source="onnx"), cached=True),
     Family("CrossEncoder-label", cross_encoder("camembert", label="entailment"), cached=True),
     Family("CrossEncoder-windows", cross_encoder("bert", long_documents="max"), cached=True),
+    *(
+        Family(f"LateInteraction-{folder}", late_interaction(folder))
+        for folder in ("multi_vector", "pylate", "stanford")
+    ),
 ]
 
 

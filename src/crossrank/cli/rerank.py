@@ -34,6 +34,7 @@ from crossrank.cli.loading import (
     RerankerOption,
     RevisionOption,
     ThreadsOption,
+    open_any_reranker,
     open_reranker,
 )
 from crossrank.cli.output import console, emit_json, emit_text, messages, ranking_row, ranking_table
@@ -43,6 +44,7 @@ from crossrank.types import Document, Pair, Ranking
 
 if TYPE_CHECKING:
     from crossrank.models.cross_encoder import CrossEncoder
+    from crossrank.models.reranker import Reranker
 
 __all__ = ["rerank", "score"]
 
@@ -100,7 +102,7 @@ def rerank(
     else:
         requests = [RerankRequest(query, list(read_documents(input, unique=True)))]
 
-    model = open_reranker(
+    model = open_any_reranker(
         reranker,
         precision=precision,
         threads=threads,
@@ -121,7 +123,7 @@ def rerank(
             _print(replace(ranking, query_id=request.query_id), as_json=json)
 
 
-def _name_long_query(model: CrossEncoder, requests: list[RerankRequest], path: Path) -> None:
+def _name_long_query(model: Reranker, requests: list[RerankRequest], path: Path) -> None:
     """Raise the error of the first query that is too long, with its line where it has one."""
     for request in requests:
         with at_place(f"{name_of(path)}:{request.line}") if request.line is not None else nullcontext():

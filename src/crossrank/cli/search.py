@@ -21,8 +21,8 @@ from crossrank.cli.loading import (
     LongQueryOption,
     Precision,
     ThreadsOption,
+    open_any_reranker,
     open_index,
-    open_reranker,
 )
 from crossrank.cli.output import (
     console,
@@ -40,6 +40,8 @@ from crossrank.errors import CrossrankError, InputError
 from crossrank.types import Ranking, Run
 
 if TYPE_CHECKING:
+    from crossrank.models.cross_encoder import CrossEncoder
+    from crossrank.models.late_interaction import LateInteraction
     from crossrank.pipeline import Searcher
     from crossrank.retrieval.fusion import Fusion
 
@@ -73,6 +75,7 @@ class RetrieverName(str, Enum):
     bm25 = "bm25"
     dense = "dense"
     hybrid = "hybrid"
+    late = "late"
 
 
 class Fuse(str, Enum):
@@ -84,7 +87,10 @@ class Fuse(str, Enum):
 
 
 RetrieverOption = Annotated[
-    RetrieverName, typer.Option(help="First stage; auto is hybrid, or bm25 where the index has no vectors.")
+    RetrieverName,
+    typer.Option(
+        help="First stage; auto is hybrid, or bm25 where the index has no vectors; late compares tokens."
+    ),
 ]
 SearchRerankerOption = Annotated[
     str,
@@ -127,8 +133,8 @@ def refuse_idle_options(ctx: typer.Context, *, retriever: RetrieverName, reranke
             *("fuse", "budget_ms", "label", "long_query", "long_documents", "precision", "revision"),
             because="there is no reranker (--reranker)",
         )
-    if retriever is RetrieverName.bm25:
-        refuse(ctx, "model", "model_revision", because="--retriever bm25 needs no bi-encoder")
+    if retriever in (RetrieverName.bm25, RetrieverName.late):
+        refuse(ctx, "model", "model_revision", because=f"--retriever {retriever.value} needs no bi-encoder")
 
 
 @contextmanager
@@ -156,29 +162,30 @@ def open_searcher(
     from crossrank.pipeline import Searcher
     from crossrank.retrieval.from_index import index_retriever
     from crossrank.store.filters import as_filter
+    from crossrank.store.late_reranker import from_index
+
+    def second_stage() -> CrossEncoder | LateInteraction:
+        return open_any_reranker(
+            reranker,
+            precision=precision,
+            threads=threads,
+            revision=revision,
+            label=label,
+            long_query=long_query,
+            long_documents=long_documents,
+        )
 
     with open_index(
         directory,
         model=model,
-        with_vectors=retriever is not RetrieverName.bm25,
+        with_vectors=retriever not in (RetrieverName.bm25, RetrieverName.late),
         threads=threads,
         revision=model_revision,
         filter=None if filter is None else as_filter(filter),
+        late_interaction="its own" if retriever is RetrieverName.late else None,
     ) as index:
         first = index_retriever(index, retriever.value)
-        second = (
-            None
-            if reranker == NO_RERANKER
-            else open_reranker(
-                reranker,
-                precision=precision,
-                threads=threads,
-                revision=revision,
-                label=label,
-                long_query=long_query,
-                long_documents=long_documents,
-            )
-        )
+        second = None if reranker == NO_RERANKER else from_index(index, second_stage())
         yield Searcher(first, second, depth=depth, fuse=_formula(fuse))
 
 
