@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("accelerate")
 
@@ -69,6 +68,7 @@ def test_what_is_written_has_one_meaning_everywhere(loss: str, lists: Path, tmp_
 
 
 def test_distillation_brings_the_model_to_its_teacher(lists: Path, tmp_path: Path) -> None:
+    import torch
     from transformers import BertConfig, BertModel
 
     base = tmp_path / "base"
