@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from crossrank.cli import encode, evaluate, index, info, mine, models, quantize, rerank, search
+from crossrank.cli import encode, evaluate, index, info, mine, models, quantize, rerank, search, train
 from crossrank.cli.output import emit_text, show_error
 from crossrank.errors import CrossrankError
 
@@ -84,6 +84,7 @@ for _command in (
     encode.encode,
     evaluate.evaluate,
     mine.mine,
+    train.train,
     quantize.quantize,
     info.info,
     models.models,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
@@ -59,25 +60,26 @@ def add_lora(model: Any, choice: LoRA) -> None:
         if missing:
             known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
             raise InputError(f"lora.targets: there is no linear layer {min(missing)!r}; there are {known}")
-    heads = [
-        name
-        for name, child in whole.named_children()
-        if backbone is not whole and child is not backbone and any(True for _ in child.parameters())
-    ]
     config = peft.LoraConfig(
-        r=choice.rank,
-        lora_alpha=choice.alpha,
-        lora_dropout=choice.dropout,
-        target_modules=targets,
-        modules_to_save=heads or None,
+        r=choice.rank, lora_alpha=choice.alpha, lora_dropout=choice.dropout, target_modules=targets
     )
-    _holder(model).model = peft.get_peft_model(whole, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about how peft calls it
+        peft.inject_adapter_in_model(config, whole)  # which freezes all else
+    for child in whole.children():
+        if backbone is not whole and child is not backbone:
+            child.requires_grad_(True)
 
 
 def merge_lora(model: Any) -> None:
     """Add what the adapters have learnt to the weights, and take them away."""
-    holder = _holder(model)
-    holder.model = holder.model.merge_and_unload()
+    tuners = require("peft.tuners.tuners_utils", "train")
+    transformer = model.transformers_model
+    for name, part in [*transformer.named_modules()]:
+        if isinstance(part, tuners.BaseTunerLayer):
+            part.merge()
+            parent, _, last = name.rpartition(".")
+            setattr(transformer.get_submodule(parent), last, part.get_base_layer())
 
 
 def count_trained(model: nn.Module) -> tuple[int, int]:
@@ -96,9 +98,3 @@ def _layers(backbone: nn.Module) -> list[nn.Module]:
     if not lists:
         raise InputError("the model has no list of layers to freeze")
     return [*lists[0]]
-
-
-def _holder(model: Any) -> Any:
-    """Return the module of sentence-transformers that has the transformer as its `model`."""
-    transformer = model.transformers_model
-    return next(part for part in model.modules() if getattr(part, "model", None) is transformer)

@@ -22,6 +22,7 @@ def write_card(
     recipe: Recipe,
     data: TrainingData,
     prepared: Prepared,
+    *,
     report: TrainingReport,
     held_out: HeldOutSet | None,
 ) -> None:
@@ -60,9 +61,9 @@ def write_card(
         *(f"| {name} | `{data.digests[name][:16]}…` | {count:,} |" for name, count in data.counts.items()),
         "",
         f"{prepared.num_lists:,} queries, {prepared.num_pairs:,} pairs of query and document, "
-        f"{prepared.num_tokens:,} tokens an epoch. {prepared.left_out:,} queries were left out since they are "
-        f"held out. {prepared.cut_documents:,} documents and {prepared.cut_queries:,} queries were cut; of "
-        f"{prepared.num_positives:,} positives, {prepared.cut_positives:,} were not read whole.",
+        f"{prepared.num_tokens:,} tokens an epoch. {prepared.left_out:,} queries were left out since they "
+        f"are held out. {prepared.cut_documents:,} documents and {prepared.cut_queries:,} queries were cut; "
+        f"of {prepared.num_positives:,} positives, {prepared.cut_positives:,} were not read whole.",
         "",
         "## Recipe",
         "",

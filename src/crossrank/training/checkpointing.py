@@ -47,7 +47,7 @@ def trainer_class(base: type[Any], run: RunFolder) -> type[Any]:
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             self.pairs_done += num_pairs(inputs)
             loss = super().compute_loss(model, inputs, *args, **kwargs)
-            value = loss[0] if isinstance(loss, tuple) else loss
+            value = (loss[0] if isinstance(loss, tuple) else loss).detach()
             if not bool(torch.isfinite(value)):
                 raise TrainingStoppedError(
                     f"the loss is {float(value)} in step {self.state.global_step + 1}; a lower "

@@ -39,12 +39,11 @@ class CrossEncoderStudent:
                 num_labels=len(classes) if classes else 1,
                 max_length=lengths.max_length,
                 local_files_only=True,
-                model_kwargs={"dtype": "float32"},
+                # classes of one's own get a head of their own, whatever the base was trained for
+                model_kwargs={"dtype": "float32", "ignore_mismatched_sizes": classes is not None},
             )
         except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{folder} cannot be opened as a cross-encoder to train: {error}"
-            ) from error
+            raise CheckpointError(f"{folder} cannot be trained as a cross-encoder: {error}") from error
         if classes:
             config = model.transformers_model.config
             config.id2label = dict(enumerate(classes))

@@ -116,7 +116,8 @@ def read_examples(sources: Iterable[DataSource], seed: int) -> TrainingData:
         FileFormatError: a file that cannot be read, or a row that is none of the forms.
     """
     lists: list[TrainingList] = []
-    digests, counts = {}, {}
+    digests: dict[str, str] = {}
+    counts: dict[str, int] = {}
     for source in sources:
         path = Path(source.file)
         drawn = [_ranged(each, source) for each in _drawn(read_lists(path), source, seed)]
@@ -189,10 +190,13 @@ def _list_of(row: Mapping[str, Any], line: int) -> TrainingList | _Entries:
     if {"positive", "negative"} <= row.keys():
         positive, negative = _text(row, "positive"), _text(row, "negative")
         scores = row.get("positive_teacher_score"), row.get("teacher_score")
-        entries = {positive: (1.0, _score(scores[0])), negative: (0.0, _score(scores[1]))}
+        entries: dict[str, tuple[Label, float | None]] = {
+            positive: (1.0, _score(scores[0])),
+            negative: (0.0, _score(scores[1])),
+        }
         return _query_id(row), _text(row, "query"), entries
     if "document" in row:
-        entry = (_label(row["label"]), _score(row.get("teacher_score")))
+        entry: tuple[Label, float | None] = _label(row["label"]), _score(row.get("teacher_score"))
         return _query_id(row), _text(row, "query"), {_text(row, "document"): entry}
     if row.keys() & {"document_ids", "document_id", "positive_id"}:
         raise InputError("it has ids and no texts; mine again without --ids-only (texts=True)")

@@ -231,4 +231,5 @@ class Measurements(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero and step not in self.measured:
             self.measure(kwargs["model"], step, state.max_steps)
         self.measured[step] = broadcast_object_list([self.measured.get(step)])[0]  # one decision for all
-        control.should_training_stop = self.patience_is_over
+        if self.patience_is_over:
+            control.should_training_stop = True

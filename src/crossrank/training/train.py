@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -120,10 +121,11 @@ def plan(recipe: Recipe) -> TrainingPlan:
     with ExitStack() as opened:
         made = _Ingredients(recipe, opened)
         trained, all_parameters = count_trained(made.model)
-        trainer = made.trainer(RunFolder(Path(recipe.output)), bf16=recipe.precision == "bf16")
+        nowhere = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        trainer = made.trainer(RunFolder(nowhere), bf16=recipe.precision == "bf16")
         loss_of = made.first_step(trainer, longest=True)
         with SavedBytes(made.model) as saved:
-            loss_of().backward()
+            loss_of().backward()  # type: ignore[no-untyped-call]
         return TrainingPlan(
             prepared=made.prepared,
             files=made.data.counts,
@@ -186,6 +188,7 @@ def _run(
     if is_main:
         run.take_back(first_step)
     steps = StepLog(run, report, lambda: trainer.pairs_done * trainer.args.world_size)
+    trainer.remove_callback(transformers.PrinterCallback)  # reports are told to `report`
     trainer.add_callback(steps)
     trainer.add_callback(GradientGuard())
     measurements = None
@@ -205,7 +208,7 @@ def _run(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     num_steps = max(trainer.state.global_step, first_step)
     if not is_main:
-        return _report(made, run, num_steps, trainer, measurements, None, begun)
+        return _report(made, run, trainer, measurements, num_steps=num_steps, comparison=None, begun=begun)
     if measurements is not None:
         load_weights(made.model, run.best_path)
     if recipe.lora is not None:
@@ -213,13 +216,13 @@ def _run(
     comparison = None
     if measurements is not None and made.held_out is not None:
         comparison = _comparison(made, run)
-    found = _report(made, run, num_steps, trainer, measurements, comparison, begun)
+    found = _report(made, run, trainer, measurements, num_steps=num_steps, comparison=comparison, begun=begun)
     exported = run.folder / "export"
     shutil.rmtree(exported, ignore_errors=True)
     made.model.to("cpu")
     made.student.export(made.model, exported)
     plot_metrics(run.metrics(), exported / "metrics.png", found.measure)
-    write_card(exported, recipe, made.data, made.prepared, found, made.held_out)
+    write_card(exported, recipe, made.data, made.prepared, report=found, held_out=made.held_out)
     run.finish(exported)
     return found
 
@@ -242,9 +245,10 @@ def _comparison(made: _Ingredients, run: RunFolder) -> Comparison | None:
 def _report(
     made: _Ingredients,
     run: RunFolder,
-    num_steps: int,
     trainer: Any,
     measurements: Measurements | None,
+    *,
+    num_steps: int,
     comparison: Comparison | None,
     begun: float,
 ) -> TrainingReport:
@@ -372,6 +376,7 @@ class _Ingredients:
                 weight_decay=schedule.weight_decay,
                 max_grad_norm=schedule.max_gradient_norm,
                 bf16=bf16,
+                use_cpu=not torch.accelerator.is_available(),
                 seed=self.recipe.seed,
                 data_seed=self.recipe.seed,
                 logging_steps=max(1, num_steps // _LOG_LINES),

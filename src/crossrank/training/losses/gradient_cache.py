@@ -46,6 +46,8 @@ class PackedLoss(nn.Module):
         num_tokens: tokens that have been read for training, without padding.
     """
 
+    model: Any
+
     def __init__(
         self,
         loss: nn.Module,
@@ -75,14 +77,17 @@ class PackedLoss(nn.Module):
         if not (self.cache and torch.is_grad_enabled()):
             result: Tensor = self.loss(inputs, labels, **options)
             return result
-        self._recorded = recorded = []
+        recorded: list[_Recorded] = []
+        self._recorded = recorded
         try:
             value: Tensor = self.loss(inputs, labels, **options)
         finally:
             self._recorded = None
         gradients = torch.autograd.grad(value, [each.leaf for each in recorded])
         result = value.detach().requires_grad_()
-        result.register_hook(lambda scale: self._replay(recorded, gradients, scale))
+        result.register_hook(  # type: ignore[no-untyped-call]
+            lambda scale: self._replay(recorded, gradients, scale)
+        )
         return result
 
     def outputs(self, features: Mapping[str, Any], name: str) -> Tensor:
@@ -112,13 +117,14 @@ class PackedLoss(nn.Module):
         left = sum(len(each.batches) for each in recorded)
         for each, gradient in zip(recorded, gradients, strict=True):
             if each.live is not None:
-                each.live.backward(gradient * scale)
+                each.live.backward(gradient * scale)  # type: ignore[no-untyped-call]
                 return
             for rows, state in zip(each.batches, each.states, strict=True):
                 left -= 1
                 with torch.enable_grad(), each.autocast(), state.restored(), self._synchronised(left == 0):
                     part = each.run(rows)
-                    part.backward(gradient[torch.tensor(rows, device=gradient.device)] * scale)
+                    wanted = gradient[torch.tensor(rows, device=gradient.device)] * scale
+                    part.backward(wanted)  # type: ignore[no-untyped-call]
 
     def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients go between processes once a step, with the last mini-batch."""

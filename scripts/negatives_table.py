@@ -1,0 +1,201 @@
+"""What negatives do: a small cross-encoder trained with random, BM25 and bi-encoder negatives, in one table.
+
+All three start from the bi-encoder's weights with the same new head, and see the same queries with the same
+positives in the same number of steps; only where the negatives are from differs. Each is then measured by
+reranking the same BM25 candidates: of SQuAD's dev questions, and of other collections that are named.
+
+    python scripts/negatives_table.py --squad ../shared/data/squad11 --also ../shared/data/scifact
+    python scripts/negatives_table.py --squad ../shared/data/squad11 --queries 24 --passages 200 --work small
+
+Stopped at any moment it goes on when it is called again. Writes benchmarks/results/negatives.json, and the
+table as negatives.md beside it; on 2 cores it is sized for some 25 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from crossrank import BM25, BiEncoder, Collection, CrossEncoder, Dense, Document
+from crossrank.evaluation.significance import compare, mean_interval
+from crossrank.training.held_out import HeldOutSet, open_held_out
+from crossrank.training.negatives import Source, mine
+from crossrank.training.recipes import HeldOut, recipe_of
+from crossrank.training.train import train
+
+ROOT = Path(__file__).parents[1]
+NEGATIVES = 5
+MAX_LENGTH = 192
+SEED = 7
+ARMS = {"random": "random", "bm25": "BM25", "dense": "bi-encoder"}
+
+
+def draw_queries(collection: Collection, count: int) -> dict[str, str]:
+    """Questions spread evenly over the articles."""
+    queries = collection.queries("train")
+    step = max(1, len(queries) // count)
+    return dict(list(queries.items())[::step][:count])
+
+
+def draw_documents(collection: Collection, queries: dict[str, str], count: int) -> list[Document]:
+    """The passages of these questions, and others spread evenly over the articles."""
+    qrels = collection.qrels("train")
+    judged = {name for query_id in queries for name in qrels[query_id]}
+    documents = list(collection.documents())
+    others = [each.id for each in documents if each.id not in judged]
+    kept = judged | {*others[:: max(1, len(others) // max(1, count - len(judged)))]}
+    return [each for each in documents if each.id in kept]
+
+
+def mine_arms(collection: Collection, queries: dict[str, str], passages: int, work: Path) -> None:
+    """Write a file of lists for each arm that has none."""
+    missing = [name for name in ARMS if not (work / f"{name}.jsonl").exists()]
+    if not missing:
+        return
+    documents = draw_documents(collection, queries, passages)
+    for name in missing:
+        first_stage = "random"
+        if name == "bm25":
+            first_stage = BM25(documents)
+        elif name == "dense":
+            first_stage = Dense(documents, BiEncoder())
+        # the best hits of a question may answer it without being judged
+        source = Source(first_stage, NEGATIVES, name=name, skip_top=0 if name == "random" else 2, depth=50)
+        qrels = collection.qrels("train")
+        mine(queries, qrels, documents, [source], work / f"{name}.jsonl", seed=SEED)
+
+
+def train_arm(name: str, work: Path, steps: int | None) -> dict[str, float]:
+    """Train one arm, or go on with it; return what it took."""
+    output = work / f"model-{name}"
+    record = work / f"{name}.json"
+    if record.exists():
+        return json.loads(record.read_text())
+    recipe = recipe_of(
+        {
+            "student": {"kind": "cross_encoder", "base": "crossrank-embed"},
+            "data": [{"file": str(work / f"{name}.jsonl")}],
+            "loss": {"name": "lce"},
+            "schedule": {
+                **({"epochs": 1} if steps is None else {"steps": steps}),
+                "learning_rate": 5e-5,
+                "lists_per_step": 4,
+                "list_size": NEGATIVES + 1,
+                "token_budget": 2048,
+                "gradient_cache": False,  # a step fits into memory; one forward pass less
+                "checkpoint_every": 25,
+            },
+            "lengths": {"max_length": MAX_LENGTH},
+            "precision": "float32",
+            "freeze": {"embeddings": True, "layers": 1},
+            "seed": SEED,
+            "output": str(output),
+        }
+    )
+    report = train(recipe, overwrite=output.exists() and (output / "model.safetensors").exists(), report=show)
+    took = {"training_s": round(report.training_s, 1), "pairs": report.num_pairs, "steps": report.num_steps}
+    record.write_text(json.dumps(took))
+    return took
+
+
+def show(told) -> None:
+    if told.step % 25 == 0:
+        print(
+            f"  step {told.step}/{told.num_steps}: loss {told.loss:.3f}, {told.pairs_per_s:.1f} pairs/s",
+            flush=True,
+        )
+
+
+def measured(held_out: HeldOutSet, model: CrossEncoder | None, path: Path) -> dict[str, float]:
+    """nDCG@10 of each query: of the model's order, or of the candidates' own; kept in a file."""
+    if path.exists():
+        return json.loads(path.read_text())
+    if model is None:
+        import numpy as np
+
+        scores = [np.arange(len(each), 0, -1, dtype=np.float32) for each in held_out.documents]
+    else:
+        queries = zip(held_out.queries.values(), held_out.documents, strict=True)
+        scores = [model.score([(query, text) for text in documents]) for query, documents in queries]
+    values = dict(held_out.measured(scores).per_query)
+    path.write_text(json.dumps(values))
+    return values
+
+
+def cell(values: dict[str, float]) -> str:
+    found = mean_interval(values)
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--squad", type=Path, required=True, help="SQuAD 1.1 in BEIR form")
+    parser.add_argument(
+        "--also", type=Path, action="append", default=[], help="another collection; repeatable"
+    )
+    parser.add_argument("--queries", type=int, default=700, help="questions to train on")
+    parser.add_argument("--passages", type=int, default=8000, help="that negatives are mined from")
+    parser.add_argument("--held-out", type=int, default=150, help="queries of each collection to measure on")
+    parser.add_argument("--depth", type=int, default=30, help="BM25 candidates a query")
+    parser.add_argument("--steps", type=int, help="in place of one pass over the data")
+    parser.add_argument("--work", type=Path, default=ROOT / "work" / "negatives")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    args.output.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+
+    collection = Collection.open(args.squad)
+    mine_arms(collection, draw_queries(collection, args.queries), args.passages, args.work)
+    print(f"mined after {time.monotonic() - begun:.0f} s", flush=True)
+    options = {"depth": args.depth, "queries": args.held_out}
+    sets = {"SQuAD dev": HeldOut(collection=str(args.squad), split="dev", **options)}
+    sets |= {folder.name: HeldOut(collection=str(folder), **options) for folder in args.also}
+    opened = {name: open_held_out(choice, SEED) for name, choice in sets.items()}
+    values: dict[str, dict[str, dict[str, float]]] = {"BM25's own order": {}}
+    training = {}
+    for name, held_out in opened.items():
+        path = args.work / f"first-stage-{name.replace(' ', '-')}.values.json"
+        values["BM25's own order"][name] = measured(held_out, None, path)
+    for arm, label in ARMS.items():
+        print(f"{label} negatives", flush=True)
+        training[label] = train_arm(arm, args.work, args.steps)
+        model = CrossEncoder(args.work / f"model-{arm}", precision="float32", max_length=MAX_LENGTH)
+        values[label] = {
+            name: measured(held_out, model, args.work / f"{arm}-{name.replace(' ', '-')}.values.json")
+            for name, held_out in opened.items()
+        }
+        print(f"measured after {time.monotonic() - begun:.0f} s", flush=True)
+
+    lines = ["| negatives | " + " | ".join(f"{name}: nDCG@10 | against random" for name in opened) + " |"]
+    lines.append("| --- |" + " ---: | ---: |" * len(opened))
+    rows = []
+    for label, found in values.items():
+        cells = []
+        for name in opened:
+            difference = ""
+            if label in ARMS.values() and label != "random":
+                other = compare(found[name], values["random"][name])
+                difference = f"{other.difference.value:+.3f} (p = {other.p_value:.2g})"
+            cells += [cell(found[name]), difference]
+            interval = mean_interval(found[name])
+            rows.append(
+                {"negatives": label, "collection": name, "nDCG@10": interval.value}
+                | {"low": interval.low, "high": interval.high, "queries": len(found[name])}
+            )
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    table = "\n".join(lines) + "\n"
+    print(table)
+    settings = {name: getattr(args, name) for name in ("queries", "passages", "held_out", "depth", "steps")}
+    settings |= {"negatives": NEGATIVES, "max_length": MAX_LENGTH, "seed": SEED, "base": "crossrank-embed"}
+    result = {"settings": settings, "training": training, "rows": rows}
+    (args.output / "negatives.json").write_text(json.dumps(result, indent=1) + "\n")
+    (args.output / "negatives.md").write_text(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,356 @@
+"""Runs of a tiny model: results that load everywhere, resuming to the same bits, guards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sentence_transformers")
+
+import torch
+from safetensors.numpy import load_file
+from training_inputs import BI_ENCODER, lists, recipe_values, write_jsonl, write_recipe
+
+from crossrank import BiEncoder, CrossEncoder
+from crossrank.errors import InputError, TrainingStoppedError
+from crossrank.training.recipes import read_recipe, recipe_of
+from crossrank.training.train import plan, train
+
+PROCESS = Path(__file__).with_name("training_process.py")
+PAIRS = [("cat 3", "the old cat is in the city"), ("dog", "where is the river"), ("bird", "new light")]
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    return load_file(folder / "model.safetensors")
+
+
+def _same_bits(one: Path, other: Path) -> bool:
+    a, b = _weights(one), _weights(other)
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("trained")
+    train(recipe_of(recipe_values(folder)))
+    return folder
+
+
+def test_the_result_gives_the_same_scores_in_crossrank_sentence_transformers_and_transformers(
+    trained: Path,
+) -> None:
+    import sentence_transformers
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = trained / "model"
+    ours = CrossEncoder(model, precision="float32").score(PAIRS)
+    theirs = sentence_transformers.CrossEncoder(str(model), device="cpu").predict(
+        PAIRS, activation_fn=torch.nn.Identity(), show_progress_bar=False
+    )
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    plain = AutoModelForSequenceClassification.from_pretrained(model).eval()
+    with torch.no_grad():
+        inputs = tokenizer(*map(list, zip(*PAIRS, strict=True)), padding=True, return_tensors="pt")
+        logits = plain(**inputs).logits[:, 0].numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    np.testing.assert_allclose(ours, logits, atol=1e-5)
+
+
+def test_a_run_leaves_its_card_recipe_metrics_and_plot_and_no_checkpoints(trained: Path) -> None:
+    model = trained / "model"
+    card = (model / "README.md").read_text(encoding="utf-8")
+    assert "| base |" in card
+    assert "nDCG@10" in card
+    assert "train.jsonl" in card
+    assert read_recipe(model / "recipe.yaml") == recipe_of(recipe_values(trained))
+    lines = [json.loads(line) for line in (model / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "held_out" in line] == [0, 2, 4, 6]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert (model / "metrics.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in (model / "training").iterdir()) == ["metrics.jsonl", "run.json"]
+
+
+def test_the_folder_has_the_weights_that_were_measured_best(trained: Path) -> None:
+    model = trained / "model"
+    lines = [json.loads(line) for line in (model / "training" / "metrics.jsonl").read_text().splitlines()]
+    best = max(line["held_out"] for line in lines if "held_out" in line)
+    recipe = recipe_of(recipe_values(trained))
+    dev = [json.loads(line) for line in Path(recipe.held_out.file).read_text().splitlines()]
+    from crossrank.evaluation.measures import evaluate
+
+    opened = CrossEncoder(model, precision="float32", max_length=64)
+    run, qrels = {}, {}
+    for i, row in enumerate(dev):
+        scores = opened.score([(row["query"], text) for text in row["documents"]])
+        run[str(i)] = {str(j): float(score) for j, score in enumerate(scores)}
+        qrels[str(i)] = {str(j): label for j, label in enumerate(row["labels"])}
+    assert evaluate(run, qrels, ["nDCG@10"])["nDCG@10"] == pytest.approx(best, abs=1e-9)
+
+
+def test_same_seed_same_weights(trained: Path, tmp_path: Path) -> None:
+    values = recipe_values(trained, output=str(tmp_path / "again"))
+    train(recipe_of(values))
+    assert _same_bits(trained / "model", tmp_path / "again")
+    train(recipe_of({**values, "seed": 14, "output": str(tmp_path / "other")}))
+    # another seed shuffles otherwise: the losses differ, whatever weights were best
+    logs = [
+        (folder / "training" / "metrics.jsonl").read_text().splitlines()[1]
+        for folder in (tmp_path / "again", tmp_path / "other")
+    ]
+    assert json.loads(logs[0])["loss"] != json.loads(logs[1])["loss"]
+
+
+@pytest.mark.parametrize("when", ["3", "write:2"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(tmp_path: Path, when: str) -> None:
+    # dropout is on, so the generators' state is part of what is resumed; guards off: any weights will do
+    changes = {"held_out": None, "schedule": {"steps": 6, "checkpoint_every": 2}}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    data = str(write_jsonl(tmp_path / "data.jsonl", lists(32)))
+    train(recipe_of(recipe_values(whole, data=[{"file": data}], **changes)))
+    recipe = write_recipe(killed, data=[{"file": data}], **changes)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.run(
+        [sys.executable, str(PROCESS), str(recipe), when],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert not (killed / "model" / "model.safetensors").exists()
+    told = []
+    train(read_recipe(recipe), report=told.append)
+    assert told[0].step == 3  # it did not begin again
+    assert _same_bits(whole / "model", killed / "model")
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    # a token budget that makes several cached mini-batches of a step: gradients go round once
+    recipe = write_recipe(tmp_path, schedule={"steps": 4, "token_budget": 64})
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    launch += ["--rdzv-endpoint", "localhost:0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    process = subprocess.run(
+        [sys.executable, *launch, "-m", "crossrank", "train", str(recipe), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout)  # one document: the first process speaks alone
+    assert report["num_steps"] == 4
+    assert report["num_pairs"] == 2 * 4 * 4 * 4
+    assert CrossEncoder(tmp_path / "model", precision="float32").score(PAIRS).shape == (3,)
+
+
+def test_a_run_of_another_recipe_or_data_is_refused_by_name(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    process = subprocess.run(
+        [sys.executable, str(PROCESS), str(recipe), "3"], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    with pytest.raises(InputError, match=r"unfinished run with other recipe\.schedule\.learning_rate;"):
+        train(read_recipe(recipe, ["schedule.learning_rate=0.5"]))
+    write_jsonl(tmp_path / "train.jsonl", lists(33))
+    with pytest.raises(InputError, match=r"with other data\."):
+        train(read_recipe(recipe))
+    train(read_recipe(recipe), overwrite=True)
+
+
+def test_a_finished_model_is_not_replaced_unless_asked(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exists; name another output"):
+        train(recipe_of(recipe_values(trained)))
+    (tmp_path / "kept.txt").write_text("mine")
+    with pytest.raises(InputError, match="no training run in it"):
+        train(recipe_of(recipe_values(trained, output=str(tmp_path))))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_training_that_learns_is_measured_to_be_better(tmp_path: Path) -> None:
+    values = recipe_values(
+        tmp_path,
+        schedule={"steps": 40, "learning_rate": 0.01, "lists_per_step": 8},
+        held_out={"every": 20},
+    )
+    report = train(recipe_of(values))
+    assert report.best is not None
+    assert report.baseline is not None
+    assert report.best > report.baseline + 0.1
+    assert report.comparison is not None
+    assert report.comparison.difference.value == pytest.approx(report.best - report.baseline, abs=1e-6)
+
+
+def test_training_stops_early_and_keeps_the_best(tmp_path: Path) -> None:
+    values = recipe_values(
+        tmp_path,
+        # nothing is learnt: every measurement is that of the base
+        schedule={"steps": 40, "learning_rate": 0.0},
+        held_out={"every": 2, "patience": 3},
+    )
+    report = train(recipe_of(values))
+    assert (report.stopped_early, report.num_steps, report.best_step) == (True, 6, 0)
+    assert "No measurement was better" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_fall_below_the_base_stops_and_names_what_is_left(tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    good.mkdir()
+    train(recipe_of(recipe_values(good, schedule={"steps": 40, "learning_rate": 0.01, "lists_per_step": 8})))
+    # labels turned round: what was learnt is unlearnt
+    wrong = [{**row, "labels": [1 - label for label in row["labels"]]} for row in lists(32)]
+    values = recipe_values(
+        tmp_path,
+        student={"base": str(good / "model")},
+        data=[{"file": str(write_jsonl(tmp_path / "wrong.jsonl", wrong))}],
+        schedule={"steps": 20, "learning_rate": 0.002, "lists_per_step": 8},
+        held_out={"every": 1},
+        guards={"below_baseline": 0.05},
+    )
+    with pytest.raises(
+        TrainingStoppedError, match=r"below_baseline.*the weights of step \d+ are in .*best\.pt"
+    ):
+        train(recipe_of(values))
+    run = tmp_path / "model" / "training"
+    assert (run / "best.pt").is_file()
+    assert list(run.glob("checkpoint-*"))
+    assert not (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_a_collapse_to_one_score_stops(tmp_path: Path) -> None:
+    with pytest.raises(TrainingStoppedError, match="same score"):
+        train(recipe_of(recipe_values(tmp_path, guards={"constant_scores": 100.0})))
+
+
+def test_a_loss_that_is_no_number_stops_before_weights_change(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    import sentence_transformers
+    from training_inputs import CROSS_ENCODER
+
+    model = sentence_transformers.CrossEncoder(str(CROSS_ENCODER), device="cpu")
+    with torch.no_grad():
+        model.transformers_model.classifier.bias.fill_(float("nan"))
+    model.save_pretrained(str(base))
+    with pytest.raises(TrainingStoppedError, match="the loss is nan in step 1"):
+        train(recipe_of(recipe_values(tmp_path, student={"base": str(base)}, held_out=None)))
+
+
+def test_positives_that_are_cut_stop_before_training(tmp_path: Path) -> None:
+    values = recipe_values(tmp_path, lengths={"max_length": 12}, guards={"truncated_positives": 0.1})
+    with pytest.raises(TrainingStoppedError, match=r"of 32 positives .* are cut"):
+        train(recipe_of(values))
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_plan_counts_what_would_be_done_and_writes_nothing(tmp_path: Path) -> None:
+    found = plan(recipe_of(recipe_values(tmp_path, lengths={"max_length": 12})))
+    assert (found.prepared.num_lists, found.prepared.num_pairs) == (32, 128)
+    assert found.num_steps == 6
+    assert found.prepared.cut_positives > 3
+    assert found.prepared.longest == 12
+    assert found.saved_bytes > 0
+    assert not (tmp_path / "model").exists()
+
+
+def test_held_out_queries_are_not_trained_on(tmp_path: Path) -> None:
+    rows = lists(32)
+    values = recipe_values(tmp_path)
+    write_jsonl(tmp_path / "train.jsonl", rows + lists(10, seed=1))
+    found = plan(recipe_of(values))
+    assert (found.prepared.num_lists, found.prepared.left_out) == (32, 10)
+
+
+@pytest.mark.parametrize("name", ["mnr", "cached_mnr", "margin_mse", "kl"])
+def test_a_bi_encoder_is_trained_and_loads_to_the_same_vectors(tmp_path: Path, name: str) -> None:
+    import sentence_transformers
+
+    values = recipe_values(
+        tmp_path, student={"kind": "bi_encoder", "base": str(BI_ENCODER)}, loss={"name": name}
+    )
+    train(recipe_of(values))
+    model = tmp_path / "model"
+    texts = [document for _, document in PAIRS]
+    ours = BiEncoder(model, precision="float32").encode_documents(texts)
+    theirs = sentence_transformers.SentenceTransformer(str(model), device="cpu").encode_document(
+        texts, normalize_embeddings=True
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_lora_trains_few_weights_and_ends_as_a_plain_model(tmp_path: Path) -> None:
+    values = recipe_values(tmp_path, lora={"rank": 2}, held_out=None)
+    found = plan(recipe_of(values))
+    assert found.num_trained < found.num_parameters / 5
+    train(recipe_of(values))
+    import sentence_transformers
+
+    model = tmp_path / "model"
+    ours = CrossEncoder(model, precision="float32").score(PAIRS)
+    theirs = sentence_transformers.CrossEncoder(str(model), device="cpu").predict(
+        PAIRS, activation_fn=torch.nn.Identity(), show_progress_bar=False
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    from training_inputs import CROSS_ENCODER
+
+    before, after = _weights(CROSS_ENCODER), _weights(model)
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    assert not np.array_equal(before[name], after[name])
+    frozen = "bert.embeddings.word_embeddings.weight"
+    np.testing.assert_array_equal(before[frozen], after[frozen])
+
+
+def test_frozen_weights_stay(tmp_path: Path) -> None:
+    from training_inputs import CROSS_ENCODER
+
+    values = recipe_values(tmp_path, freeze={"embeddings": True, "layers": 1}, held_out=None)
+    train(recipe_of(values))
+    before, after = _weights(CROSS_ENCODER), _weights(tmp_path / "model")
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed
+    assert not any(name.startswith(("bert.embeddings", "bert.encoder.layer.0")) for name in changed)
+
+
+def test_bf16_trains_float32_weights(tmp_path: Path) -> None:
+    report = train(recipe_of(recipe_values(tmp_path, precision="bf16", held_out=None)))
+    assert report.precision == "bf16"
+    assert {array.dtype for array in _weights(tmp_path / "model").values()} == {np.dtype("float32")}
+
+
+def test_auto_measures_and_notes_what_it_chose(tmp_path: Path) -> None:
+    report = train(recipe_of(recipe_values(tmp_path, precision="auto", held_out=None)))
+    noted = json.loads((tmp_path / "model" / "training" / "run.json").read_text())["precision"]
+    assert report.precision == noted["precision"]
+    faster = "bf16" if noted["bf16_s"] * 1.05 < noted["float32_s"] else "float32"
+    assert noted["precision"] == faster
+
+
+def test_classes_are_trained_and_named(tmp_path: Path) -> None:
+    rows = [
+        {"text1": f"the {a}", "text2": f"a {b}", "label": "same" if a == b else "other"}
+        for a in ("cat", "dog", "bird")
+        for b in ("cat", "dog", "bird", "river")
+    ]
+    data = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    values = recipe_values(
+        tmp_path,
+        student={"classes": ["other", "same"]},
+        data=[{"file": str(data)}],
+        loss={"name": "ce"},
+        held_out=None,
+    )
+    train(recipe_of(values))
+    model = CrossEncoder(tmp_path / "model", precision="float32")
+    assert model.labels == ("other", "same")
+    assert model.score(PAIRS).shape == (3, 2)
