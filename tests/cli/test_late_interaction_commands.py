@@ -78,6 +78,13 @@ def test_another_late_interaction_reranker_encodes_documents(run, index: Path) -
     assert hits[0]["score"] == pytest.approx(score, abs=1e-5)
 
 
+def test_info_knows_late_interaction_models(run) -> None:
+    for folder in (MODEL, OTHER, MODEL.with_name("stanford")):
+        facts = json.loads(run("info", folder, "--json").stdout)
+        assert facts["kind"] == "late-interaction"
+        assert "labels" not in facts
+
+
 def test_rerank_opens_late_interaction_models(run) -> None:
     found = run("rerank", "the sea", *(row["text"] for row in ROWS), "--reranker", MODEL, "--json")
     ranking = LateInteraction(MODEL).rank("the sea", [row["text"] for row in ROWS])

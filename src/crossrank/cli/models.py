@@ -59,13 +59,17 @@ def model_facts(folder: Path) -> dict[str, Any]:
     from crossrank.runtime.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(folder)
-    is_bi_encoder = checkpoint.pooling is not None and not checkpoint.is_modular_cross_encoder
+    kind = "cross-encoder"
+    if checkpoint.is_multi_vector:
+        kind = "late-interaction"
+    elif checkpoint.pooling is not None and not checkpoint.is_modular_cross_encoder:
+        kind = "bi-encoder"
     facts: dict[str, Any] = {
-        "kind": "bi-encoder" if is_bi_encoder else "cross-encoder",
+        "kind": kind,
         "architecture": checkpoint.architecture,
         "max_length": checkpoint.max_length,
     }
-    if not is_bi_encoder:
+    if kind == "cross-encoder":
         facts["labels"] = list(checkpoint.labels)
         facts["activation"] = checkpoint.activation
     weights = checkpoint.weight_files or checkpoint.onnx_files
