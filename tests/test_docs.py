@@ -15,7 +15,16 @@ PAGES = [
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("guide", "composition", "t5", "llm", "training", "calibration", "similarity")
+        for name in (
+            "guide",
+            "late-interaction",
+            "composition",
+            "t5",
+            "llm",
+            "training",
+            "calibration",
+            "similarity",
+        )
     ),
 ]
 # What a page needs beyond the core, where that is not what every test run has.
@@ -32,7 +41,8 @@ LINK = re.compile(r"\[[^\]]*\]\((?!https?://|#)([^)#\s]+)")
 
 @pytest.fixture
 def sample_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder that has data/sample, as a clone has, and may be written to."""
+    """A working folder that has data/sample, as a clone has, a small model, and may be written to."""
+    shutil.copytree(ROOT / "tests" / "models" / "golden_late" / "multi_vector", tmp_path / "my-colbert")
     shutil.copytree(ROOT / "data" / "sample", tmp_path / "data" / "sample")
     for name in ("my-monot5", "my-duot5"):  # random weights: pages show no scores of them
         shutil.copytree(ROOT / "tests" / "golden_t5" / "t5", tmp_path / name)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from crossrank.models.bi_encoder import BiEncoder
     from crossrank.models.cross_encoder import CrossEncoder
     from crossrank.models.duo_t5 import DuoT5
+    from crossrank.models.late_interaction import LateInteraction
     from crossrank.models.llm.endpoint import Endpoint
     from crossrank.models.llm.listwise import ListwiseLLM
     from crossrank.models.llm.local import CausalLM
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from crossrank.retrieval.hybrid import Hybrid
     from crossrank.retrieval.retriever import Retriever
     from crossrank.store.lance import Index
+    from crossrank.store.late_reranker import StoredLateInteraction
     from crossrank.store.readers import DocumentReader
     from crossrank.store.store import Store
 
@@ -72,6 +74,7 @@ __all__ = [
     "Hit",
     "Hybrid",
     "Index",
+    "LateInteraction",
     "ListwiseLLM",
     "MonoT5",
     "Pair",
@@ -88,6 +91,7 @@ __all__ = [
     "Searcher",
     "SetwiseLLM",
     "Store",
+    "StoredLateInteraction",
     "Tournament",
     "WeightedSum",
     "evaluate",
@@ -123,6 +127,7 @@ _LAZY = {
     "PairwiseLLM": "crossrank.models.llm.pairwise",
     "PointwiseLLM": "crossrank.models.llm.pointwise",
     "QueryLikelihood": "crossrank.models.llm.query_likelihood",
+    "LateInteraction": "crossrank.models.late_interaction",
     "RRF": "crossrank.retrieval.fusion",
     "RankT5": "crossrank.models.rank_t5",
     "Reranker": "crossrank.models.reranker",
@@ -132,6 +137,7 @@ _LAZY = {
     "SetwiseLLM": "crossrank.models.llm.setwise",
     "Store": "crossrank.store.store",
     "Tournament": "crossrank.composition.tournament",
+    "StoredLateInteraction": "crossrank.store.late_reranker",
     "WeightedSum": "crossrank.retrieval.fusion",
     "evaluate": "crossrank.evaluation.measures",
     "explain": "crossrank.explanation.explain",

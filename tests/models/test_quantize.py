@@ -14,6 +14,7 @@ from crossrank.errors import CheckpointError, InputError, UnsupportedArchitectur
 from crossrank.models import quantize as quantize_module
 from crossrank.models.bi_encoder import BiEncoder
 from crossrank.models.cross_encoder import CrossEncoder
+from crossrank.models.late_interaction import LateInteraction
 from crossrank.models.quantize import (
     Candidates,
     as_candidates,
@@ -26,6 +27,7 @@ from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE
 from crossrank.runtime.quantization import LIMITS, Parity, compare, exceeded
 from crossrank.runtime.tokenization import Tokenizer
+from crossrank.types import Document
 
 TESTS = Path(__file__).parents[1]
 GOLDEN, GOLDEN_BI = TESTS / "golden", Path(__file__).parent / "golden_bi"
@@ -323,3 +325,18 @@ def test_models_without_float32_weights_or_graph_are_refused(tmp_path: Path) -> 
     (unknown / "config.json").write_text(json.dumps(config | {"architectures": ["XyzModel"]}))
     with pytest.raises(UnsupportedArchitectureError):
         quantize(unknown, tmp_path / "c", as_candidates(pairs()))
+
+
+def test_late_interaction_models_are_quantised_by_their_own_scores(tmp_path: Path) -> None:
+    source = Path(__file__).parent / "golden_late" / "stanford"
+    candidates = {
+        str(number): (query, [Document(str(place), text) for place, text in enumerate(texts(number, 20, 20))])
+        for number, query in enumerate(dict.fromkeys(texts(99, 60, 6)))
+    }
+    report = quantize(source, tmp_path / "int8", candidates, progress=False)
+    assert report.kind == "late-interaction"
+    assert report.passed == (tmp_path / "int8").exists()
+    assert 0 < report.figures["mean_delta"] < 1  # of sums of 16 cosines
+    assert report.passed
+    model = LateInteraction(tmp_path / "int8", precision="int8")
+    assert model.settings == LateInteraction(source).settings

@@ -204,7 +204,7 @@ def test_vectors_of_another_model_are_refused(
 ) -> None:
     filled(tmp_path / "index", model, documents).close()
     other = LateInteraction(GOLDEN / "multi_vector_min", document_length=19, progress=False)
-    with pytest.raises(IndexMismatchError, match="are those of 'multi_vector_min'"):
+    with pytest.raises(IndexMismatchError, match=r"are those of '.*multi_vector_min'"):
         Index.open(tmp_path / "index", late_interaction=other)
     with Index.open(tmp_path / "index") as index:
         for call in (

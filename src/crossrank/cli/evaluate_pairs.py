@@ -95,15 +95,20 @@ def evaluate_pairs(
 def _open(
     name: str, precision: Precision, threads: int | None, revision: str | None
 ) -> CrossEncoder | BiEncoder:
+    from crossrank.models.cross_encoder import CrossEncoder
     from crossrank.models.hub import resolve
-    from crossrank.runtime.checkpoint import Checkpoint
+    from crossrank.models.load import kind_of
 
-    checkpoint = Checkpoint.open(resolve(name, kind="cross-encoder", revision=revision))
-    if checkpoint.pooling is not None and not checkpoint.is_modular_cross_encoder:
+    if kind_of(resolve(name, kind="cross-encoder", revision=revision), name) == "bi_encoder":
         return open_bi_encoder(name, precision=precision, threads=threads, revision=revision)
-    return open_reranker(
+    model = open_reranker(
         name, precision=precision, threads=threads, revision=revision, long_query=LongQuery.truncate
     )
+    if not isinstance(model, CrossEncoder):
+        raise InputError(
+            f"{name} is a {type(model).__name__}; sentence pairs are for a cross-encoder or a bi-encoder"
+        )
+    return model
 
 
 def _of_grades(values: Any, rows: Sequence[LabelledPair], source: str) -> dict[str, Any]:

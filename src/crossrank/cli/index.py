@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,17 +25,23 @@ from crossrank.cli.loading import (
     ThreadsOption,
     open_bi_encoder,
     open_index,
+    open_late_interaction,
 )
 from crossrank.cli.output import emit_json, messages
 from crossrank.cli.usage import refuse
 from crossrank.cli.wording import in_options
 
 if TYPE_CHECKING:
+    from crossrank.models.late_interaction import LateInteraction
+    from crossrank.models.token_codec import TokenCodec
     from crossrank.store.lance import Index
     from crossrank.store.readers import DocumentReader
     from crossrank.store.store import AddReport, Rejected
 
 __all__ = ["index"]
+
+SAMPLED_DOCUMENTS = 2000
+"""How many documents the centroids of --token-form residual-... are found in."""
 
 SHOWN_REJECTIONS = 20
 """How many rejected rows are listed for a person; `--json` has them all."""
@@ -42,6 +49,16 @@ SHOWN_REJECTIONS = 20
 
 # The id that `crossrank.store.readers` gives a row without one: "faq.csv:17".
 _MADE_ID = re.compile(r".+\.(jsonl|ndjson|csv|tsv|parquet)(\.gz)?:\d+", re.IGNORECASE | re.DOTALL)
+
+
+class TokenForm(Enum):
+    """How token vectors are kept: see `crossrank.models.token_codec`."""
+
+    float16 = "float16"
+    int8 = "int8"
+    residual_4bit = "residual-4bit"
+    residual_2bit = "residual-2bit"
+    residual_1bit = "residual-1bit"
 
 
 class OnDuplicate(Enum):
@@ -78,6 +95,12 @@ def index(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help=f"The bi-encoder; default {DEFAULT_BI_ENCODER}.")
     ] = None,
+    late_interaction: Annotated[
+        str | None, typer.Option(help="Also keep token vectors of this late-interaction model.")
+    ] = None,
+    token_form: Annotated[
+        TokenForm | None, typer.Option(help="How token vectors are kept: exact to small. Default int8.")
+    ] = None,
     id_column: Annotated[str | None, typer.Option(help="Column with the id; default: id, _id, ...")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column with the text; default: text, ...")] = None,
     title_column: Annotated[str | None, typer.Option(help="Column with the title; default: title.")] = None,
@@ -98,6 +121,8 @@ def index(
 
     Example: `crossrank index data/sample --to my-index`
 
+    Example: `crossrank index data/sample --to my-index --late-interaction MODEL`
+
     Example: `crossrank index news.csv --to my-index --field year:int --text-column body`
     """
     from crossrank.store.readers import DocumentReader
@@ -109,16 +134,21 @@ def index(
     fields = _fields(field or [])
     with ExitStack() as files:
         # Every source is looked at before the index is touched: a wrong name must not cost an index.
-        readers = [
-            DocumentReader(
-                files.enter_context(as_file(path, "stdin.jsonl")),
-                id_column=id_column,
-                text_column=text_column,
-                title_column=title_column,
-                on_error="collect",
-            )
-            for path in paths
-        ]
+        sources = [files.enter_context(as_file(path, "stdin.jsonl")) for path in paths]
+
+        def new_readers() -> list[DocumentReader]:
+            return [
+                DocumentReader(
+                    source,
+                    id_column=id_column,
+                    text_column=text_column,
+                    title_column=title_column,
+                    on_error="collect",
+                )
+                for source in sources
+            ]
+
+        readers = new_readers()
         opened = _open(
             ctx,
             to,
@@ -127,6 +157,9 @@ def index(
             language=language,
             vectors=vectors,
             model=model,
+            late_interaction=late_interaction,
+            token_form=token_form,
+            sample=lambda: _sample(new_readers()),
             precision=precision,
             threads=threads,
             revision=revision,
@@ -174,6 +207,9 @@ def _open(
     language: str | None,
     vectors: bool,
     model: str | None,
+    late_interaction: str | None,
+    token_form: TokenForm | None,
+    sample: Callable[[], list[str]],
     precision: Precision,
     threads: int | None,
     revision: str | None,
@@ -186,12 +222,17 @@ def _open(
     if is_there:
         with Index.open(to) as found:
             info = found.info()
-        stored = info.model
+        stored, tokens = info.model, info.tokens
         made_in = None if stored is None else stored.precision
         other = [
             ("--field", bool(fields) and dict(info.fields) != fields),
             ("--language", language is not None and info.language != spoken),
             ("--no-vectors", not vectors and stored is not None),
+            ("--late-interaction", late_interaction is not None and tokens is None),
+            (
+                "--token-form",
+                token_form is not None and (tokens is None or tokens.codec != token_form.value),
+            ),
             ("--precision", precision is not Precision.auto and made_in not in (None, precision.value)),
         ]
         if any(differs for _, differs in other):
@@ -210,16 +251,63 @@ def _open(
             "threads",
             because="the index has no vectors (--no-vectors)",
         )
+    if late_interaction is None and not is_there:
+        refuse(ctx, "token_form", because="there is no --late-interaction")
     if is_there:
         return open_index(
-            to, model=model, with_vectors=True, precision=precision, threads=threads, revision=revision
+            to,
+            model=model,
+            with_vectors=True,
+            precision=precision,
+            threads=threads,
+            revision=revision,
+            late_interaction=(
+                "its own"
+                if late_interaction is None
+                else open_late_interaction(late_interaction, threads=threads)
+            ),
         )
     bi_encoder = None
     if vectors:
         bi_encoder = open_bi_encoder(
             model or DEFAULT_BI_ENCODER, precision=precision, threads=threads, revision=revision
         )
-    return Index.create(to, bi_encoder, language=spoken, fields=fields, overwrite=replace)
+    late, codec = None, None
+    if late_interaction is not None:
+        late = open_late_interaction(late_interaction, threads=threads)
+        codec = _codec(token_form or TokenForm.int8, late, sample)
+    return Index.create(
+        to,
+        bi_encoder,
+        late_interaction=late,
+        token_codec=codec or "int8",
+        language=spoken,
+        fields=fields,
+        overwrite=replace,
+    )
+
+
+def _codec(form: TokenForm, model: LateInteraction, sample: Callable[[], list[str]]) -> str | TokenCodec:
+    """Return how token vectors are kept; centroids are found among those of a sample."""
+    kind, _, bits = form.value.partition("-")
+    if kind != "residual":
+        return form.value
+    import numpy as np
+
+    from crossrank.models.token_codec import ResidualCodec
+
+    texts = sample()
+    if not texts:
+        raise typer.BadParameter(f"--token-form {form.value} needs documents to find centroids in")
+    vectors = np.concatenate(model.encode_documents(texts))
+    return ResidualCodec.train(vectors, bits=int(bits.removesuffix("bit")))
+
+
+def _sample(readers: list[DocumentReader]) -> list[str]:
+    """Return the texts of the first documents of each source."""
+    each = -(-SAMPLED_DOCUMENTS // len(readers))
+    documents = (document for reader in readers for document in islice(reader, each))
+    return [document.full_text for document in documents if document.full_text.strip()]
 
 
 def _fields(stated: list[str]) -> dict[str, type]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -14,6 +14,9 @@ from crossrank.cli.loading import JsonOption
 from crossrank.cli.models import model_facts
 from crossrank.cli.output import console, emit_json, table
 from crossrank.models.hub import resolve
+
+if TYPE_CHECKING:
+    from crossrank.store.info import IndexInfo
 
 __all__ = ["info"]
 
@@ -129,6 +132,19 @@ def _facts_of(target: str) -> dict[str, Any]:
     return {"name": target, **model_facts(resolve(target, kind="cross-encoder"))}
 
 
+def _token_facts(found: IndexInfo) -> dict[str, Any]:
+    if found.tokens is None:
+        return {}
+    size = found.token_bytes_per_document
+    return {
+        "late_interaction": found.tokens.model.name,
+        "late_interaction_fingerprint": found.tokens.model.fingerprint,
+        "token_dimensions": found.tokens.model.dimensions,
+        "token_form": found.tokens.codec,
+        "token_bytes_per_document": None if size is None else round(size),
+    }
+
+
 def _index_facts(folder: Path) -> dict[str, Any]:
     from crossrank.store.lance import Index
 
@@ -143,6 +159,7 @@ def _index_facts(folder: Path) -> dict[str, Any]:
         "model_fingerprint": None if found.model is None else found.model.fingerprint,
         "precision": None if found.model is None else found.model.precision,
         "dimensions": None if found.model is None else found.model.dimensions,
+        **_token_facts(found),
         "documents_not_in_text_index": found.unindexed,
         "vector_index_rows": found.vector_index_rows,
         "size_mb": round(found.size_bytes / 1e6, 1),

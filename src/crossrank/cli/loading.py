@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from crossrank.models.hub import BUILT_IN
 
 if TYPE_CHECKING:
     from crossrank.models.bi_encoder import BiEncoder
+    from crossrank.models.late_interaction import LateInteraction
     from crossrank.store.filters import Filter
     from crossrank.store.lance import Index
 
@@ -33,6 +34,7 @@ __all__ = [
     "ThreadsOption",
     "open_bi_encoder",
     "open_index",
+    "open_late_interaction",
     "open_reranker",
 ]
 
@@ -133,6 +135,26 @@ def open_reranker(
     return model
 
 
+def open_late_interaction(
+    name: str,
+    *,
+    precision: Precision = Precision.auto,
+    threads: int | None = None,
+    revision: str | None = None,
+    long_query: LongQuery = LongQuery.error,
+) -> LateInteraction:
+    """Open the late-interaction model called `name`."""
+    from crossrank.models.late_interaction import LateInteraction
+
+    return LateInteraction(
+        name,
+        precision=precision.value,
+        threads=threads,
+        revision=revision,
+        long_query=long_query.value,
+    )
+
+
 def open_bi_encoder(
     name: str,
     *,
@@ -162,6 +184,7 @@ def open_index(
     threads: int | None = None,
     revision: str | None = None,
     filter: Filter | None = None,
+    late_interaction: LateInteraction | Literal["its own"] | None = None,
 ) -> Index:
     """Open an index and, where it has vectors and they are needed, the bi-encoder it was made with.
 
@@ -173,21 +196,36 @@ def open_index(
         threads: of the bi-encoder.
         revision: of the bi-encoder.
         filter: a condition that must fit the index's fields: an error before a model is loaded.
+        late_interaction: the model that its token vectors are to be compared by; "its own" opens the one it
+            was made with, if any.
     """
     from crossrank.store.lance import Index
 
     index = Index.open(directory)
     if filter is not None:
         filter.to_sql(index.fields)
-    stored = index.model
-    if stored is None or not with_vectors:
+    stored = index.model if with_vectors else None
+    if late_interaction == "its own":
+        late_interaction = None
+        if index.tokens is not None:
+            made_with = index.tokens.model
+            late_interaction = open_late_interaction(
+                made_with.name, precision=_precision(made_with.precision, precision), threads=threads
+            )
+    if stored is None and late_interaction is None:
         return index
     index.close()
-    bi_encoder = open_bi_encoder(
-        model or stored.name,
-        precision=Precision(stored.precision) if stored.precision in Precision.__members__ else precision,
-        threads=threads,
-        revision=revision,
-        dimensions=stored.dimensions,
-    )
-    return Index.open(directory, bi_encoder=bi_encoder)
+    bi_encoder = None
+    if stored is not None:
+        bi_encoder = open_bi_encoder(
+            model or stored.name,
+            precision=_precision(stored.precision, precision),
+            threads=threads,
+            revision=revision,
+            dimensions=stored.dimensions,
+        )
+    return Index.open(directory, bi_encoder=bi_encoder, late_interaction=late_interaction)
+
+
+def _precision(stored: str | None, otherwise: Precision) -> Precision:
+    return Precision(stored) if stored in Precision.__members__ else otherwise

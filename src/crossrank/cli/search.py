@@ -87,6 +87,7 @@ class RetrieverName(str, Enum):
     bm25 = "bm25"
     dense = "dense"
     hybrid = "hybrid"
+    late = "late"
 
 
 class Fuse(str, Enum):
@@ -98,7 +99,10 @@ class Fuse(str, Enum):
 
 
 RetrieverOption = Annotated[
-    RetrieverName, typer.Option(help="First stage; auto is hybrid, or bm25 where the index has no vectors.")
+    RetrieverName,
+    typer.Option(
+        help="First stage; auto is hybrid, or bm25 where the index has no vectors; late compares tokens."
+    ),
 ]
 SearchRerankerOption = Annotated[
     str,
@@ -142,8 +146,8 @@ def refuse_idle_options(ctx: typer.Context, *, retriever: RetrieverName, reranke
             "min_probability",
             because="there is no reranker (--reranker)",
         )
-    if retriever is RetrieverName.bm25:
-        refuse(ctx, "model", "model_revision", because="--retriever bm25 needs no bi-encoder")
+    if retriever in (RetrieverName.bm25, RetrieverName.late):
+        refuse(ctx, "model", "model_revision", because=f"--retriever {retriever.value} needs no bi-encoder")
 
 
 @contextmanager
@@ -173,16 +177,18 @@ def open_searcher(
     from crossrank.pipeline import Searcher
     from crossrank.retrieval.from_index import index_retriever
     from crossrank.store.filters import as_filter
+    from crossrank.store.late_reranker import from_index
 
     with ExitStack() as stack:
         index = stack.enter_context(
             open_index(
                 directory,
                 model=model,
-                with_vectors=retriever is not RetrieverName.bm25,
+                with_vectors=retriever not in (RetrieverName.bm25, RetrieverName.late),
                 threads=threads,
                 revision=model_revision,
                 filter=None if filter is None else as_filter(filter),
+                late_interaction="its own" if retriever is RetrieverName.late else None,
             )
         )
         first = index_retriever(index, retriever.value)
@@ -190,7 +196,7 @@ def open_searcher(
         if llm is not None:
             second = stack.enter_context(open_llm(llm))
         elif reranker != NO_RERANKER:
-            second = open_reranker(
+            opened = open_reranker(
                 reranker,
                 precision=precision,
                 threads=threads,
@@ -199,6 +205,7 @@ def open_searcher(
                 long_query=long_query,
                 long_documents=long_documents,
             )
+            second = from_index(index, opened)
         yield Searcher(first, second, depth=depth, fuse=_formula(fuse), min_probability=min_probability)
 
 

@@ -92,6 +92,7 @@ class LateInteraction:
 
     Attributes:
         name: of the model; the stage of its hits.
+        origin: what it was opened as: a folder or a name.
         settings: how texts are read, defaults filled in.
         dimensions: of a token's vector.
 
@@ -126,6 +127,7 @@ class LateInteraction:
         checkpoint = Checkpoint.open(folder)
         modules = _modules(checkpoint)
         self.name = model if isinstance(model, str) and model != str(folder) else folder.resolve().name
+        self.origin = str(model)
         tokenizer = Tokenizer(checkpoint)
         self.settings = TokenSettings.for_model(
             checkpoint, tokenizer, query_length=query_length, document_length=document_length

@@ -52,8 +52,9 @@ class TokenVectors(NamedTuple):
         """Return those of some texts, in the order of `rows`."""
         if np.array_equal(rows, np.arange(len(self.lengths))):
             return self
-        texts = self.split()
-        return TokenVectors.of([texts[row] for row in rows.tolist()], self.vectors.shape[1])
+        ends, lengths = np.cumsum(self.lengths)[rows].tolist(), self.lengths[rows].tolist()
+        texts = [self.vectors[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+        return TokenVectors.of(texts, self.vectors.shape[1])
 
 
 class Aligned(NamedTuple):

@@ -22,6 +22,7 @@ from crossrank.errors import CheckpointError, InputError
 from crossrank.models.bi_encoder import BiEncoder
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.hub import Kind, resolve
+from crossrank.models.late_interaction import LateInteraction
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Precision
 from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, write_parity
@@ -65,7 +66,14 @@ _ONE_IN = 4  # queries go to the calibration
 _SHORTEST = 5  # documents that Kendall's tau is taken of: below, one exchange decides it
 _MOST_TOKENS = 320  # of a calibration input: longer ones take time, and their activations are much the same
 _WEIGHT_INDEX = "model.safetensors.index.json"
-_COPIED = ("*.json", "*.txt", "*.model", "LICENSE*", "NOTICE*")  # configs, tokenizers, what goes with a copy
+_COPIED = (
+    "*.json",
+    "*.txt",
+    "*.model",
+    "artifact.metadata",
+    "LICENSE*",
+    "NOTICE*",
+)  # configs, tokenizers, what goes with a copy
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class QuantizationReport:
 
     Attributes:
         model: as it was named.
-        kind: "cross-encoder" or "bi-encoder".
+        kind: "cross-encoder", "bi-encoder" or "late-interaction".
         path: the folder; written only if `passed`.
         passed: whether int8 passed the parity gate.
         exceeded: names of the `limits` that it broke.
@@ -155,7 +163,9 @@ def quantize(
             "float32 weights"
         )
     kind: Kind = "cross-encoder"
-    if checkpoint.pooling is not None and not checkpoint.is_modular_cross_encoder:
+    if checkpoint.is_multi_vector:
+        kind = "late-interaction"
+    elif checkpoint.pooling is not None and not checkpoint.is_modular_cross_encoder:
         kind = "bi-encoder"
     pairs, checked = _split(
         candidates, seed, most_checked=_MOST_CHECKED_PAIRS if qrels is None else _MOST_JUDGED_PAIRS
@@ -174,11 +184,12 @@ def quantize(
     # First, so that what is wrong with the model or the texts is found before the long part.
     exact = open_model(source, kind, "float32", threads=threads, progress=progress)
     reference = score_candidates(exact, checked)
-    prompts = (
-        (exact.query_prompt, exact.document_prompt)
-        if isinstance(exact, BiEncoder)
-        else (exact.settings.prompt, "")
-    )
+    if isinstance(exact, BiEncoder):
+        prompts = exact.query_prompt, exact.document_prompt
+    elif isinstance(exact, LateInteraction):
+        prompts = exact.settings.query.prompt, exact.settings.document.prompt
+    else:
+        prompts = exact.settings.prompt, ""
     layers = calibrate(
         checkpoint,
         "logits" if kind == "cross-encoder" else "tokens",
@@ -254,7 +265,7 @@ def calibration_inputs(
 
     Args:
         checkpoint: the model.
-        kind: a cross-encoder gets the pairs; a bi-encoder every third pair's query, and the others' document.
+        kind: a cross-encoder gets the pairs; other kinds every third pair's query, and the others' document.
         pairs: unlabelled.
         prompts: put before queries and documents.
     """
@@ -285,11 +296,12 @@ def open_model(
     *,
     threads: int | None = None,
     progress: bool | None = None,
-) -> CrossEncoder | BiEncoder:
+) -> CrossEncoder | BiEncoder | LateInteraction:
     """Open a folder's weights as the gate compares them: too long queries are cut."""
     if kind == "bi-encoder":
         return BiEncoder(folder, precision=precision, source="weights", threads=threads, progress=progress)
-    return CrossEncoder(
+    pairwise = LateInteraction if kind == "late-interaction" else CrossEncoder
+    return pairwise(
         folder,
         precision=precision,
         source="weights",
@@ -300,7 +312,7 @@ def open_model(
 
 
 def score_candidates(
-    model: CrossEncoder | BiEncoder, candidates: Candidates
+    model: CrossEncoder | BiEncoder | LateInteraction, candidates: Candidates
 ) -> list[npt.NDArray[np.float32]]:
     """Score each query's documents: (documents,) a query, or (documents, labels) where there are several.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from crossrank.store.tokens import (
     StoredTokens,
     TokenWriter,
     as_codec,
+    check_same_tokens,
     token_column,
     write_codec,
 )
@@ -80,7 +81,7 @@ class Index:
         bi_encoder: VectorEncoder | None = None,
         *,
         late_interaction: LateInteraction | None = None,
-        token_codec: Literal["float16", "int8"] | TokenCodec = "int8",
+        token_codec: str | TokenCodec = "int8",
         language: str | None = "english",
         fields: Mapping[str, type | str] | None = None,
         overwrite: bool = False,
@@ -157,11 +158,11 @@ class Index:
                 )
             if (stored.fingerprint, stored.dimensions) != (given.fingerprint, given.dimensions):
                 raise IndexMismatchError(
-                    f"{path}: the vectors in this index are those of {_described(stored)}, which cannot be "
-                    f"compared with those of {_described(given)}; open it with the former, or create it anew"
+                    f"{path}: the vectors in this index are those of {stored.described}, which cannot be "
+                    f"compared with those of {given.described}; open it with the former, or create it anew"
                 )
         if late_interaction is not None:
-            _check_same_tokens(path, table.settings.tokens, late_interaction)
+            check_same_tokens(path, table.settings.tokens, late_interaction)
         return cls(table, bi_encoder, late_interaction)
 
     @staticmethod
@@ -504,20 +505,6 @@ class Index:
         )
 
 
-def _check_same_tokens(path: str | Path, stored: TokenColumn | None, model: LateInteraction) -> None:
-    if stored is None:
-        raise IndexMismatchError(
-            f"{path}: this index has no token vectors, so it cannot be used with {model.name!r}; open it "
-            "without late_interaction, or create it anew with it"
-        )
-    given = ModelSettings(model.name, model.fingerprint, model.dimensions, model.precision)
-    if (stored.model.fingerprint, stored.model.dimensions) != (given.fingerprint, given.dimensions):
-        raise IndexMismatchError(
-            f"{path}: the token vectors in this index are those of {_described(stored.model)}, which cannot "
-            f"be compared with those of {_described(given)}; open it with the former, or create it anew"
-        )
-
-
 def _model_settings(bi_encoder: VectorEncoder) -> ModelSettings:
     if not all(hasattr(bi_encoder, name) for name in ("name", "fingerprint", "dimensions", "encode_queries")):
         raise InputError(
@@ -530,8 +517,3 @@ def _model_settings(bi_encoder: VectorEncoder) -> ModelSettings:
         int(bi_encoder.dimensions),
         getattr(bi_encoder, "precision", None),
     )
-
-
-def _described(model: ModelSettings) -> str:
-    precision = f"{model.precision}, " if model.precision else ""
-    return f"{model.name!r} ({precision}{model.dimensions} dimensions, fingerprint {model.fingerprint[:12]})"

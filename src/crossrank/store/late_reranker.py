@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from crossrank.models.late_interaction import DocumentVectors, Wanted
+from crossrank.models.late_interaction import DocumentVectors, LateInteraction, Wanted
 from crossrank.models.maxsim import TokenVectors
 from crossrank.models.requests import Requests
+from crossrank.models.reranker import Reranker
+from crossrank.store.tokens import check_same_tokens
 from crossrank.types import Document, Ranking
 
 if TYPE_CHECKING:
     from crossrank.progress import Track
     from crossrank.store.lance import Index
 
-__all__ = ["StoredLateInteraction"]
+__all__ = ["StoredLateInteraction", "from_index"]
+
+AnyReranker = TypeVar("AnyReranker", bound=Reranker)
+
+
+def from_index(index: Index, reranker: AnyReranker) -> AnyReranker | StoredLateInteraction:
+    """Return a reranker that takes document vectors from an index, where the index has those of its model.
+
+    Args:
+        index: opened with any models, or none.
+        reranker: one that is no late-interaction model is returned as it is.
+    """
+    stored = index.tokens
+    if not isinstance(reranker, LateInteraction) or stored is None:
+        return reranker
+    if stored.model.fingerprint != reranker.fingerprint:
+        return reranker
+    return StoredLateInteraction(index, reranker)
 
 
 class StoredLateInteraction:
@@ -28,19 +47,24 @@ class StoredLateInteraction:
     whether it is stored. Safe to use from many threads at once.
 
     Args:
-        index: opened with the late-interaction model it was made with.
+        index: its documents' vectors are used.
+        model: the late-interaction model it was made with; None takes the one it was opened with.
 
     Raises:
-        IndexMismatchError: the index has no token vectors, or was opened without the model.
+        IndexMismatchError: the index has no token vectors or those of another model, or was opened without
+            the model.
 
     Example:
         >>> index = Index.open("my-index", late_interaction=model)  # doctest: +SKIP
         >>> searcher = Searcher(index, StoredLateInteraction(index))  # doctest: +SKIP
     """
 
-    def __init__(self, index: Index) -> None:
-        self._model = index.needed_late_interaction("there is nothing to encode queries with")
+    def __init__(self, index: Index, model: LateInteraction | None = None) -> None:
         self._stored = index.stored_tokens()
+        if model is None:
+            model = index.needed_late_interaction("there is nothing to encode queries with")
+        check_same_tokens(index.path, self._stored.column, model)
+        self._model = model
 
     @property
     def name(self) -> str:

@@ -61,6 +61,12 @@ class ModelSettings:
     dimensions: int
     precision: str | None = None
 
+    @property
+    def described(self) -> str:
+        """What messages say of the model."""
+        precision = f"{self.precision}, " if self.precision else ""
+        return f"{self.name!r} ({precision}{self.dimensions} dimensions, fingerprint {self.fingerprint[:12]})"
+
 
 @dataclass(frozen=True)
 class TokenColumn:

@@ -26,7 +26,16 @@ from crossrank.store.table import DocumentTable
 if TYPE_CHECKING:
     from crossrank.models.late_interaction import LateInteraction
 
-__all__ = ["StoredTokens", "TokenBlock", "TokenWriter", "open_codec", "token_column", "write_codec"]
+__all__ = [
+    "StoredTokens",
+    "TokenBlock",
+    "TokenWriter",
+    "as_codec",
+    "check_same_tokens",
+    "open_codec",
+    "token_column",
+    "write_codec",
+]
 
 CODEC_FILES = "token-codec-*.safetensors"
 """Centroids of an index's codec, named by their fingerprint."""
@@ -50,8 +59,27 @@ def token_column(model: LateInteraction, codec: TokenCodec) -> TokenColumn:
             f"the token codec was trained on vectors of {codec.centroids.shape[1]} dimensions, and those of "
             f"{model.name!r} have {model.dimensions}"
         )
-    settings = ModelSettings(model.name, model.fingerprint, model.dimensions, model.precision)
+    settings = ModelSettings(model.origin, model.fingerprint, model.dimensions, model.precision)
     return TokenColumn(settings, codec.name, codec.fingerprint)
+
+
+def check_same_tokens(path: str | Path, stored: TokenColumn | None, model: LateInteraction) -> None:
+    """Refuse a model whose vectors are not those of an index.
+
+    Raises:
+        IndexMismatchError: says which is which.
+    """
+    if stored is None:
+        raise IndexMismatchError(
+            f"{path}: this index has no token vectors, so it cannot be used with {model.name!r}; open it "
+            "without late_interaction, or create it anew with it"
+        )
+    given = ModelSettings(model.origin, model.fingerprint, model.dimensions, model.precision)
+    if (stored.model.fingerprint, stored.model.dimensions) != (given.fingerprint, given.dimensions):
+        raise IndexMismatchError(
+            f"{path}: the token vectors in this index are those of {stored.model.described}, which cannot "
+            f"be compared with those of {given.described}; open it with the former, or create it anew"
+        )
 
 
 def as_codec(codec: str | TokenCodec) -> TokenCodec:

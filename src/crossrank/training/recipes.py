@@ -36,12 +36,14 @@ class StudentChoice:
         base: what training starts from: a folder or a name on the hub, with float32 weights.
         revision: commit, tag or branch of a base from the hub.
         classes: names of the outputs of a classifier, in their order; None for one score.
+        dimensions: of token vectors, for late interaction from a base without a projection; None is 128.
     """
 
     kind: str
     base: str
     revision: str | None = None
     classes: tuple[str, ...] | None = None
+    dimensions: int | None = limited(None, least=1)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from crossrank.errors import InputError
 from crossrank.models.hub import Kind
 from crossrank.training.bi_encoder_student import BiEncoderStudent
 from crossrank.training.cross_encoder_student import CrossEncoderStudent
+from crossrank.training.late_interaction_student import LateInteractionStudent
 from crossrank.training.losses.table import Family
 from crossrank.training.recipes import Lengths, StudentChoice
 from crossrank.training.t5_students import DuoT5Student, MonoT5Student, RankT5Student
@@ -59,7 +60,8 @@ class Student(Protocol):
         kind: its name in recipes.
         family: what it computes, and so which losses are for it (`losses.table`): "scorer" takes pairs and
             gives `model(model.preprocess(pairs))["scores"]`, (n, 1) or (n, classes); "encoder" gives
-            "sentence_embedding"; "comparer" takes (query, document, document) and gives "scores".
+            "sentence_embedding", "multi_vector" "token_embeddings"; "comparer" takes (query, document,
+            document) and gives "scores".
         joins_texts: query and document share an input (and `max_length`); false where each is read alone.
         hub_kind: what a base is looked for as: `crossrank.models.hub.resolve`.
     """
@@ -125,6 +127,7 @@ class Student(Protocol):
 _ALL: tuple[Student, ...] = (
     CrossEncoderStudent(),
     BiEncoderStudent(),
+    LateInteractionStudent(),
     MonoT5Student(),
     RankT5Student(),
     DuoT5Student(),

@@ -356,7 +356,7 @@ class _Ingredients:
         options: dict[str, Any] = {}
         if self.loss.no_duplicates:
             options["batch_sampler"] = "no_duplicates"
-        if self.student.family == "encoder":
+        if self.student.family in ("encoder", "multi_vector"):
             prompts = {
                 name: self.model.prompts.get("query" if name == "anchor" else "document")
                 for name in self.prepared.columns

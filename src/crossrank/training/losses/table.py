@@ -112,6 +112,30 @@ class CosineDistillation:
 
 
 @dataclass(frozen=True)
+class MaxSimScale:
+    """Options of mnr and cached_mnr for late interaction.
+
+    Attributes:
+        scale: what MaxSim, a sum over the query's tokens, is multiplied by before the softmax.
+    """
+
+    scale: float = limited(1.0, least=0.0)
+
+
+@dataclass(frozen=True)
+class MaxSimDistillation:
+    """Options of kl for late interaction.
+
+    Attributes:
+        teacher_temperature: what the teacher's scores are divided by: less than 1 for cosines.
+        student_temperature: what the mean MaxSim, which is on the scale of cosines, is divided by.
+    """
+
+    teacher_temperature: float = limited(1.0, least=1e-6)
+    student_temperature: float = limited(0.05, least=1e-6)
+
+
+@dataclass(frozen=True)
 class Loss:
     """A loss that a recipe can name.
 
@@ -123,7 +147,7 @@ class Loss:
         build: makes it; takes the model in training, the options, and the recipe's token budget.
         meaning: one line for messages and docs.
         no_duplicates: other rows of a step are negatives, so no two rows may share a text.
-        caches_itself: it has gradient caching of its own.
+        caches_itself: it has mini-batches, and where its name says so gradient caching, of its own.
     """
 
     name: str
@@ -220,6 +244,45 @@ def _encoder_kl(model: Any, options: CosineDistillation, budget: int) -> Any:
     )
 
 
+def _multi_vector_losses() -> Any:
+    from sentence_transformers.multi_vector_encoder import losses
+
+    return losses
+
+
+def _maxsim_mnr(model: Any, options: MaxSimScale, budget: int) -> Any:
+    return _multi_vector_losses().MultiVectorMultipleNegativesRankingLoss(
+        model, scale=options.scale, mini_batch_size=_rows(model, budget)
+    )
+
+
+def _maxsim_cached_mnr(model: Any, options: MaxSimScale, budget: int) -> Any:
+    return _multi_vector_losses().CachedMultiVectorMultipleNegativesRankingLoss(
+        model, scale=options.scale, mini_batch_num_tokens=budget
+    )
+
+
+def _maxsim_margin(model: Any, options: NoOptions, budget: int) -> Any:
+    return _multi_vector_losses().MultiVectorMarginMSELoss(model, mini_batch_size=_rows(model, budget))
+
+
+def _maxsim_kl(model: Any, options: MaxSimDistillation, budget: int) -> Any:
+    from sentence_transformers.multi_vector_encoder.scoring import mean_colbert_kd_scores
+
+    return _multi_vector_losses().MultiVectorDistillKLDivLoss(
+        model,
+        similarity_fct=mean_colbert_kd_scores,
+        student_temperature=options.student_temperature,
+        teacher_temperature=options.teacher_temperature,
+        mini_batch_size=_rows(model, budget),
+    )
+
+
+def _rows(model: Any, budget: int) -> int:
+    """Return how many texts of the longest length fit the token budget."""
+    return max(1, budget // int(model.max_seq_length))
+
+
 def _scorer(name: str, form: str, options: type, build: Callable[[Any, Any, int], Any], meaning: str) -> Loss:
     return Loss(name, "scorer", form, options, build, meaning)
 
@@ -291,8 +354,35 @@ _COMPARER_LOSSES = (
     ),
 )
 
+_MULTI_VECTOR_LOSSES = (
+    Loss(
+        *("mnr", "multi_vector", "tuples", MaxSimScale, _maxsim_mnr),
+        "softmax of the positive's MaxSim among all documents of a step",
+        no_duplicates=True,
+        caches_itself=True,
+    ),
+    Loss(
+        *("cached_mnr", "multi_vector", "tuples", MaxSimScale, _maxsim_cached_mnr),
+        "mnr with gradient caching (Gao et al. 2021, arXiv:2101.06983)",
+        no_duplicates=True,
+        caches_itself=True,
+    ),
+    Loss(
+        *("margin_mse", "multi_vector", "scored_tuples", NoOptions, _maxsim_margin),
+        "squared error to the teacher's margin",
+        caches_itself=True,
+    ),
+    Loss(
+        *("kl", "multi_vector", "scored_tuples", MaxSimDistillation, _maxsim_kl),
+        "divergence from the teacher's distribution over a positive and its negatives (ColBERTv2, Santhanam "
+        "et al. 2022, arXiv:2112.01488)",
+        caches_itself=True,
+    ),
+)
+
 LOSSES: dict[tuple[Family, str], Loss] = {
-    (loss.family, loss.name): loss for loss in _SCORER_LOSSES + _ENCODER_LOSSES + _COMPARER_LOSSES
+    (loss.family, loss.name): loss
+    for loss in _SCORER_LOSSES + _ENCODER_LOSSES + _COMPARER_LOSSES + _MULTI_VECTOR_LOSSES
 }
 """Every loss by family and name."""
 
