@@ -3,11 +3,12 @@
     python scripts/train_small_t5.py OUTPUT [--kinds mono_t5 rank_t5 duo_t5] [--steps 1500]
 
 Needs the extra `train`. There are two languages, in which every concept has a word of its own, and names that
-both share. A query has a name and two concepts in the one language. The relevant one of its eight documents
-has that name and those concepts in the other; the others share the name or the concepts, but not all three.
-BM25 sees the names alone. What is learnt is the dictionary, and to ask for all three at once.
+both share. A query has a name and a concept in the one language. The relevant one of its eight documents has
+that name, and the concept in the other language; the others have one of the two at most. BM25 sees the names
+alone. What is learnt is the dictionary, and to ask for both at once.
 
-No two concepts of a held-out query stand together in a query that is trained on, and its documents are new.
+No pair of name and concept that is held out is trained on. A DuoT5 starts from the MonoT5 of the same output
+folder where there is one, which knows the dictionary.
 Everything is drawn from a seed. The table at the end is of the trained folders, opened with `crossrank.load`.
 """
 
@@ -170,6 +171,7 @@ def main() -> None:
     arguments = parser.parse_args()
     task = Task(arguments.seed)
     base = arguments.output / "base"
+    mono = arguments.output / "mono_t5"
     base.mkdir(parents=True, exist_ok=True)
     write_base(base, task, arguments.seed)
     held_out = task.lists(task.held_out, 300, "h")
@@ -187,7 +189,7 @@ def main() -> None:
         # A comparer's rows are triplets, seven a list.
         rows = arguments.lists_per_step * (NUM_DOCUMENTS if kind == "mono_t5" else 1)
         values = {
-            "student": {"kind": kind, "base": str(base)},
+            "student": {"kind": kind, "base": str(mono if kind == "duo_t5" and mono.exists() else base)},
             "data": [{"file": str(arguments.output / "train.jsonl")}],
             "loss": {"name": LOSSES[kind]},
             "schedule": {
