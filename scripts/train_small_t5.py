@@ -7,8 +7,7 @@ both share. A query has a name and a concept in the one language. The relevant o
 that name, and the concept in the other language; the others have one of the two at most. BM25 sees the names
 alone. What is learnt is the dictionary, and to ask for both at once.
 
-No pair of name and concept that is held out is trained on. A DuoT5 starts from the MonoT5 of the same output
-folder where there is one, which knows the dictionary.
+No pair of name and concept that is held out is trained on.
 Everything is drawn from a seed. The table at the end is of the trained folders, opened with `crossrank.load`.
 """
 
@@ -171,7 +170,6 @@ def main() -> None:
     arguments = parser.parse_args()
     task = Task(arguments.seed)
     base = arguments.output / "base"
-    mono = arguments.output / "mono_t5"
     base.mkdir(parents=True, exist_ok=True)
     write_base(base, task, arguments.seed)
     held_out = task.lists(task.held_out, 300, "h")
@@ -189,7 +187,7 @@ def main() -> None:
         # A comparer's rows are triplets, seven a list.
         rows = arguments.lists_per_step * (NUM_DOCUMENTS if kind == "mono_t5" else 1)
         values = {
-            "student": {"kind": kind, "base": str(mono if kind == "duo_t5" and mono.exists() else base)},
+            "student": {"kind": kind, "base": str(base)},
             "data": [{"file": str(arguments.output / "train.jsonl")}],
             "loss": {"name": LOSSES[kind]},
             "schedule": {
