@@ -3,11 +3,11 @@
     python scripts/train_small_t5.py OUTPUT [--kinds mono_t5 rank_t5 duo_t5] [--steps 1500]
 
 Needs the extra `train`. There are two languages, in which every concept has a word of its own, and names that
-both share. A query has a name and two concepts in the one language. The relevant one of its eight documents
-has that name and those concepts in the other; the others share the name or the concepts, but not all three.
-BM25 sees the names alone. What is learnt is the dictionary, and to ask for all three at once.
+both share. A query has a name and a concept in the one language. The relevant one of its eight documents has
+that name, and the concept in the other language; the others have one of the two at most. BM25 sees the names
+alone. What is learnt is the dictionary, and to ask for both at once.
 
-No two concepts of a held-out query stand together in a query that is trained on, and its documents are new.
+No pair of name and concept that is held out is trained on.
 Everything is drawn from a seed. The table at the end is of the trained folders, opened with `crossrank.load`.
 """
 
