@@ -22,6 +22,7 @@ caller can cause; other exceptions are bugs.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ __all__ = [
     "ModelOutputError",
     "QueryTooLongError",
     "TrainingStoppedError",
+    "UnknownOptionError",
     "UnsupportedArchitectureError",
 ]
 
@@ -57,6 +59,18 @@ class InputError(CrossrankError, ValueError):
 
 class QueryTooLongError(InputError):
     """The query takes more tokens than its share of the model's window."""
+
+
+class UnknownOptionError(InputError):
+    """Options that a kind of model does not have.
+
+    Attributes:
+        options: their names, as Python has them.
+    """
+
+    def __init__(self, message: str, options: Sequence[str]) -> None:
+        super().__init__(message)
+        self.options = tuple(options)
 
 
 class FileFormatError(InputError):

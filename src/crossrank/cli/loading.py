@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from crossrank.errors import InputError
+from crossrank.errors import InputError, UnknownOptionError
 from crossrank.models.hub import BUILT_IN
 
 if TYPE_CHECKING:
@@ -125,7 +125,13 @@ def open_reranker(
         options["label"] = label
     if long_documents is not LongDocuments.truncate:
         options["long_documents"] = long_documents.value
-    model = load(name, revision=revision, **options)
+    try:
+        model = load(name, revision=revision, **options)
+    except UnknownOptionError as error:
+        given = ", ".join(f"--{option.replace('_', '-')}" for option in error.options)
+        raise typer.BadParameter(
+            f"{str(error).partition(', which')[0]}, which has no use for {given}"
+        ) from error
     if not callable(getattr(model, "rank", None)):
         raise InputError(f"{name} is a {type(model).__name__}, which is for a first stage; give a reranker")
     if scores_pairs and not callable(getattr(model, "score", None)):

@@ -13,7 +13,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from crossrank.errors import CheckpointError, InputError
+from crossrank.errors import CheckpointError, UnknownOptionError
 from crossrank.models.declaration import DECLARATION_FILE, read_declaration
 from crossrank.models.hub import BUILT_IN, resolve
 from crossrank.models.t5_families import PUBLISHED
@@ -56,7 +56,8 @@ def load(name_or_path: str | Path, *, revision: str | None = None, **options: An
     Raises:
         CheckpointNotFoundError: there is no such model.
         CheckpointError: its files do not say what it is, or it cannot be opened as that.
-        InputError: an option that its class does not have, or that cannot be used with this model.
+        UnknownOptionError: an option that its class does not have.
+        InputError: an option that cannot be used with this model.
 
     Example:
         >>> reranker = load("crossrank-mini", threads=1)
@@ -70,8 +71,8 @@ def load(name_or_path: str | Path, *, revision: str | None = None, **options: An
     known = inspect.signature(model_class).parameters
     if unknown := [option for option in options if option not in known]:
         takes = ", ".join(option for option in known if option not in ("model", "revision"))
-        raise InputError(
-            f"{name_or_path} is a {name}, which has no option {', '.join(unknown)}; it takes {takes}"
+        raise UnknownOptionError(
+            f"{name_or_path} is a {name}, which has no option {', '.join(unknown)}; it takes {takes}", unknown
         )
     return model_class(name_or_path, revision=revision, **options)
 

@@ -69,6 +69,8 @@ def trainer_class(base: type[Any], run: RunFolder) -> type[Any]:
                 self._staging = None
 
         def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+            if not self.args.should_save:  # every process comes here, and one writes
+                return
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             save_weights(self.model, folder / WEIGHTS)

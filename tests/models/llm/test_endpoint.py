@@ -7,6 +7,7 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from chat_server import ChatServer, completion, drops, fails, garbage, right, says, stalls, token_logprobs
@@ -393,11 +394,19 @@ def test_no_answer_has_no_log_probabilities(server, endpoint):
 # --- threads ------------------------------------------------------------------------------------------------
 
 
-def threads_of_calls() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "crossrank-llm"]
+@pytest.fixture
+def threads_of_calls() -> Callable[[], list[threading.Thread]]:
+    """The threads of endpoints that were not there when the test began."""
+    before = set(threading.enumerate())
+
+    def found() -> list[threading.Thread]:
+        now = set(threading.enumerate()) - before
+        return [thread for thread in now if thread.name == "crossrank-llm"]
+
+    return found
 
 
-def test_no_thread_before_the_first_call_and_none_after_the_end(server):
+def test_no_thread_before_the_first_call_and_none_after_the_end(server, threads_of_calls):
     endpoint = Endpoint("oracle", base_url=server.url)
     assert threads_of_calls() == []
     ask(endpoint)
@@ -420,7 +429,7 @@ def test_it_can_be_called_inside_a_running_event_loop(endpoint):
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="sends a signal to a thread")
-def test_ctrl_c_cancels_what_is_under_way(server, endpoint):
+def test_ctrl_c_cancels_what_is_under_way(server, endpoint, threads_of_calls):
     server.does(stalls(60))
 
     def interrupt():
