@@ -43,7 +43,7 @@ WORDING = {
     "min_score and max_score are": "--min-score and --max-score are",
     "give a teacher, or mine": "give a --teacher, or mine",
     "filter by without a teacher": "filter by without a --teacher",
-    ", or give api_key; for another server give base_url, or set": "; for another server give --base-url, or set",
+    ", or give api_key; for another server give base_url": "; for another server give --base-url",
     "; open it with CrossEncoder": ", and a bi-encoder is needed here",
     ", or clean it with text.encode('utf-8', 'replace').decode('utf-8')": "",
     ", for example with text.encode(errors='replace').decode()": "",
