@@ -129,9 +129,7 @@ def open_reranker(
         model = load(name, revision=revision, **options)
     except UnknownOptionError as error:
         given = ", ".join(f"--{option.replace('_', '-')}" for option in error.options)
-        raise typer.BadParameter(
-            f"{str(error).partition(', which')[0]}, which has no use for {given}"
-        ) from error
+        raise typer.BadParameter(f"{given}: {name} is of a kind that has no such setting") from error
     if not callable(getattr(model, "rank", None)):
         raise InputError(f"{name} is a {type(model).__name__}, which is for a first stage; give a reranker")
     if scores_pairs and not callable(getattr(model, "score", None)):
