@@ -124,7 +124,7 @@ def write_base(folder: Path, task: Task, seed: int) -> None:
     )
     torch.manual_seed(seed)
     model = transformers.T5ForConditionalGeneration(config)
-    # The first logits are near 1: a comparer that starts far off settles on "either may win", and stays.
+    # Rows of length 1 give first logits near 1. T5 draws them of length 8, and starts at twice the loss.
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() * config.d_model**-0.5)
     model.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
