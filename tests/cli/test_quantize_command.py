@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from crossrank import CrossEncoder, Pair
+from crossrank.models.mono_t5 import MonoT5
 from crossrank.models.quantize import as_candidates, quantize
 from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE
 from crossrank.runtime.quantization import LIMITS
@@ -118,3 +120,15 @@ def test_wrong_usage_and_errors(run, pairs: Path, tmp_path: Path) -> None:
     result = run("quantize", GOLDEN / "bert", *to, "--pairs", pairs)
     assert result.exit_code == 1
     assert "1 pairs of 1 queries are too few" in result.stderr
+
+
+def test_a_t5_that_scores_pairs_and_one_that_compares(run, pairs: Path, tmp_path: Path) -> None:
+    source = tmp_path / "t5"
+    shutil.copytree(ROOT / "tests" / "golden_t5" / "t5", source)
+    for kind, code in (("mono_t5", 0), ("duo_t5", 1)):
+        (source / "crossrank.json").write_text(json.dumps({"kind": kind}))
+        result = run("quantize", source, "--pairs", pairs, "--to", tmp_path / kind)
+        assert result.exit_code == code, result.stderr
+    assert "'duo_t5', of which no int8 form is made" in " ".join(result.stderr.split())
+    assert MonoT5(tmp_path / "mono_t5").precision == "int8"
+    assert not (tmp_path / "duo_t5").exists()

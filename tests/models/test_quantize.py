@@ -15,6 +15,8 @@ from crossrank.models import quantize as quantize_module
 from crossrank.models.bi_encoder import BiEncoder
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.late_interaction import LateInteraction
+from crossrank.models.load import load
+from crossrank.models.mono_t5 import MonoT5
 from crossrank.models.quantize import (
     Candidates,
     as_candidates,
@@ -25,12 +27,14 @@ from crossrank.models.quantize import (
 )
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE
+from crossrank.runtime.prompts import PromptTokenizer
 from crossrank.runtime.quantization import LIMITS, Parity, compare, exceeded
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.types import Document
 
 TESTS = Path(__file__).parents[1]
 GOLDEN, GOLDEN_BI = TESTS / "golden", Path(__file__).parent / "golden_bi"
+GOLDEN_T5 = TESTS / "golden_t5"
 CROSS_ENCODERS = [
     *("bert_float16", "bert_sharded", "roberta", "distilbert", "electra", "deberta_v2", "modernbert"),
     "sbert_modular_cross_encoder",
@@ -340,3 +344,70 @@ def test_late_interaction_models_are_quantised_by_their_own_scores(tmp_path: Pat
     assert report.passed
     model = LateInteraction(tmp_path / "int8", precision="int8")
     assert model.settings == LateInteraction(source).settings
+
+
+@pytest.mark.usefixtures("wide_limits")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("t5", "mono_t5"), ("t5_v1_1", "mono_t5"), ("mt5", "rank_t5"), ("t5_encoder", "rank_t5")],
+)
+def test_a_t5_opens_in_int8_as_what_it_was(name: str, kind: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(GOLDEN_T5 / name, source)
+    # In a card, which is no part of the copy; the tokens are others than the family's.
+    prompt = "Question: {query} Text: {document} Answer:"
+    tokens = "tokens: [3, 5]" if kind == "mono_t5" else "token: 7"
+    (source / "crossrank.json").unlink(missing_ok=True)
+    (source / "README.md").write_text(
+        f'---\ncrossrank:\n  kind: {kind}\n  prompt: "{prompt}"\n  {tokens}\n---\n', encoding="utf-8"
+    )
+    some = pairs()[:40]
+    reference = load(source, precision="float32", threads=1)
+    report = quantize(source, tmp_path / "int8", as_candidates(pairs()), progress=False)
+    assert (report.kind, report.passed) == (kind, True)
+    model = load(tmp_path / "int8", threads=2)
+    assert (type(model), model.precision) == (type(reference), "int8")
+    assert (model.prompt, model.token_score) == (reference.prompt, reference.token_score)
+    exact = load(tmp_path / "int8", precision="float32")
+    np.testing.assert_array_equal(exact.score(some), reference.score(some))
+    scores = model.score(some)
+    np.testing.assert_allclose(
+        np.concatenate([model.score([pair]) for pair in some]), scores, atol=1e-5, rtol=0
+    )
+    assert 0 < np.abs(scores - reference.score(some)).max() < 0.3 * (1 + np.abs(reference.score(some)).max())
+
+
+def test_t5_inputs_are_calibrated_on_in_the_models_prompt(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wide_limits: None
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(GOLDEN_T5 / "t5", source)
+    (source / "crossrank.json").write_text('{"kind": "mono_t5"}', encoding="utf-8")
+    seen = []
+    calibrate = quantize_module.calibrate
+    monkeypatch.setattr(
+        quantize_module,
+        "calibrate",
+        lambda checkpoint, output, inputs, **rest: (
+            seen.append((output, inputs)) or calibrate(checkpoint, output, inputs, **rest)
+        ),
+    )
+    quantize(source, tmp_path / "int8", as_candidates(pairs()), progress=False)
+    [(output, inputs)] = seen
+    model = MonoT5(source)
+    assert output == model.token_score
+    prompted = PromptTokenizer(Checkpoint.open(source), model.prompt, ("query", "document"))
+    empty = prompted.pair_inputs([(np.empty(0, np.int32),) * 2], prompted.num_special_tokens).input_ids[0]
+    first, last = empty[0], empty[-2:].tolist()  # "Query:" or its first piece; ":" and the end
+    assert all(each.input_ids[0, 0] == first and each.input_ids[0, -2:].tolist() == last for each in inputs)
+
+
+def test_of_t5s_that_do_not_score_pairs_no_int8_form_is_made(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(GOLDEN_T5 / "t5", source)
+    with pytest.raises(CheckpointError, match="does not say what it was trained for"):
+        quantize(source, tmp_path / "int8", as_candidates(pairs()))
+    (source / "crossrank.json").write_text('{"kind": "duo_t5"}', encoding="utf-8")
+    with pytest.raises(InputError, match="'duo_t5', of which no int8 form is made"):
+        quantize(source, tmp_path / "int8", as_candidates(pairs()))
+    assert not (tmp_path / "int8").exists()

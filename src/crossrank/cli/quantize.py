@@ -26,7 +26,12 @@ MOST_QUERIES = 1024
 
 def quantize(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="Cross-encoder or bi-encoder: a folder, or a hub name.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Any model that scores pairs or texts: a folder, or a hub name; DuoT5 has no int8 form."
+        ),
+    ],
     *,
     to: Annotated[Path, typer.Option("--to", help="The folder to write; new or empty.")],
     pairs: Annotated[

@@ -121,6 +121,12 @@ class MonoT5(CrossEncoder):
         )
         self.activation = "exp"
 
+    @property
+    def token_score(self) -> TokenScore:
+        """What the score is read off."""
+        false, true = self.token_ids
+        return TokenScore(true, against=false, log_probability=True)
+
     def activate(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.floating[Any]]:
         """Turn log-probabilities into probabilities, as float64: in float32 the highest would tie."""
         return np.exp(np.asarray(logits, dtype=np.float64))
@@ -140,6 +146,4 @@ class MonoT5(CrossEncoder):
     def _open_engine(
         self, checkpoint: Checkpoint, precision: Precision, threads: int | None, source: Source
     ) -> Engine:
-        false, true = self.token_ids
-        score = TokenScore(true, against=false, log_probability=True)
-        return open_step(checkpoint, score, threads=threads, identity=self.prompt, **self._running)
+        return open_step(checkpoint, self.token_score, threads=threads, identity=self.prompt, **self._running)

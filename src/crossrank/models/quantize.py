@@ -23,8 +23,9 @@ from crossrank.models.bi_encoder import BiEncoder
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.hub import Kind, resolve
 from crossrank.models.late_interaction import LateInteraction
+from crossrank.models.t5_quantization import T5Kind, declare_t5, open_t5, t5_kind, t5_output, t5_tokenizer
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.engine import Precision
+from crossrank.runtime.engine import Output, Precision
 from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, write_parity
 from crossrank.runtime.modules import read_modules
 from crossrank.runtime.quantization import LIMITS, calibrate, compare, exceeded, write_int8
@@ -82,7 +83,7 @@ class QuantizationReport:
 
     Attributes:
         model: as it was named.
-        kind: "cross-encoder", "bi-encoder" or "late-interaction".
+        kind: "cross-encoder", "bi-encoder", "late-interaction", "mono_t5" or "rank_t5".
         path: the folder; written only if `passed`.
         passed: whether int8 passed the parity gate.
         exceeded: names of the `limits` that it broke.
@@ -96,7 +97,7 @@ class QuantizationReport:
     """
 
     model: str
-    kind: Kind
+    kind: Kind | T5Kind
     path: Path
     passed: bool
     exceeded: tuple[str, ...]
@@ -123,7 +124,9 @@ def quantize(
     threads: int | None = None,
     progress: bool | None = None,
 ) -> QuantizationReport:
-    """Make an int8 form of a cross-encoder or bi-encoder, and write it if it passes the parity gate.
+    """Make an int8 form of a model that scores pairs or texts, and write it if it passes the parity gate.
+
+    Cross-encoders, MonoT5, RankT5, bi-encoders and late-interaction models have one; DuoT5 has none.
 
     A quarter of the queries is for the calibration, by a hash of query and seed: at most 256 pairs, of as
     many queries as there are. Of the others at most 1,000 pairs, or 3,000 where there are judgements, are
@@ -147,8 +150,8 @@ def quantize(
 
     Raises:
         CheckpointError: the model cannot be opened, or has no float32 weights.
-        InputError: too few candidates, judgements of none of the queries, a seed below 0, or a `to` that
-            cannot be written.
+        InputError: too few candidates, judgements of none of the queries, a seed below 0, a `to` that
+            cannot be written, or a kind of model that has no int8 form.
         MissingExtraError: there are judgements, and pytrec_eval is not installed (extra "eval").
     """
     if not isinstance(seed, int) or seed < 0:
@@ -163,15 +166,18 @@ def quantize(
             "float32 weights"
         )
     kind: Kind = "cross-encoder"
+    t5: T5Kind | None = None
     if checkpoint.is_multi_vector:
         kind = "late-interaction"
     elif checkpoint.pooling is not None and not checkpoint.is_modular_cross_encoder:
         kind = "bi-encoder"
+    elif checkpoint.architecture == "t5":
+        t5 = t5_kind(source, str(model))
     pairs, checked = _split(
         candidates, seed, most_checked=_MOST_CHECKED_PAIRS if qrels is None else _MOST_JUDGED_PAIRS
     )
     if qrels is not None:
-        if kind == "cross-encoder" and checkpoint.num_labels > 1:
+        if t5 is None and kind == "cross-encoder" and checkpoint.num_labels > 1:
             raise InputError(
                 f"{model} gives {checkpoint.num_labels} scores a pair, and judgements are about one; "
                 "give candidates without judgements, such as pairs"
@@ -182,7 +188,14 @@ def quantize(
                 "none of the queries to check has judgements; give more queries, or no judgements"
             )
     # First, so that what is wrong with the model or the texts is found before the long part.
-    exact = open_model(source, kind, "float32", threads=threads, progress=progress)
+    tokenizer: Tokenizer | None = None
+    output: Output = "logits" if kind == "cross-encoder" else "tokens"
+    exact: Any
+    if t5 is not None:
+        exact = open_t5(t5, model, "float32", revision=revision, threads=threads, progress=progress)
+        tokenizer, output = t5_tokenizer(exact, checkpoint), t5_output(exact)
+    else:
+        exact = open_model(source, kind, "float32", threads=threads, progress=progress)
     reference = score_candidates(exact, checked)
     if isinstance(exact, BiEncoder):
         prompts = exact.query_prompt, exact.document_prompt
@@ -192,8 +205,8 @@ def quantize(
         prompts = exact.settings.prompt, ""
     layers = calibrate(
         checkpoint,
-        "logits" if kind == "cross-encoder" else "tokens",
-        calibration_inputs(checkpoint, kind, pairs, prompts=prompts),
+        output,
+        calibration_inputs(checkpoint, kind, pairs, prompts=prompts, tokenizer=tokenizer),
         rows_per_input=_ROWS_PER_INPUT,
         seed=seed,
         threads=threads,
@@ -206,12 +219,17 @@ def quantize(
         place = work / checkpoint.transformer_folder.relative_to(source)
         write_int8(place / INT8_FILE, checkpoint.tensors(), layers)
         write_parity(place, {"passed": True})  # to be measured now
-        quantised = open_model(work, kind, "int8", threads=threads, progress=progress)
+        quantised: Any
+        if t5 is not None:
+            declare_t5(t5, exact, work)
+            quantised = open_t5(t5, work, "int8", threads=threads, progress=progress)
+        else:
+            quantised = open_model(work, kind, "int8", threads=threads, progress=progress)
         scores = score_candidates(quantised, checked)
         figures, broken = parity_figures(reference, scores, checked, qrels, shortest=_SHORTEST)
         report = QuantizationReport(
             model=str(model),
-            kind=kind,
+            kind=t5 or kind,
             path=folder,
             passed=not broken,
             exceeded=tuple(broken),
@@ -260,6 +278,7 @@ def calibration_inputs(
     pairs: Sequence[Pair | tuple[str, str]],
     *,
     prompts: tuple[str, str] = ("", ""),
+    tokenizer: Tokenizer | None = None,
 ) -> list[ModelInputs]:
     """Turn pairs into what `quantization.calibrate` reads: one input a pair, of at most 320 tokens.
 
@@ -268,8 +287,9 @@ def calibration_inputs(
         kind: a cross-encoder gets the pairs; other kinds every third pair's query, and the others' document.
         pairs: unlabelled.
         prompts: put before queries and documents.
+        tokenizer: of the model; None takes the checkpoint's own template of pairs.
     """
-    tokenizer = Tokenizer(checkpoint)
+    tokenizer = tokenizer or Tokenizer(checkpoint)
     limit = min(checkpoint.max_length, _MOST_TOKENS)
     inputs: list[ModelInputs] = []
     for i, (query, text) in enumerate(pairs):

@@ -112,6 +112,11 @@ class RankT5(CrossEncoder):
             progress=progress,
         )
 
+    @property
+    def token_score(self) -> TokenScore | None:
+        """What the score is read off; None for an encoder with a dense layer behind it."""
+        return None if self.token_id is None else TokenScore(self.token_id)
+
     def _read_labels(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         if checkpoint.is_modular_cross_encoder and checkpoint.num_labels > 1:
             raise CheckpointError(
@@ -137,8 +142,8 @@ class RankT5(CrossEncoder):
     def _open_engine(
         self, checkpoint: Checkpoint, precision: Precision, threads: int | None, source: Source
     ) -> Engine:
-        if self.token_id is not None:
-            score = TokenScore(self.token_id)
+        score = self.token_score
+        if score is not None:
             return open_step(checkpoint, score, threads=threads, identity=self.prompt, **self._running)
         if self._running["backend"] != "onnx" or self._running["precision"] == "bf16":
             raise InputError(
