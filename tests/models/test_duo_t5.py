@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crossrank import progress
+from crossrank import Tournament, progress
 from crossrank.cache import ScoreCache
 from crossrank.errors import CheckpointError, InputError, QueryTooLongError
 from crossrank.models.duo_t5 import DuoT5
 from crossrank.models.mono_t5 import MonoT5
-from crossrank.models.pairwise import AllPairs, Heap, SampledPairs, SlidingWindow, Tournament, aggregate
+from crossrank.models.pairwise import AllPairs, Heap, Knockout, SampledPairs, SlidingWindow, aggregate
 from crossrank.models.reranker import Reranker
 from crossrank.pipeline import Searcher
 from crossrank.retrieval.bm25 import BM25
@@ -64,7 +64,7 @@ def test_a_ranking_adds_preferences_up():
 
 
 def test_many_queries_are_ranked_as_each_alone():
-    for plan in (AllPairs(), Heap(2), Tournament(2), SlidingWindow(2), SampledPairs(2)):
+    for plan in (AllPairs(), Heap(2), Knockout(2), SlidingWindow(2), SampledPairs(2)):
         model = duo(plan=plan)
         queries = [QUERY, "how old is the dog", QUERY]
         lists = [DOCUMENTS, DOCUMENTS[::-1], []]
@@ -205,3 +205,9 @@ def test_two_documents_need_room():
 def test_other_kinds_are_refused():
     with pytest.raises(CheckpointError, match="of the kind 'rank_t5', not 'duo_t5'"):
         DuoT5(GOLDEN / "t5_encoder")
+
+
+@pytest.mark.parametrize("plan", ["sym-sum", Heap, Tournament])
+def test_what_is_no_plan_is_refused_at_once(plan):
+    with pytest.raises(InputError, match=r"plan must be one of crossrank\.models\.pairwise"):
+        DuoT5(GOLDEN / "t5", plan=plan)

@@ -11,10 +11,10 @@ from crossrank.errors import InputError, ModelOutputError
 from crossrank.models.pairwise import (
     AllPairs,
     Heap,
+    Knockout,
     Quickselect,
     SampledPairs,
     SlidingWindow,
-    Tournament,
     aggregate,
     check_calls,
     compare,
@@ -25,7 +25,7 @@ AGGREGATIONS = ("sum", "sum-log", "sym-sum", "sym-sum-log", "bradley-terry")
 ADDING = [AllPairs(kind) for kind in AGGREGATIONS] + [SampledPairs(3, kind) for kind in AGGREGATIONS]
 SORTING = [
     kind(k, both_orders=both)
-    for kind in (SlidingWindow, Heap, Tournament, Quickselect)
+    for kind in (SlidingWindow, Heap, Knockout, Quickselect)
     for k in (1, 3, 10, 100)
     for both in (True, False)
 ]
@@ -88,7 +88,7 @@ def test_sorting_settles_the_top_and_equals_keep_their_order(plan, values):
 
 def test_items_below_the_settled_top_keep_their_order():
     values = [5, 1, 9, 3, 7, 2, 8]
-    for plan in (Heap(2), Tournament(2)):
+    for plan in (Heap(2), Knockout(2)):
         assert compare(plan, 7, Oracle(values)).order.tolist() == [2, 6, 0, 1, 3, 4, 5]
 
 
@@ -172,7 +172,7 @@ def test_certain_answers_stay_finite():
 
 @given(values=st.lists(strengths, max_size=5))
 def test_many_rankings_are_each_what_they_are_alone(values):
-    for plan in (AllPairs(), Heap(3), Tournament(3), Quickselect(3), SlidingWindow(2)):
+    for plan in (AllPairs(), Heap(3), Knockout(3), Quickselect(3), SlidingWindow(2)):
         oracles = [Oracle(row) for row in values]
         rounds = 0
 
@@ -189,7 +189,7 @@ def test_many_rankings_are_each_what_they_are_alone(values):
 
 def test_the_first_round_of_a_tournament_is_one_batch():
     oracle = Oracle(list(range(16)))
-    compare(Tournament(1), 16, oracle)
+    compare(Knockout(1), 16, oracle)
     assert (oracle.rounds, len(oracle.asked)) == (4, 30)
 
 
@@ -198,18 +198,18 @@ def test_fewer_calls_than_all_pairs():
     assert AllPairs().calls(n) == 2450
     assert SampledPairs(10).calls(n) == 500
     assert SlidingWindow(10).calls(n) == 2 * sum(range(40, 50))
-    assert Tournament(10).calls(n) == 2 * (49 + 9 * 6)
-    for plan in (Heap(10), Tournament(10), Quickselect(10)):
+    assert Knockout(10).calls(n) == 2 * (49 + 9 * 6)
+    for plan in (Heap(10), Knockout(10), Quickselect(10)):
         assert plan.calls(n) < AllPairs().calls(n)
 
 
 def test_a_cap_is_checked_beforehand():
-    check_calls(AllPairs(), 50, None)
-    check_calls(AllPairs(), 50, 2450)
+    check_calls(AllPairs().calls, 50, None)
+    check_calls(AllPairs().calls, 50, 2450)
     with pytest.raises(
         InputError, match=r"2,450 model calls, more than max_calls=2,449.*\(49 documents fit\)"
     ):
-        check_calls(AllPairs(), 50, 2449)
+        check_calls(AllPairs().calls, 50, 2449)
 
 
 @pytest.mark.parametrize("answers", [[0.5], [0.5, 1.5], [0.5, float("nan")], [-0.1, 0.5]])
@@ -223,6 +223,6 @@ def test_settings_are_checked():
         AllPairs("max")
     with pytest.raises(InputError, match="per_item"):
         SampledPairs(0)
-    for plan in (Heap, Tournament, Quickselect, SlidingWindow):
+    for plan in (Heap, Knockout, Quickselect, SlidingWindow):
         with pytest.raises(InputError, match="whole number"):
             plan(0)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossrank import CrossEncoder, Document
+from crossrank import CrossEncoder, Document, LateInteraction
 from crossrank.errors import CheckpointError, InputError
 from crossrank.evaluation.probabilities import expected_calibration_error, log_loss
 from crossrank.models.calibration import CALIBRATION_FILE, ProbabilityMap, read_calibration, sigmoid
@@ -262,11 +262,17 @@ def test_a_calibration_does_not_speak_for_other_weights(report, folder) -> None:
         ({"thresholds": [3]}, "no object"),
     ],
 )
-def test_a_damaged_file_is_an_error_that_names_the_entry(report, folder, change, match) -> None:
+def test_a_damaged_file_takes_the_probabilities_alone_and_is_named(report, folder, change, match) -> None:
     path = save_calibration(report.calibration, folder)
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(CheckpointError, match=match):
-        CrossEncoder(folder, threads=1)
+        read_calibration(folder)
+    opened = CrossEncoder(folder, threads=1)
+    assert opened.calibration is None
+    assert match.strip("^$").replace("\\", "") in opened.why_uncalibrated
+    assert opened.rank("a query", ["a text"])[0].probability is None
+    save_calibration(report.calibration, folder, overwrite=True)
+    assert CrossEncoder(folder, threads=1).calibration == report.calibration
 
 
 def test_where_a_calibration_is_written(report, folder, tmp_path) -> None:
@@ -304,6 +310,12 @@ def test_candidates_without_a_judgement_are_irrelevant_and_unjudged_queries_left
 def test_what_cannot_be_calibrated_on_is_refused(model, rows, options, match) -> None:
     with pytest.raises(InputError, match=match):
         calibrate(model, rows, **options)
+
+
+def test_late_interaction_is_not_calibrated() -> None:
+    model = LateInteraction(Path(__file__).parents[1] / "models" / "golden_late" / "stanford", threads=1)
+    with pytest.raises(InputError, match="is a LateInteraction; calibration is for cross-encoders"):
+        calibrate(model, [(f"{i}", "b", bool(i % 2)) for i in range(60)])
 
 
 def test_the_shipped_calibration_holds_for_the_shipped_model() -> None:

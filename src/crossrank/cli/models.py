@@ -76,8 +76,11 @@ def model_facts(folder: Path) -> dict[str, Any]:
     if kind == "cross_encoder":
         facts["labels"] = list(checkpoint.labels)
         facts["activation"] = checkpoint.activation
-        calibration = read_calibration(folder)
-        facts["calibration"] = None if calibration is None else calibration.holds_for
+        try:
+            calibration = read_calibration(folder)
+            facts["calibration"] = None if calibration is None else calibration.holds_for
+        except CheckpointError as error:
+            facts["calibration"] = f"cannot be read: {error}"
     weights = checkpoint.weight_files or checkpoint.onnx_files
     if checkpoint.int8_file is not None:
         weights = (*weights, checkpoint.int8_file)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from crossrank.checks import check_count
 from crossrank.composition.members import as_given, numbered, rank_all, unscored
 from crossrank.errors import InputError
-from crossrank.models.pairwise import AllPairs, ComparisonPlan, Outcome, check_calls, compare_many
+from crossrank.models.pairwise import AllPairs, ComparisonPlan, Outcome, check_calls, check_plan, compare_many
 from crossrank.models.requests import Requests
 from crossrank.models.reranker import Reranker
 from crossrank.progress import track
@@ -92,6 +92,7 @@ class Tournament:
         if first is not None:
             check_reranker(first)
         check_count(depth, "depth")
+        check_plan(plan)
         if max_calls is not None:
             check_count(max_calls, "max_calls")
         self.judge = judge
@@ -149,7 +150,7 @@ class Tournament:
     def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
         sizes = [min(self.depth, len(each)) for each in requests.documents]
         for size in sizes:
-            check_calls(self.plan, size, self.max_calls)
+            check_calls(self.plan.calls, size, self.max_calls)
         befores = self._before(requests)
         tops = [
             [texts[int(hit.document_id)] for hit in before.hits[:size]]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from crossrank.cache import ScoreCache
 from crossrank.checks import check_count
-from crossrank.errors import InputError
+from crossrank.errors import CheckpointError, InputError
 from crossrank.models.calibration import Calibration, differences, read_calibration, sigmoid
 from crossrank.models.hub import resolve
 from crossrank.models.pair_scorer import PairScorer, PairScores
@@ -339,7 +339,11 @@ class CrossEncoder:
 
     def _read_calibration(self, folder: Path) -> tuple[Calibration | None, str]:
         """The folder's calibration if it holds for this model as it is opened, and why not otherwise."""
-        found = read_calibration(folder)
+        try:
+            found = read_calibration(folder)
+        except CheckpointError as error:  # it changes no score
+            _logger.warning("%s: hits have no probability", error)
+            return None, f"the calibration of {self.name} cannot be read: {error}"
         if found is None:
             return None, f"{self.name} has no calibration: make one with `crossrank calibrate`"
         if self.label is None:

@@ -28,14 +28,15 @@ __all__ = [
     "AllPairs",
     "ComparisonPlan",
     "Heap",
+    "Knockout",
     "Outcome",
     "Quickselect",
     "Rounds",
     "SampledPairs",
     "SlidingWindow",
-    "Tournament",
     "aggregate",
     "check_calls",
+    "check_plan",
     "compare",
     "compare_many",
 ]
@@ -136,19 +137,35 @@ def compare_many(
     return [outcomes[number] for number in range(len(counts))]
 
 
-def check_calls(plan: ComparisonPlan, count: int, max_calls: int | None) -> None:
-    """Refuse, before anything is asked, a ranking that can take more calls than are allowed.
+def check_plan(plan: object) -> None:
+    """Refuse what is no plan of comparisons.
 
     Raises:
-        InputError: says how many it can take, and for how many items they would be few enough.
+        InputError: says what it is.
     """
-    if max_calls is None or plan.calls(count) <= max_calls:
+    if isinstance(plan, type) or not all(callable(getattr(plan, name, None)) for name in ("calls", "rounds")):
+        raise InputError(
+            f"plan must be one of crossrank.models.pairwise, such as Heap(top_k=10), not {plan!r:.80}"
+        )
+
+
+def check_calls(calls: Callable[[int], int], count: int, max_calls: int | None) -> None:
+    """Refuse, before anything is asked, a ranking that can take more calls than are allowed.
+
+    Args:
+        calls: the most that ranking so many documents can take.
+        count: how many there are.
+        max_calls: as many as are allowed; None allows any number.
+
+    Raises:
+        InputError: says how many it can take, and for how many documents they would be few enough.
+    """
+    if max_calls is None or calls(count) <= max_calls:
         return
-    fitting = next(fewer for fewer in range(count - 1, -1, -1) if plan.calls(fewer) <= max_calls)
+    fitting = next(fewer for fewer in range(count - 1, -1, -1) if calls(fewer) <= max_calls)
     raise InputError(
-        f"comparing {count} documents by {plan!r} can take {plan.calls(count):,} model calls, more than "
-        f"max_calls={max_calls:,}; lower depth ({fitting} documents fit), choose a plan with fewer "
-        "comparisons, or raise max_calls"
+        f"ranking {count} documents can take {calls(count):,} model calls, more than "
+        f"max_calls={max_calls:,}; lower depth ({fitting} documents fit), or raise max_calls"
     )
 
 
@@ -379,7 +396,7 @@ class Heap:
 
 
 @dataclass(frozen=True)
-class Tournament:
+class Knockout:
     """A knock-out tournament for the best item, replayed without each winner for the next, `top_k` times.
 
     Takes the fewest calls of the plans for a top: n - 1 comparisons, those of a level of the tournament in

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from crossrank.checks import as_number, check_count
 from crossrank.errors import InputError
+from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.similarity.paraphrases import Ints, SimilarPairs
-
-if TYPE_CHECKING:
-    from crossrank.models.cross_encoder import CrossEncoder
 
 __all__ = ["Verification", "verify"]
 
@@ -70,6 +68,8 @@ def verify(
     if not low < high:
         raise InputError(f"band is from {low:g} to {high:g}; the first must be less")
     check_count(most, "most")
+    if not isinstance(cross_encoder, CrossEncoder):
+        raise InputError(f"{cross_encoder.name} is a {type(cross_encoder).__name__}; give a cross-encoder")
     if cross_encoder.label is None:
         raise InputError(
             f"{cross_encoder.name} gives {len(cross_encoder.labels)} scores "

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,14 +28,12 @@ from crossrank.models.calibration import (
     sigmoid,
     write_calibration,
 )
+from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.hub import BUILT_IN, resolve
 from crossrank.models.quantize import Candidates, check_target, in_hash_order
 from crossrank.training.probability_maps import METHODS, fit_map
 from crossrank.training.thresholds import Ints, choose_threshold
 from crossrank.types import Qrels
-
-if TYPE_CHECKING:
-    from crossrank.models.cross_encoder import CrossEncoder
 
 __all__ = [
     "CalibrationReport",
@@ -138,6 +136,8 @@ def calibrate(
         ("precision", as_number(share, "wanted_precision", 0, 1)) for share in wanted_precision
     ]
     aims += [("recall", as_number(share, "wanted_recall", 0, 1)) for share in wanted_recall]
+    if not isinstance(model, CrossEncoder):
+        raise InputError(f"{model.name} is a {type(model).__name__}; calibration is for cross-encoders")
     label = model.label
     if label is None:
         raise InputError(

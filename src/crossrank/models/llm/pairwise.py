@@ -23,7 +23,7 @@ from crossrank.models.llm.reranker import (
     Scoring,
     reads_labels,
 )
-from crossrank.models.pairwise import ComparisonPlan, Heap
+from crossrank.models.pairwise import ComparisonPlan, Heap, check_plan
 from crossrank.models.requests import check_query
 from crossrank.progress import track
 
@@ -78,7 +78,8 @@ class PairwiseLLM(RoundsReranker):
             progress=progress,
         )
         check_count(max_answer_tokens, "max_answer_tokens")
-        self.plan = Heap() if plan is None else plan
+        self.plan: ComparisonPlan = Heap() if plan is None else plan
+        check_plan(self.plan)
         self._max_tokens = max_answer_tokens
         self._reads_labels = reads_labels(scoring, model)
 

@@ -18,7 +18,8 @@ from crossrank.models.llm.model import LanguageModel
 from crossrank.models.llm.pointwise_templates import PairTemplate, pair_template
 from crossrank.models.llm.prompts import yes_no_prompt
 from crossrank.models.llm.rankings import ranking_of, shown
-from crossrank.models.llm.reranker import DEFAULT_DOCUMENT_WORDS, check_calls
+from crossrank.models.llm.reranker import DEFAULT_DOCUMENT_WORDS
+from crossrank.models.pairwise import check_calls
 from crossrank.models.requests import Requests, check_pairs
 from crossrank.progress import track
 from crossrank.types import Document, Pair, Ranking

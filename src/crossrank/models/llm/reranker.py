@@ -13,11 +13,12 @@ from crossrank.models.llm.cleaning import one_line
 from crossrank.models.llm.model import LanguageModel, Prompt
 from crossrank.models.llm.rankings import ranking_of, shown
 from crossrank.models.llm.rounds import run_together
+from crossrank.models.pairwise import check_calls
 from crossrank.models.requests import Requests
 from crossrank.progress import track
 from crossrank.types import Document, Ranking
 
-__all__ = ["DEFAULT_DOCUMENT_WORDS", "Ordered", "RoundsReranker", "Scoring", "check_calls", "reads_labels"]
+__all__ = ["DEFAULT_DOCUMENT_WORDS", "Ordered", "RoundsReranker", "Scoring", "reads_labels"]
 
 DEFAULT_DOCUMENT_WORDS = 300
 """Words of a document that a prompt shows, as in RankGPT."""
@@ -152,21 +153,6 @@ class RoundsReranker:
 
     def _ask(self, prompts: list[Prompt], on_answer: Callable[[], None]) -> list[Any]:
         raise NotImplementedError
-
-
-def check_calls(calls: Callable[[int], int], count: int, max_calls: int | None) -> None:
-    """Refuse, before anything is asked, a ranking that can take more calls than are allowed.
-
-    Raises:
-        InputError: says how many it can take, and for how many documents they would be few enough.
-    """
-    if max_calls is None or calls(count) <= max_calls:
-        return
-    fitting = next(fewer for fewer in range(count - 1, -1, -1) if calls(fewer) <= max_calls)
-    raise InputError(
-        f"ranking {count} documents can take {calls(count):,} model calls, more than max_calls={max_calls:,}"
-        f"; lower depth ({fitting} documents fit), or raise max_calls"
-    )
 
 
 def reads_labels(scoring: Scoring, model: LanguageModel) -> bool:
