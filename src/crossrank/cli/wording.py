@@ -18,8 +18,10 @@ WORDING = {
         "with vectors, and this one was made with --no-vectors; use --retriever bm25"
     ),
     "open it with the former, or create it anew": (
-        "name the former with --model, or make the index anew with `crossrank index --replace`"
+        "name the former with --model or --late-interaction, or make the index anew with "
+        "`crossrank index --replace`"
     ),
+    "create it with late_interaction= to": "make it with `crossrank index --late-interaction` to",
     "use on_duplicate='replace' (or upsert)": "use --on-duplicate replace",
     "or 'skip' to keep the earlier one": "or --on-duplicate skip to keep the earlier one",
     ", or give its encoding: DocumentReader(path, encoding=...)": "",
