@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from chat_server import ChatServer, completion, drops, fails, garbage, right, says, stalls, token_logprobs
@@ -428,7 +428,16 @@ def test_it_can_be_called_inside_a_running_event_loop(endpoint):
     assert asyncio.run(caller()) == ["Passage B"]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A process that was started in the background may ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="sends a signal to a thread")
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_cancels_what_is_under_way(server, endpoint, threads_of_calls):
     server.does(stalls(60))
 
