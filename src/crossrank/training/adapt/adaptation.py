@@ -15,10 +15,11 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from crossrank.errors import InputError, TrainingStoppedError
 from crossrank.evaluation.collections import Collection
@@ -66,7 +67,15 @@ STAGES = {
 
 _CALIBRATED_DEPTH = 20
 
+OnTraining: TypeAlias = Callable[[], AbstractContextManager[Callable[[Progress], None]]]
+
 _DEFAULTS = AdaptationSettings()
+
+
+@contextmanager
+def _nobody() -> Iterator[Callable[[Progress], None]]:
+    """Tell nobody of a training."""
+    yield lambda told: None
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,7 @@ class AdaptationReport:
         bi_encoder: what to search with: the folder of the new one, or the name of the old one.
         reranker: likewise.
         kept: "bi_encoder" and "reranker" -> whether it is the new one.
+        settings: that it was made with.
         stages: name of each of `STAGES` -> its result in plain values; also in adaptation.json.
         report: the Markdown file with all figures.
     """
@@ -86,8 +96,19 @@ class AdaptationReport:
     bi_encoder: str
     reranker: str
     kept: Mapping[str, bool]
+    settings: AdaptationSettings
     stages: Mapping[str, Any]
     report: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what adaptation.json has: "use", "kept", "settings", "stages"."""
+        use = {"bi_encoder": self.bi_encoder, "reranker": self.reranker}
+        return {
+            "use": use,
+            "kept": dict(self.kept),
+            "settings": asdict(self.settings),
+            "stages": dict(self.stages),
+        }
 
 
 def adapt(
@@ -101,15 +122,15 @@ def adapt(
     overwrite: bool = False,
     threads: int | None = None,
     on_stage: Callable[[str], None] | None = None,
-    on_step: Callable[[Progress], None] | None = None,
+    on_training: OnTraining = _nobody,
     progress: bool | None = None,
 ) -> AdaptationReport:
     """Fit a bi-encoder and a reranker to documents, without judgements, and say whether it was worth it.
 
-    Pseudo-queries are made of the documents, negatives are mined for them, both models are trained, brought to
-    int8 where they pass the parity gate, and measured before and after on queries of documents that were left
-    out. A model that is not significantly better there is not kept: the old one stays. A reranker that is kept
-    is calibrated. Everything is held in memory.
+    Pseudo-queries are made of the documents, negatives are mined for them, both models are trained, brought
+    to int8 where they pass the parity gate, and measured before and after on queries of documents that were
+    left out. A model that is not significantly better there is not kept: the old one stays. A reranker that is
+    kept is calibrated. Everything is held in memory.
 
     A run that was interrupted goes on where it stopped when it is called again with the same arguments.
 
@@ -124,7 +145,7 @@ def adapt(
         overwrite: replace what is in the folder, and forget an interrupted run.
         threads: of models that are not being trained; None takes the cores this process may use.
         on_stage: is told what is being done, in words.
-        on_step: is told of a training's progress.
+        on_training: gives, for as long as a model is trained, what is told of its progress.
         progress: True shows bars, False none, None those of long calls on a terminal.
 
     Raises:
@@ -142,7 +163,7 @@ def adapt(
         generated=generated,
         judged=None if judged is None else (Path(judged[0]), judged[1]),
         threads=threads,
-        on_step=on_step,
+        on_training=on_training,
         progress=progress,
     )
     run.begin(overwrite=overwrite)
@@ -164,7 +185,7 @@ class _Adaptation:
         generated: Mapping[str, Sequence[str]] | None,
         judged: tuple[Path, str] | None,
         threads: int | None,
-        on_step: Callable[[Progress], None] | None,
+        on_training: OnTraining,
         progress: bool | None,
     ) -> None:
         if not documents:
@@ -174,7 +195,7 @@ class _Adaptation:
         self._documents, self._settings = documents, settings
         self._generator, self._generated = generator, generated
         self._judged = judged
-        self._threads, self._on_step, self._progress = threads, on_step, progress
+        self._threads, self._on_training, self._progress = threads, on_training, progress
         self._run = RunFolder(output)
         self._collection = self._run.folder / "collection"
         self._negatives = self._run.folder / "negatives.jsonl"
@@ -242,23 +263,26 @@ class _Adaptation:
                     self._new_folder(part), exported / part, ignore=shutil.ignore_patterns("training")
                 )
                 used[part] = str(self._run.output / part)
-        whole = {"use": used, "kept": kept, "settings": asdict(settings), "stages": stages}
-        text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+        result = AdaptationReport(
+            output=self._run.output,
+            bi_encoder=used["bi_encoder"],
+            reranker=used["reranker"],
+            kept=kept,
+            settings=settings,
+            stages=stages,
+            report=self._run.output / "report.md",
+        )
+        text = json.dumps(result.as_dict(), indent=2, ensure_ascii=False) + "\n"
         write_whole(exported / "adaptation.json", lambda path: path.write_text(text, encoding="utf-8"))
-        metrics = {part: RunFolder(self._model_folder(part)).metrics() for part in PARTS}
-        write_report(exported, whole, metrics, num_documents=len(self._documents))
+        metrics: dict[str, list[dict[str, Any]]] = {
+            part: RunFolder(self._model_folder(part)).metrics() for part in PARTS
+        }
+        write_report(exported, result.as_dict(), metrics, num_documents=len(self._documents))
         self._run.finish(exported)
         for part in PARTS:
             shutil.rmtree(self._model_folder(part), ignore_errors=True)
             shutil.rmtree(self._int8_folder(part), ignore_errors=True)
-        return AdaptationReport(
-            self._run.output,
-            used["bi_encoder"],
-            used["reranker"],
-            kept,
-            stages,
-            self._run.output / "report.md",
-        )
+        return result
 
     # The stages. Each gives plain values, and nothing but files and earlier stages' results is read.
 
@@ -300,7 +324,7 @@ class _Adaptation:
         counts = write_collection(
             self._collection, documents_without(self._documents, found.queries), found.queries, splits
         )
-        short = [split for split in SPLITS if counts[split] < 2]  # noqa: PLR2004 (fewer have no interval)
+        short = [split for split in SPLITS if counts[split] < 2]
         if short:
             raise InputError(
                 f"{len(self._documents)} documents gave {len(drawn)} pseudo-queries, of which "
@@ -369,6 +393,11 @@ class _Adaptation:
             negatives=self._negatives,
             output=output,
             steps=steps,
+            most_tokens=(
+                self._old_bi_encoder.max_length
+                if part == "bi_encoder"
+                else self._old_reranker.settings.max_length
+            ),
         )
 
     def _steps(self) -> dict[str, int]:
@@ -380,8 +409,9 @@ class _Adaptation:
         earlier = RunFolder(folder)
         is_whole = (earlier.folder / "run.json").is_file() and bool(earlier.record().get("finished"))
         try:
-            # one that is whole but not noted died between the two
-            found = train(recipe, overwrite=is_whole, report=self._on_step)
+            with self._on_training() as report:
+                # one that is whole but not noted died between the two
+                found = train(recipe, overwrite=is_whole, report=report)
         except TrainingStoppedError as error:
             return {"status": "stopped", "why": str(error), "steps": recipe.schedule.steps}
         return {

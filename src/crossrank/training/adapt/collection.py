@@ -1,7 +1,7 @@
 """Pseudo-queries as a collection in BEIR form, split by document into train, dev and test.
 
-What reads collections reads this one: `crossrank mine`, `crossrank train`, `crossrank evaluate`. A query's line also
-says its source.
+What reads collections reads this one: `crossrank mine`, `crossrank train`, `crossrank evaluate`. A query's
+line says its source, too.
 """
 
 from __future__ import annotations

@@ -32,7 +32,14 @@ _SECONDS = 60
 
 
 def recipe_for(
-    part: Part, settings: AdaptationSettings, *, collection: Path, negatives: Path, output: Path, steps: int
+    part: Part,
+    settings: AdaptationSettings,
+    *,
+    collection: Path,
+    negatives: Path,
+    output: Path,
+    steps: int,
+    most_tokens: int,
 ) -> Recipe:
     """Return the recipe of one of the two models.
 
@@ -43,6 +50,7 @@ def recipe_for(
         negatives: mined for those of "train".
         output: folder of the model.
         steps: updates.
+        most_tokens: that the model takes.
     """
     size = settings.bi_encoder_training if part == "bi_encoder" else settings.reranker_training
     values: dict[str, Any] = {
@@ -59,7 +67,7 @@ def recipe_for(
             "list_size": size.list_size,
             "token_budget": 4096,
         },
-        "lengths": {"max_length": settings.max_length},
+        "lengths": {"max_length": min(settings.max_length, most_tokens)},
         "freeze": {"embeddings": True},  # some hundred steps teach rare words nothing
         "held_out": {
             "collection": str(collection),
@@ -69,8 +77,10 @@ def recipe_for(
             "measure": settings.measure,
             "every": max(1, steps // _MEASUREMENTS),
         },
-        # passages longer than what is read are no fault of the labels
-        "guards": {"truncated_positives": 1.0},
+        # passages longer than what is read are no fault of the labels, and after a fall the best weights are
+        # taken, or the old model's own
+        "guards": {"truncated_positives": 1.0, "below_baseline": 1.0},
+        "precision": settings.precision,
         "seed": settings.seed,
         "output": str(output),
     }

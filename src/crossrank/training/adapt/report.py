@@ -81,10 +81,16 @@ def verdict(whole: Mapping[str, Any]) -> list[str]:
         if "search" in measured["comparisons"]:
             search = measured["comparisons"]["search"]
             found.append(
-                f"The search on {measured['name']}: {_difference(search, measure)}; {search['wins']} queries gain, "
-                f"{search['ties']} stay, {search['losses']} lose.{_warning(search, settings['significance'])}"
+                f"The search on {measured['name']}: {_change(search, measure, settings['significance'])}"
             )
     return found
+
+
+def _change(comparison: Mapping[str, Any], measure: str, significance: float) -> str:
+    return (
+        f"{_difference(comparison, measure)}; {comparison['wins']} queries gain, {comparison['ties']} stay, "
+        f"{comparison['losses']} lose.{_warning(comparison, significance)}"
+    )
 
 
 def _warning(comparison: Mapping[str, Any], significance: float) -> str:
@@ -111,8 +117,7 @@ def _measured(measured: Mapping[str, Any], measure: str, significance: float, pi
     for part, comparison in measured["comparisons"].items():
         lines += [f"### The {_NAMES[part]}, before and after", ""]
         lines += [
-            f"{_difference(comparison, measure)}; {comparison['wins']} queries gain, {comparison['ties']} stay, "
-            f"{comparison['losses']} lose.{_warning(comparison, significance)}",
+            _change(comparison, measure, significance),
             "",
         ]
         if comparison["sources"]:
@@ -122,11 +127,11 @@ def _measured(measured: Mapping[str, Any], measure: str, significance: float, pi
             )
             lines += [*_table(("source", "queries", "before", "after"), rows), ""]
         if comparison["lost_most"]:
-            rows = (
+            lost = (
                 (_cell(each["query"]), f"{each['before']:.3f}", f"{each['after']:.3f}")
                 for each in comparison["lost_most"]
             )
-            lines += ["Queries that lost most:", "", *_table(("query", "before", "after"), rows), ""]
+            lines += ["Queries that lost most:", "", *_table(("query", "before", "after"), lost), ""]
     return lines
 
 
@@ -149,7 +154,8 @@ def _negatives(found: Mapping[str, Any]) -> list[str]:
     return [
         "## Negatives",
         "",
-        f"{found['rows']:,} of {found['queries']:,} queries have some: {negatives}. Candidates refused: {refused}.",
+        f"{found['rows']:,} of {found['queries']:,} queries have some: {negatives}. "
+        f"Candidates refused: {refused}.",
         "",
     ]
 
@@ -161,7 +167,8 @@ def _training(part: str, found: Mapping[str, Any], measure: str) -> str:
     best = f"the best at step {found['best_step']:,}" if found["best_step"] else "none was above the base"
     return (
         f"{name}: {found['steps']:,} steps in {found['precision']}, {found['seconds']:,.0f} s with its "
-        f"measurements; {measure} on the dev queries {found['dev_before']:.4f} → {found['dev_best']:.4f} ({best})."
+        f"measurements; {measure} on the dev queries {found['dev_before']:.4f} → {found['dev_best']:.4f} "
+        f"({best})."
     )
 
 
@@ -171,16 +178,17 @@ def _forms(stages: Mapping[str, Any]) -> list[str]:
         if found["passed"]:
             size = f"{found['float32_bytes'] / 1e6:,.1f} MB → {found['int8_bytes'] / 1e6:,.1f} MB"
             lines.append(
-                f"- {_NAMES[part].capitalize()}: int8 passed the parity gate, {size}; measured as such."
+                f"- {_NAMES[part].capitalize()}: int8 passed the parity gate, {size}; measured as it is."
             )
         else:
             why = found.get("why") or f"limits broken: {', '.join(found['exceeded'])}"
             lines.append(f"- {_NAMES[part].capitalize()}: stays float32; {why}.")
     calibrated = stages["calibrated"]
     if calibrated["done"]:
+        eces = f"{calibrated['ece_before']:.4f} → {calibrated['ece_after']:.4f}"
         lines.append(
-            f"- Probabilities by {calibrated['method']} over {calibrated['pairs']:,} pairs of dev queries: expected "
-            f"calibration error {calibrated['ece_before']:.4f} → {calibrated['ece_after']:.4f} (held out)."
+            f"- Probabilities by {calibrated['method']} over {calibrated['pairs']:,} pairs of dev queries: "
+            f"expected calibration error {eces} (held out)."
         )
     else:
         lines.append(f"- No calibration: {calibrated['why']}.")

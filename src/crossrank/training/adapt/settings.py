@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from crossrank.checks import as_number, check_count
 from crossrank.errors import InputError
@@ -51,7 +52,8 @@ class AdaptationSettings:
         budget_minutes: minutes that both trainings may take together, without measuring, on this machine:
             their steps are measured and sized. None with `steps`.
         max_epochs: times over the pseudo-queries, whatever the budget.
-        max_length: tokens that are read while training.
+        max_length: tokens that are read while training, where the model takes as many.
+        precision: of training: see `crossrank.training.recipes.Recipe`.
         bi_encoder_training: see `TrainingSize`.
         reranker_training: see `TrainingSize`.
         measure: what decides.
@@ -80,6 +82,7 @@ class AdaptationSettings:
     budget_minutes: float | None = None
     max_epochs: float = 3.0
     max_length: int = 256
+    precision: Literal["float32", "bf16", "auto"] = "auto"
     bi_encoder_training: TrainingSize = TrainingSize(1e-5, 32, 3, "cached_mnr")
     reranker_training: TrainingSize = TrainingSize(1e-5, 8, 8, "lce")
     measure: str = "nDCG@10"
