@@ -129,8 +129,8 @@ def adapt(
 
     Pseudo-queries are made of the documents, negatives are mined for them, both models are trained, brought
     to int8 where they pass the parity gate, and measured before and after on queries of documents that were
-    left out. A model that is not significantly better there is not kept: the old one stays. A reranker that is
-    kept is calibrated. Everything is held in memory.
+    left out. A model that is not significantly better there is not kept: the old one stays. A reranker that
+    is kept is calibrated. Everything is held in memory.
 
     A run that was interrupted goes on where it stopped when it is called again with the same arguments.
 
