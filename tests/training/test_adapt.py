@@ -217,14 +217,23 @@ def test_judgements_are_measured_and_decide_nothing(tmp_path: Path) -> None:
     assert "judgements of sample" in report.report.read_text(encoding="utf-8").lower()
 
 
-def test_queries_of_a_generator_are_used(tmp_path: Path) -> None:
+def test_queries_of_a_generator_are_used_and_asked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
+
+    def die(*arguments: Any, **options: Any) -> None:
+        raise _Killed
 
     def generator(texts):
         asked.extend(texts)
         return [[" ".join(text.split()[3:8])] for text in texts]
 
     settings = dataclasses.replace(SETTINGS, sources=("generated",), per_document=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(adaptation, "round_trip", die)
+        with pytest.raises(_Killed):
+            adapt(corpus(), tmp_path / "out", settings, generator=generator)
     report = adapt(corpus(), tmp_path / "out", settings, generator=generator)
     assert len(asked) == 60
     assert {*report.stages["queries"]["kept"]} == {"generated"}

@@ -43,6 +43,7 @@ WORDING = {
     "min_score and max_score are": "--min-score and --max-score are",
     "give a teacher, or mine": "give a --teacher, or mine",
     "filter by without a teacher": "filter by without a --teacher",
+    "a larger round_trip_top, or queries of": "a larger --round-trip-top, or --queries of",
     ", or give api_key; for another server give base_url, or set OPENAI_BASE_URL": "; see --base-url",
     "; open it with CrossEncoder": ", and a bi-encoder is needed here",
     ", or clean it with text.encode('utf-8', 'replace').decode('utf-8')": "",

@@ -3,7 +3,8 @@
     OUTPUT/                 at the end: report.md, adaptation.json, and the models that are better:
                             bi_encoder/, reranker/
     OUTPUT/training/        run.json (what the run is made with, and the result of each stage that is done),
-                            collection/ (the pseudo-queries in BEIR form), negatives.jsonl
+                            collection/ (the pseudo-queries in BEIR form), negatives.jsonl, and of a
+                            generator generated.json
 
 Stages follow one another, and each is done once: a run that was killed goes on with the stage it was in, and
 mining and training within it. Importing this module needs the extra `train`.
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -292,7 +294,7 @@ class _Adaptation:
         if self._generator is not None:
             drawn_first = sorted(self._documents, key=lambda each: draw(settings.seed, each.id))
             asked = drawn_first[: settings.max_queries]
-            generated = generate(asked, self._generator, progress=self._progress)
+            generated = self._asked(asked, self._generator)
         drawn = draw_pseudo_queries(
             self._documents,
             sources=settings.sources,
@@ -309,7 +311,7 @@ class _Adaptation:
         search = Search(documents_without(self._documents, unique.queries), settings.language)
         found = round_trip(
             unique.queries,
-            search.hybrid(search.dense(self._old_bi_encoder)),
+            search.hybrid(self._old_bi_encoder),
             top_k=settings.round_trip_top,
         )
         splits = {
@@ -346,9 +348,22 @@ class _Adaptation:
             "examples": {name: each[:3] for name, each in examples.items()},
         }
 
-    def _negatives_sources(self, documents: Sequence[Document]) -> list[Source]:
-        settings = self._settings
-        search = Search(documents, settings.language)
+    def _asked(self, documents: Sequence[Document], generator: Generator) -> dict[str, list[str]]:
+        """Return a generator's queries; they are written down, since they may have cost money."""
+        path = self._run.folder / "generated.json"
+        if not path.is_file():
+            text = json.dumps(generate(documents, generator, progress=self._progress), ensure_ascii=False)
+            write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+        found: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    @cached_property
+    def _search(self) -> Search:
+        """Over the documents of the collection; needed once it is there."""
+        return Search([*Collection.open(self._collection).documents()], self._settings.language)
+
+    def _sources(self) -> list[Source]:
+        settings, search = self._settings, self._search
         window = {"depth": settings.depth, "sampling": "top"}
         sources: list[Source] = []
         if settings.dense_negatives:
@@ -362,15 +377,14 @@ class _Adaptation:
 
     def _mine_negatives(self) -> dict[str, Any]:
         collection = Collection.open(self._collection)
-        documents = [*collection.documents()]
         journal = self._negatives.with_name(f"{self._negatives.name}.mining")
         if not journal.exists():
             self._negatives.unlink(missing_ok=True)  # whole, but not noted: the run died between the two
         report = mine(
             collection.queries("train"),
             collection.qrels("train"),
-            documents,
-            self._negatives_sources(documents),
+            self._search.documents,
+            self._sources(),
             self._negatives,
             filters=Filters(),
             teacher=self._old_reranker,
@@ -468,14 +482,13 @@ class _Adaptation:
         options: dict[str, Any] = {
             "measure": settings.measure,
             "depth": settings.depth,
-            "language": settings.language,
             "significance": settings.significance,
             "progress": self._progress,
         }
         collection = Collection.open(self._collection)
         held_out = Judged(
             "pseudo-queries of documents left out",
-            [*collection.documents()],
+            self._search,
             collection.queries("test"),
             collection.qrels("test"),
             sources_of(self._collection),
@@ -486,7 +499,7 @@ class _Adaptation:
             collection = Collection.open(folder)
             judged = Judged(
                 f"judgements of {collection.name} ({split})",
-                [*collection.documents()],
+                Search([*collection.documents()], settings.language),
                 collection.queries(split),
                 collection.qrels(split),
                 {},
@@ -522,8 +535,7 @@ class _Adaptation:
         """The candidates of a split's queries, of BM25 and the old bi-encoder."""
         collection = Collection.open(self._collection)
         queries = collection.queries(split)
-        search = Search([*collection.documents()], self._settings.language)
-        first = search.hybrid(search.dense(self._old_bi_encoder))
+        first = self._search.hybrid(self._old_bi_encoder)
         rankings = first.retrieve([*queries.values()], depth or self._settings.depth)
         return {
             query_id: (text, [hit.document for hit in ranking if hit.document is not None])

@@ -23,20 +23,44 @@ _EXAMPLES = 5  # of queries that lost most
 _TOP = 100  # hits that are measured
 
 
+class Search:
+    """First stages over documents, which are encoded once a bi-encoder.
+
+    Args:
+        documents: what is searched.
+        language: of BM25.
+    """
+
+    def __init__(self, documents: Sequence[Document], language: str | None) -> None:
+        self.documents = documents
+        self.bm25 = BM25(documents, language=language)
+        self._dense: dict[str, Dense] = {}
+
+    def dense(self, bi_encoder: BiEncoder) -> Dense:
+        """Return the retriever of a bi-encoder."""
+        if bi_encoder.fingerprint not in self._dense:
+            self._dense[bi_encoder.fingerprint] = Dense(self.documents, bi_encoder)
+        return self._dense[bi_encoder.fingerprint]
+
+    def hybrid(self, bi_encoder: BiEncoder) -> Hybrid:
+        """Return BM25 and a bi-encoder as one."""
+        return Hybrid([self.bm25, self.dense(bi_encoder)])
+
+
 @dataclass(frozen=True)
 class Judged:
     """What is measured on.
 
     Attributes:
         name: in the report.
-        documents: what is searched.
+        search: over the documents.
         queries: query id -> text.
         qrels: judgements.
         sources: query id -> source of a pseudo-query; empty for queries that people asked.
     """
 
     name: str
-    documents: Sequence[Document]
+    search: Search
     queries: Mapping[str, str]
     qrels: Qrels
     sources: Mapping[str, str]
@@ -52,26 +76,6 @@ class Models:
     new_reranker: CrossEncoder | None
 
 
-class Search:
-    """A first stage of BM25 and a bi-encoder over documents, which are encoded once a bi-encoder.
-
-    Args:
-        documents: what is searched.
-    """
-
-    def __init__(self, documents: Sequence[Document], language: str | None) -> None:
-        self._documents = documents
-        self.bm25 = BM25(documents, language=language)
-
-    def dense(self, bi_encoder: BiEncoder) -> Dense:
-        """Return the retriever of a bi-encoder."""
-        return Dense(self._documents, bi_encoder)
-
-    def hybrid(self, dense: Dense) -> Hybrid:
-        """Return BM25 and a bi-encoder as one."""
-        return Hybrid([self.bm25, dense])
-
-
 def is_better(found: Comparison, significance: float) -> bool:
     """Return whether a comparison shows a gain that chance does not explain."""
     return found.difference.value > 0 and found.p_value < significance
@@ -83,7 +87,6 @@ def measure_adaptation(
     *,
     measure: str,
     depth: int,
-    language: str | None,
     significance: float,
     kept: Mapping[str, bool] | None = None,
     progress: bool | None = None,
@@ -97,7 +100,6 @@ def measure_adaptation(
         models: before and after.
         measure: by its name.
         depth: candidates that are reranked.
-        language: of BM25.
         significance: see `is_better`.
         kept: "bi_encoder" and "reranker" -> whether the new one is kept; None decides it by this measurement.
         progress: True shows bars, False none, None those of long calls on a terminal.
@@ -108,21 +110,19 @@ def measure_adaptation(
         "sources" -> means before and after), "kept".
     """
     over = _Measurer(judged, measure, depth, progress)
-    search = Search(judged.documents, language)
-    old_dense = search.dense(models.old_bi_encoder)
-    old_hybrid = search.hybrid(old_dense)
+    search = judged.search
+    old_hybrid = search.hybrid(models.old_bi_encoder)
     over.run("BM25", search.bm25)
-    dense_before = over.run("bi-encoder before", old_dense)
+    dense_before = over.run("bi-encoder before", search.dense(models.old_bi_encoder))
     over.run("BM25 + bi-encoder before", old_hybrid)
     before = over.run("search before", old_hybrid, models.old_reranker)
     comparisons: dict[str, Any] = {}
     decided = {"bi_encoder": False, "reranker": False}
     new_hybrid = old_hybrid
     if models.new_bi_encoder is not None:
-        new_dense = search.dense(models.new_bi_encoder)
-        after = over.run("bi-encoder after", new_dense)
+        after = over.run("bi-encoder after", search.dense(models.new_bi_encoder))
         comparisons["bi_encoder"], decided["bi_encoder"] = over.compare(after, dense_before, significance)
-        new_hybrid = search.hybrid(new_dense)
+        new_hybrid = search.hybrid(models.new_bi_encoder)
         over.run("BM25 + bi-encoder after", new_hybrid)
     if models.new_reranker is not None:
         after = over.run("reranker after, candidates before", old_hybrid, models.new_reranker)
@@ -137,7 +137,7 @@ def measure_adaptation(
     return {
         "name": judged.name,
         "queries": len(judged.queries),
-        "documents": len(judged.documents),
+        "documents": len(judged.search.documents),
         "systems": over.means,
         "comparisons": comparisons,
         "kept": kept,
