@@ -83,7 +83,7 @@ class AdaptationSettings:
     max_epochs: float = 3.0
     max_length: int = 256
     precision: Literal["float32", "bf16", "auto"] = "auto"
-    bi_encoder_training: TrainingSize = TrainingSize(1e-5, 32, 3, "cached_mnr")
+    bi_encoder_training: TrainingSize = TrainingSize(1e-5, 16, 2, "cached_mnr")
     reranker_training: TrainingSize = TrainingSize(1e-5, 8, 8, "lce")
     measure: str = "nDCG@10"
     significance: float = 0.05
