@@ -24,6 +24,7 @@ PAGES = [
             "training",
             "calibration",
             "similarity",
+            "adapt",
         )
     ),
 ]

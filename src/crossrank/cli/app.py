@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from crossrank.cli import (
+    adapt,
     calibrate,
     encode,
     evaluate,
@@ -102,6 +103,7 @@ for _command in (
     evaluate_pairs.evaluate_pairs,
     mine.mine,
     train.train,
+    adapt.adapt,
     quantize.quantize,
     calibrate.calibrate,
     similar.paraphrases,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from crossrank.training.guards import Progress
     from crossrank.training.train import TrainingPlan, TrainingReport
 
-__all__ = ["train"]
+__all__ = ["quieten", "shown", "train"]
 
 
 def train(
@@ -55,7 +55,7 @@ def train(
         require(module, "train")
     overrides = [*(settings or []), *([] if output is None else [f"output='{output}'"])]
     wanted = read_recipe(recipe, overrides)
-    _quieten()
+    quieten()
     from crossrank.training.train import plan
     from crossrank.training.train import train as train_model
 
@@ -67,7 +67,7 @@ def train(
             _print_plan(found)
         return
     measure = wanted.held_out.measure if wanted.held_out else ""
-    with _shown(measure) as report:
+    with shown(measure) as report:
         try:
             result = train_model(wanted, overwrite=replace, report=report)
         except KeyboardInterrupt:
@@ -82,7 +82,7 @@ def train(
         _print_result(result)
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Leave bars and notices to our own lines: theirs come several a second."""
     import transformers
 
@@ -98,7 +98,7 @@ def _quieten() -> None:
 
 
 @contextmanager
-def _shown(measure: str) -> Iterator[Callable[[Progress], None]]:
+def shown(measure: str) -> Iterator[Callable[[Progress], None]]:
     """Give what shows progress on standard error: a bar on a terminal, and lines.
 
     Lines are for measurements, and for a loss now and then: a log should tell how it went.

@@ -46,6 +46,7 @@ WORDING = {
     "give a teacher, or mine": "give a --teacher, or mine",
     "filter by without a teacher": "filter by without a --teacher",
     ", or give api_key; for another server give base_url": "; for another server give --base-url",
+    "a larger round_trip_top, or queries of": "a larger --round-trip-top, or --queries of",
     "; open it with CrossEncoder": ", and a bi-encoder is needed here",
     ", or clean it with text.encode('utf-8', 'replace').decode('utf-8')": "",
     ", for example with text.encode(errors='replace').decode()": "",

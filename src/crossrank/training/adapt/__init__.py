@@ -1,0 +1,1 @@
+"""A corpus and nothing else to models that know it: pseudo-queries, negatives, training, measuring."""

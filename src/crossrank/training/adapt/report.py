@@ -1,0 +1,221 @@
+"""What an adaptation gained and lost, as a Markdown page with pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crossrank.errors import require
+from crossrank.training.adapt.recipes import PARTS
+from crossrank.training.plots import plot_metrics
+
+__all__ = ["verdict", "write_report"]
+
+_NAMES = {"bi_encoder": "bi-encoder", "reranker": "reranker", "search": "whole search"}
+
+
+def write_report(
+    folder: Path,
+    whole: Mapping[str, Any],
+    metrics: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    num_documents: int,
+) -> None:
+    """Write report.md, and its pictures into figures/.
+
+    Args:
+        folder: to write into.
+        whole: what adaptation.json has.
+        metrics: of each training, as its run has them.
+        num_documents: of the corpus.
+    """
+    stages, settings = whole["stages"], whole["settings"]
+    measure = settings["measure"]
+    figures = folder / "figures"
+    figures.mkdir()
+    lines = ["# Adaptation to a corpus", "", *(f"- {line}" for line in verdict(whole)), ""]
+    for measured in stages["measured"]:
+        picture = f"figures/measured_{stages['measured'].index(measured) + 1}.png"
+        _plot_systems(measured["systems"], folder / picture, measure)
+        lines += _measured(measured, measure, settings["significance"], picture)
+    lines += _queries(stages["queries"], num_documents)
+    lines += _negatives(stages["negatives"])
+    lines += ["## Training", ""]
+    for part in PARTS:
+        lines += [_training(part, stages[part], measure), ""]
+        if any("loss" in line for line in metrics[part]):
+            plot_metrics(metrics[part], figures / f"{part}.png", measure)
+            lines += [f"![Loss and {measure} on the dev queries, by step](figures/{part}.png)", ""]
+    lines += ["## int8 and calibration", "", *_forms(stages), ""]
+    lines += [
+        "## Settings",
+        "",
+        *_table(("setting", "value"), ((name, f"`{value}`") for name, value in settings.items())),
+    ]
+    (folder / "report.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def verdict(whole: Mapping[str, Any]) -> list[str]:
+    """Return what came of it in sentences, one for each model and one for each measurement."""
+    stages, settings = whole["stages"], whole["settings"]
+    decisive = stages["measured"][0]
+    measure = settings["measure"]
+    found = []
+    for part in PARTS:
+        name, old = _NAMES[part], settings[part]
+        status = stages[part]["status"]
+        if whole["kept"][part]:
+            text = f"**The new {name} is kept**: {_difference(decisive['comparisons'][part], measure)}."
+        elif status == "stopped":
+            text = f"**The old {name} ({old}) stays**: training was stopped: {stages[part]['why']}"
+        elif status == "nothing better":
+            text = f"**The old {name} ({old}) stays**: no measurement while training was above its own."
+        else:
+            text = (
+                f"**The old {name} ({old}) stays**: the new one is not significantly better "
+                f"({_difference(decisive['comparisons'][part], measure)})."
+            )
+        found.append(text)
+    for measured in stages["measured"]:
+        if "search" in measured["comparisons"]:
+            search = measured["comparisons"]["search"]
+            found.append(
+                f"The search on {measured['name']}: {_change(search, measure, settings['significance'])}"
+            )
+    return found
+
+
+def _change(comparison: Mapping[str, Any], measure: str, significance: float) -> str:
+    return (
+        f"{_difference(comparison, measure)}; {comparison['wins']} queries gain, {comparison['ties']} stay, "
+        f"{comparison['losses']} lose.{_warning(comparison, significance)}"
+    )
+
+
+def _warning(comparison: Mapping[str, Any], significance: float) -> str:
+    is_worse = comparison["difference"]["value"] < 0 and comparison["p_value"] < significance
+    return " **It is significantly worse there.**" if is_worse else ""
+
+
+def _difference(comparison: Mapping[str, Any], measure: str) -> str:
+    difference = comparison["difference"]
+    return (
+        f"{measure} {comparison['other_mean']['value']:.4f} → {comparison['mean']['value']:.4f}, "
+        f"{difference['value']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}], "
+        f"p = {comparison['p_value']:.2g}"
+    )
+
+
+def _measured(measured: Mapping[str, Any], measure: str, significance: float, picture: str) -> list[str]:
+    lines = [f"## {measured['name'][0].upper()}{measured['name'][1:]}", ""]
+    lines += [f"{measured['queries']:,} queries over {measured['documents']:,} documents.", ""]
+    lines += _table(
+        ("system", measure), ((name, f"{value:.4f}") for name, value in measured["systems"].items())
+    )
+    lines += ["", f"![{measure} of the systems]({picture})", ""]
+    for part, comparison in measured["comparisons"].items():
+        lines += [f"### The {_NAMES[part]}, before and after", ""]
+        lines += [
+            _change(comparison, measure, significance),
+            "",
+        ]
+        if comparison["sources"]:
+            rows = (
+                (source, f"{each['queries']:,}", f"{each['before']:.4f}", f"{each['after']:.4f}")
+                for source, each in comparison["sources"].items()
+            )
+            lines += [*_table(("source", "queries", "before", "after"), rows), ""]
+        if comparison["lost_most"]:
+            lost = (
+                (_cell(each["query"]), f"{each['before']:.3f}", f"{each['after']:.3f}")
+                for each in comparison["lost_most"]
+            )
+            lines += ["Queries that lost most:", "", *_table(("query", "before", "after"), lost), ""]
+    return lines
+
+
+def _queries(found: Mapping[str, Any], num_documents: int) -> list[str]:
+    columns = ("drawn", "near_duplicates", "not_found", "kept")
+    rows = [
+        (source, *(f"{found[column].get(source, 0):,}" for column in columns)) for source in found["drawn"]
+    ]
+    rows.append(("all", *(f"{sum(found[column].values()):,}" for column in columns)))
+    splits = ", ".join(f"{count:,} {split}" for split, count in found["splits"].items())
+    lines = ["## Pseudo-queries", "", f"Of {num_documents:,} documents; {splits}, split by document.", ""]
+    lines += [*_table(("source", "drawn", "near-duplicates", "not found again", "kept"), rows), ""]
+    examples = ((source, _cell(text)) for source, texts in found["examples"].items() for text in texts)
+    return [*lines, *_table(("source", "for example"), examples, numeric=False), ""]
+
+
+def _negatives(found: Mapping[str, Any]) -> list[str]:
+    negatives = ", ".join(f"{count:,} {source}" for source, count in found["negatives"].items())
+    refused = ", ".join(f"{count:,} {reason}" for reason, count in found["refused"].items()) or "none"
+    return [
+        "## Negatives",
+        "",
+        f"{found['rows']:,} of {found['queries']:,} queries have some: {negatives}. "
+        f"Candidates refused: {refused}.",
+        "",
+    ]
+
+
+def _training(part: str, found: Mapping[str, Any], measure: str) -> str:
+    name = _NAMES[part].capitalize()
+    if found["status"] == "stopped":
+        return f"{name}: stopped. {found['why']}"
+    best = f"the best at step {found['best_step']:,}" if found["best_step"] else "none was above the base"
+    return (
+        f"{name}: {found['steps']:,} steps in {found['precision']}, {found['seconds']:,.0f} s with its "
+        f"measurements; {measure} on the dev queries {found['dev_before']:.4f} → {found['dev_best']:.4f} "
+        f"({best})."
+    )
+
+
+def _forms(stages: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for part, found in stages["quantized"].items():
+        if found["passed"]:
+            size = f"{found['float32_bytes'] / 1e6:,.1f} MB → {found['int8_bytes'] / 1e6:,.1f} MB"
+            lines.append(
+                f"- {_NAMES[part].capitalize()}: int8 passed the parity gate, {size}; measured as it is."
+            )
+        else:
+            why = found.get("why") or f"limits broken: {', '.join(found['exceeded'])}"
+            lines.append(f"- {_NAMES[part].capitalize()}: stays float32; {why}.")
+    calibrated = stages["calibrated"]
+    if calibrated["done"]:
+        eces = f"{calibrated['ece_before']:.4f} → {calibrated['ece_after']:.4f}"
+        lines.append(
+            f"- Probabilities by {calibrated['method']} over {calibrated['pairs']:,} pairs of dev queries: "
+            f"expected calibration error {eces} (held out)."
+        )
+    else:
+        lines.append(f"- No calibration: {calibrated['why']}.")
+    return lines
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: bool = True) -> list[str]:
+    """Return a Markdown table; all columns but the first are numbers, unless not `numeric`."""
+    rule = ["---", *("---:" if numeric else "---" for _ in columns[1:])]
+    return [f"| {' | '.join(row)} |" for row in (columns, rule, *rows)]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def _plot_systems(systems: Mapping[str, float], path: Path, measure: str) -> None:
+    require("matplotlib", "train")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.6 + 0.4 * len(systems)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    names = [*systems][::-1]
+    colours = ["tab:blue" if "after" in name or "kept" in name else "0.7" for name in names]
+    bars = axes.barh(names, [systems[name] for name in names], color=colours)
+    axes.bar_label(bars, fmt="%.4f", padding=3)
+    axes.set(xlabel=measure, xlim=(0, 1.15 * max(*systems.values(), 1e-9)))
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,274 @@
+"""`adapt`: stages, resuming, what is kept, and what the report says; with tiny models of random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sentence_transformers")
+
+from training_inputs import BI_ENCODER, CROSS_ENCODER, WORDS
+
+from crossrank import BiEncoder, Collection, CrossEncoder, Document, evaluate
+from crossrank.errors import InputError
+from crossrank.training.adapt import adaptation
+from crossrank.training.adapt.adaptation import STAGES, adapt
+from crossrank.training.adapt.recipes import recipe_for, steps_within
+from crossrank.training.adapt.settings import AdaptationSettings, TrainingSize
+
+SETTINGS = AdaptationSettings(
+    reranker=str(CROSS_ENCODER),
+    bi_encoder=str(BI_ENCODER),
+    sources=("title", "sentence", "keywords"),
+    round_trip_top=40,
+    near_duplicates=1.0,
+    dev_share=0.2,
+    test_share=0.2,
+    depth=16,
+    steps=4,
+    max_length=48,
+    precision="float32",
+    bi_encoder_training=TrainingSize(1e-3, 4, 2, "mnr"),
+    reranker_training=TrainingSize(1e-3, 4, 4, "lce"),
+)
+
+
+def corpus(count: int = 60) -> list[Document]:
+    """Documents about two or three things each, which their titles name."""
+    rng = random.Random(5)
+    topics = [*itertools.combinations(WORDS, 2), *itertools.combinations(WORDS, 3)][:count]
+
+    def sentence(about: tuple[str, ...]) -> str:
+        return " ".join(rng.choices([*about * 4, *WORDS], k=rng.randint(6, 9))) + "."
+
+    return [
+        Document(f"d{i}", " ".join(sentence(about) for _ in range(4)), " ".join(about))
+        for i, about in enumerate(topics)
+    ]
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> adaptation.AdaptationReport:
+    # a p-value of 1 is the most there is: any gain at all is kept
+    settings = dataclasses.replace(
+        SETTINGS,
+        significance=1.0,
+        steps=60,
+        max_epochs=20.0,
+        seed=2,
+        bi_encoder_training=TrainingSize(3e-3, 8, 2, "mnr"),
+        reranker_training=TrainingSize(3e-3, 8, 4, "lce"),
+    )
+    return adapt(corpus(100), tmp_path_factory.mktemp("adapted") / "out", settings)
+
+
+def test_the_pseudo_queries_are_a_collection_that_is_split_by_document(adapted) -> None:
+    collection = Collection.open(adapted.output / "training" / "collection")
+    assert collection.splits == ("dev", "test", "train")
+    documents: dict[str, set[str]] = {}
+    for split in collection.splits:
+        qrels = collection.qrels(split)
+        assert len(collection.queries(split)) == adapted.stages["queries"]["splits"][split]
+        documents[split] = {name for grades in qrels.values() for name in grades}
+    assert not documents["train"] & documents["test"]
+    assert not documents["train"] & documents["dev"]
+    assert not documents["dev"] & documents["test"]
+    searched = {each.id: each.full_text for each in collection.documents()}
+    original = {each.id: each.full_text for each in corpus(100)}
+    queries = collection.queries()
+    rows = (collection.folder / "queries.jsonl").read_text(encoding="utf-8").splitlines()
+    sources = {row["_id"]: row["source"] for row in map(json.loads, rows)}
+    assert {*sources.values()} <= {*SETTINGS.sources}
+    for split in collection.splits:
+        for query_id, grades in collection.qrels(split).items():
+            (name,) = grades
+            if sources[query_id] == "sentence":
+                assert queries[query_id] in original[name]
+                assert queries[query_id] not in searched[name]
+
+
+def test_nothing_held_out_is_trained_with(adapted) -> None:
+    collection = Collection.open(adapted.output / "training" / "collection")
+    rows = (adapted.output / "training" / "negatives.jsonl").read_text(encoding="utf-8").splitlines()
+    trained = {json.loads(row)["query_id"] for row in rows}
+    assert trained
+    assert trained <= {*collection.queries("train")}
+
+
+def test_what_is_better_is_kept_and_opens_and_gives_the_measured_figures(adapted) -> None:
+    (measured,) = adapted.stages["measured"]
+    assert any(adapted.kept.values()), "these settings and seeds are to keep something"
+    for part, kept in adapted.kept.items():
+        assert (adapted.output / part).is_dir() == kept
+        if part in measured["comparisons"]:
+            assert kept == (measured["comparisons"][part]["difference"]["value"] > 0)
+    collection = Collection.open(adapted.output / "training" / "collection")
+    queries = collection.queries("test")
+    from crossrank import BM25, Dense, Hybrid, Searcher
+
+    documents = [*collection.documents()]
+    reranker = CrossEncoder(adapted.reranker, long_query="truncate")
+    dense = Dense(documents, BiEncoder(adapted.bi_encoder))
+    run = Searcher(Hybrid([BM25(documents), dense]), reranker, depth=SETTINGS.depth).search_many(queries, 100)
+    value = evaluate(run, collection.qrels("test"), ["nDCG@10"])["nDCG@10"]
+    assert measured["systems"]["search with what is kept"] == pytest.approx(value, abs=1e-6)
+    if adapted.kept["reranker"] and adapted.stages["calibrated"]["done"]:
+        assert CrossEncoder(adapted.reranker).calibration is not None
+
+
+def test_the_report_says_what_came_of_it(adapted) -> None:
+    text = adapted.report.read_text(encoding="utf-8")
+    for part, kept in adapted.kept.items():
+        name = part.replace("_", "-")
+        assert (f"**The new {name} is kept**" in text) == kept
+        assert (f"**The old {name} (" in text) == (not kept)
+    assert "Queries that lost most" in text
+    for line in text.splitlines():
+        if line.startswith("!["):
+            picture = adapted.output / line.partition("](")[2].rstrip(")")
+            assert picture.read_bytes().startswith(b"\x89PNG")
+    whole = json.loads((adapted.output / "adaptation.json").read_text(encoding="utf-8"))
+    assert whole["use"] == {"bi_encoder": adapted.bi_encoder, "reranker": adapted.reranker}
+    assert {*whole["stages"]} == {*STAGES}
+
+
+def test_a_model_that_is_not_better_is_not_kept_and_that_is_said(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, significance=0.0)  # no p-value is below it
+    report = adapt(corpus(), tmp_path / "out", settings)
+    assert report.kept == {"bi_encoder": False, "reranker": False}
+    assert (report.bi_encoder, report.reranker) == (str(BI_ENCODER), str(CROSS_ENCODER))
+    assert not (tmp_path / "out" / "reranker").exists()
+    text = report.report.read_text(encoding="utf-8")
+    assert text.count(" stays**") == 2
+    assert "No calibration: the old reranker stays." in text
+    with pytest.raises(InputError, match="exists; name another output"):
+        adapt(corpus(), tmp_path / "out", settings)
+
+
+class _Killed(Exception):
+    pass
+
+
+def test_a_run_that_is_killed_goes_on_and_ends_with_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = adapt(corpus(), tmp_path / "whole", SETTINGS)
+    output = tmp_path / "killed"
+    done: list[str] = []
+
+    def die(*arguments: Any, **options: Any) -> None:
+        raise _Killed
+
+    # in mining, in the second training, and while it is measured
+    for name in ("mine", "train", "measure_adaptation"):
+        with monkeypatch.context() as patched:
+            patched.setattr(adaptation, name, die)
+            with pytest.raises(_Killed):
+                adapt(corpus(), output, SETTINGS)
+    told: list[str] = []
+    resumed = adapt(corpus(), output, SETTINGS, on_stage=told.append)
+    done = [words for words in told if words.endswith(": done before")]
+    assert len(told) == len(STAGES)
+    assert len(done) == len(STAGES) - 2
+    for stage, found in whole.stages.items():
+        again = resumed.stages[stage]
+        if stage in ("bi_encoder", "reranker"):
+            assert again.pop("seconds") > 0
+            found.pop("seconds")
+        assert again == found, stage
+    assert (output / "training" / "negatives.jsonl").read_bytes() == (
+        tmp_path / "whole" / "training" / "negatives.jsonl"
+    ).read_bytes()
+
+
+def test_an_unfinished_run_with_other_settings_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*arguments: Any, **options: Any) -> None:
+        raise _Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(adaptation, "mine", die)
+        with pytest.raises(_Killed):
+            adapt(corpus(), tmp_path / "out", SETTINGS)
+    with pytest.raises(InputError, match=r"unfinished run with other settings\.seed"):
+        adapt(corpus(), tmp_path / "out", dataclasses.replace(SETTINGS, seed=14))
+    with pytest.raises(InputError, match="unfinished run with other documents"):
+        adapt(corpus(59), tmp_path / "out", SETTINGS)
+
+
+def test_judgements_are_measured_and_decide_nothing(tmp_path: Path) -> None:
+    report = adapt(
+        corpus(),
+        tmp_path / "out",
+        SETTINGS,
+        judged=(Path(__file__).parents[2] / "data" / "sample", "test"),
+        generator=lambda texts: [[" ".join(text.split()[3:7])] for text in texts],
+    )
+    pseudo, judged = report.stages["measured"]
+    assert judged["name"] == "judgements of sample (test)"
+    assert judged["kept"] == pseudo["kept"]
+    assert "judgements of sample" in report.report.read_text(encoding="utf-8").lower()
+
+
+def test_queries_of_a_generator_are_used_and_asked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def die(*arguments: Any, **options: Any) -> None:
+        raise _Killed
+
+    def generator(texts):
+        asked.extend(texts)
+        return [[" ".join(text.split()[3:8])] for text in texts]
+
+    settings = dataclasses.replace(SETTINGS, sources=("generated",), per_document=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(adaptation, "round_trip", die)
+        with pytest.raises(_Killed):
+            adapt(corpus(), tmp_path / "out", settings, generator=generator)
+    report = adapt(corpus(), tmp_path / "out", settings, generator=generator)
+    assert len(asked) == 60
+    assert {*report.stages["queries"]["kept"]} == {"generated"}
+
+
+def test_too_few_documents_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"2 documents gave .* pseudo-queries.*give more documents"):
+        adapt(corpus(2), tmp_path / "out", SETTINGS)
+    with pytest.raises(InputError, match="no documents"):
+        adapt([], tmp_path / "out", SETTINGS)
+    with pytest.raises(InputError, match="one of steps and budget_minutes"):
+        dataclasses.replace(SETTINGS, budget_minutes=5.0)
+
+
+def test_a_budget_gives_steps_up_to_the_epochs(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, steps=None, budget_minutes=3.0, max_epochs=2.0)
+    # a third of 180 s, and two thirds
+    assert steps_within(settings, "bi_encoder", 10_000, seconds_a_step=2.0) == 30
+    assert steps_within(settings, "reranker", 10_000, seconds_a_step=2.0) == 60
+    assert steps_within(settings, "reranker", 40, seconds_a_step=2.0) == 20  # 40 queries, 4 a step, twice
+    assert steps_within(settings, "reranker", 40, seconds_a_step=1e9) == 1
+    recipe = recipe_for(
+        "reranker",
+        settings,
+        collection=tmp_path,
+        negatives=tmp_path / "n.jsonl",
+        output=tmp_path / "m",
+        steps=20,
+        most_tokens=96,
+    )
+    assert (recipe.schedule.steps, recipe.held_out and recipe.held_out.every) == (20, 4)
+
+
+def test_a_budget_is_measured_and_kept_to(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, steps=None, budget_minutes=0.02, max_epochs=1.0)
+    report = adapt(corpus(), tmp_path / "out", settings)
+    for part in ("bi_encoder", "reranker"):
+        assert 1 <= report.stages["steps"][part] <= -(-report.stages["negatives"]["rows"] // 4)
