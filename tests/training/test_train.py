@@ -135,27 +135,6 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(tmp_path: Path, when: 
     assert _same_bits(whole / "model", killed / "model")
 
 
-@pytest.mark.slow
-def test_two_processes_train_one_model(tmp_path: Path) -> None:
-    # a token budget that makes several cached mini-batches of a step: gradients go round once
-    recipe = write_recipe(tmp_path, schedule={"steps": 4, "token_budget": 64})
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-    launch += ["--rdzv-endpoint", "localhost:0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    process = subprocess.run(
-        [sys.executable, *launch, "-m", "crossrank", "train", str(recipe), "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
-    assert process.returncode == 0, process.stderr
-    report = json.loads(process.stdout)  # one document: the first process speaks alone
-    assert report["num_steps"] == 4
-    assert report["num_pairs"] == 2 * 4 * 4 * 4
-    assert CrossEncoder(tmp_path / "model", precision="float32").score(PAIRS).shape == (3,)
-
-
 def test_a_run_of_another_recipe_or_data_is_refused_by_name(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     process = subprocess.run(
