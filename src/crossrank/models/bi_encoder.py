@@ -211,7 +211,8 @@ class BiEncoder:
         lengths = np.array([len(each) for each in ids], dtype=np.int64)
         lengths += self._tokenizer.num_single_special_tokens
         pooled: npt.NDArray[np.float32] | None = None
-        batches = plan(lengths, self._token_budget, self._checkpoint.max_positions, self._engine.threads)
+        engine, positions = self._engine, self._checkpoint.max_positions
+        batches = plan(lengths, self._token_budget, positions, engine.threads, exact=engine.wants_exact)
         outputs = self._engine.run_all(
             self._tokenizer.single_inputs([ids[row] for row in batch.rows], batch.length) for batch in batches
         )

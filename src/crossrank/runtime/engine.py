@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +32,7 @@ from crossrank.runtime.weights import file_digest
 __all__ = ["ARCHITECTURES", "Engine", "Head", "Output", "build_graph", "open_engine", "open_session"]
 
 _Result = TypeVar("_Result")
+_Opened = tuple[onnxruntime.InferenceSession, object]
 
 Head = Callable[[Graph, Mapping[str, Any], Encoder], str]
 """Writes an encoder, and what follows it: graph, config, encoder (not written yet) -> (batch, outputs)."""
@@ -63,10 +65,13 @@ class Engine(Protocol):
     Attributes:
         precision: what the linear layers compute in: "float32" or "int8".
         threads: how many batches `run_all` runs at a time.
+        wants_exact: whether rows of one length make the fastest batches, however few they are; else rows
+            padded to steps do (see `batching.plan`).
     """
 
     precision: str
     threads: int
+    wants_exact: bool
 
     @property
     def fingerprint(self) -> str:
@@ -113,6 +118,8 @@ class SessionEngine:
     Args:
         session: declares input_ids and, where it reads them, attention_mask and token_type_ids.
         output: name of the output to return.
+        padded: opens the session for batches with padding, when the first of them comes, and what to keep as
+            long as it; None where `session` takes them.
         checkpoint: where the session came from.
         threads: see `Engine`.
         precision: see `Engine`.
@@ -130,9 +137,14 @@ class SessionEngine:
         precision: str = "float32",
         source: Callable[[], str] = str,
         kept: object = None,
+        padded: Callable[[], _Opened] | None = None,
     ) -> None:
         self.threads = threads
         self.precision = precision
+        self.wants_exact = True
+        self._open_padded = padded
+        self._padded: _Opened | None = None
+        self._opening = threading.Lock()
         self._workers = _Workers(threads)
         self._session = session
         self._output = output
@@ -174,9 +186,18 @@ class SessionEngine:
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids if self._uses_types else np.zeros_like(token_type_ids),
         }
-        feed = {name: np.asarray(array, np.int64) for name, array in arrays.items() if name in self._inputs}
-        result: npt.NDArray[np.float32] = self._session.run([self._output], feed)[0]
+        session, inputs = self._session, self._inputs
+        if self._open_padded is not None and not attention_mask.all():
+            session, inputs = self._padded_session(self._open_padded), inputs | {"attention_mask"}
+        feed = {name: np.asarray(array, np.int64) for name, array in arrays.items() if name in inputs}
+        result: npt.NDArray[np.float32] = session.run([self._output], feed)[0]
         return result.astype(np.float32, copy=False)
+
+    def _padded_session(self, opens: Callable[[], _Opened]) -> onnxruntime.InferenceSession:
+        with self._opening:
+            if self._padded is None:
+                self._padded = opens()
+        return self._padded[0]
 
     def run_all(self, batches: Iterable[ModelInputs]) -> Iterator[npt.NDArray[np.float32]]:
         """Run batches; see `Engine.run_all`."""
@@ -265,23 +286,45 @@ def open_engine(
     int8_file = checkpoint.int8_file
     if precision == "int8" or (precision == "auto" and int8_file):
         if int8_file and passed_parity(int8_file.parent, lambda: checkpoint.int8_digest):
-            graph = build_graph(checkpoint, output, Int8Linear(), checkpoint.int8_tensors())
-            session, kept = open_session(graph)
-            return SessionEngine(
-                session,
-                graph.output_names[0],
+            return _open_written(
+                lambda padded: build_graph(
+                    checkpoint, output, Int8Linear(), checkpoint.int8_tensors(), padded=padded
+                ),
                 checkpoint,
                 threads=threads,
                 precision="int8",
                 source=lambda: f"{checkpoint.int8_digest}{identity}",
-                kept=kept,
             )
         if precision == "int8" or not checkpoint.weight_files:
             raise CheckpointError(_no_int8(checkpoint))
-    graph = build_graph(checkpoint, output)
+    return _open_written(
+        lambda padded: build_graph(checkpoint, output, padded=padded),
+        checkpoint,
+        threads=threads,
+        precision="float32",
+        source=lambda: identity,
+    )
+
+
+def _open_written(
+    write: Callable[[bool], Graph],
+    checkpoint: Checkpoint,
+    *,
+    threads: int,
+    precision: str,
+    source: Callable[[], str],
+) -> Engine:
+    graph = write(False)
     session, kept = open_session(graph)
     return SessionEngine(
-        session, graph.output_names[0], checkpoint, threads=threads, source=lambda: identity, kept=kept
+        session,
+        graph.output_names[0],
+        checkpoint,
+        threads=threads,
+        precision=precision,
+        source=source,
+        kept=kept,
+        padded=lambda: open_session(write(True)),
     )
 
 
@@ -290,6 +333,8 @@ def build_graph(
     output: Output,
     form: LinearForm | None = None,
     tensors: Mapping[str, npt.NDArray[Any]] | None = None,
+    *,
+    padded: bool = True,
 ) -> Graph:
     """Write a checkpoint's graph.
 
@@ -298,6 +343,7 @@ def build_graph(
         output: "logits" gives (batch, labels), "tokens" (batch, length, hidden), a head (batch, outputs).
         form: how the encoder's linear layers are written; float32 by default. Heads are always float32.
         tensors: the weights in that form; the checkpoint's float32 ones by default.
+        padded: whether batches may have padding; without, no attention mask is read and attention is faster.
 
     Raises:
         CheckpointError: there are no weights, no trained head, or tensors do not fit the config.
@@ -313,7 +359,7 @@ def build_graph(
             f"{checkpoint.transformer_folder} has no safetensors weights to write a graph from"
         )
     try:
-        graph = Graph(checkpoint.tensors() if tensors is None else tensors, form)
+        graph = Graph(checkpoint.tensors() if tensors is None else tensors, form, padded=padded)
         encoder = ARCHITECTURES[checkpoint.architecture](graph, checkpoint.config)
         if callable(output):
             logits = output(graph, checkpoint.config, encoder)

@@ -86,10 +86,18 @@ class Graph:
     Args:
         tensors: the checkpoint's weights by their names there; float32.
         form: how linear layers are written.
+        padded: whether rows may have padding; without, nothing reads the attention mask.
     """
 
-    def __init__(self, tensors: Mapping[str, npt.NDArray[Any]], form: LinearForm | None = None) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, npt.NDArray[Any]],
+        form: LinearForm | None = None,
+        *,
+        padded: bool = True,
+    ) -> None:
         self.tensors = tensors
+        self.padded = padded
         self.weights: dict[str, npt.NDArray[Any]] = {}
         self._form: LinearForm = form or Float32Linear()
         self._nodes: list[onnx.NodeProto] = []
