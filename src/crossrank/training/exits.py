@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
@@ -97,7 +97,8 @@ def _score(exits: nn.ModuleDict, reached: dict[str, Tensor]) -> Any:
     def hook(module: Any, arguments: Any, output: dict[str, Tensor]) -> None:
         last = output["scores"]
         scores = []
-        for name, (dense, classifier) in exits.items():
+        for name, head in exits.items():
+            dense, classifier = cast("nn.ModuleList", head)
             scores.append(classifier(torch.tanh(dense(reached.pop(name)))).float())
         output[EXIT_SCORES] = torch.cat([*scores, last.view(len(last), -1).float()], dim=1)
 
@@ -178,17 +179,22 @@ class ExitLoss(nn.Module):
         self._calls = []
         values: list[Tensor] = []
         try:
-            for self._head, weight in enumerate(self._weights):
-                self._next = 0
+            for head, weight in enumerate(self._weights):
+                self._head, self._next = head, 0
                 values.append(weight * self.loss(inputs, labels, **options))
         finally:
             self._calls = []
         return torch.stack(values).sum()
 
+    def _outputs(self, features: Any) -> dict[str, Tensor]:
+        model: Any = self.model
+        found: dict[str, Tensor] = model(features)
+        return found
+
     def scores(self, features: Any) -> Tensor:
         """Return one head's scores; the first head's loss makes the calls, and the others repeat them."""
         if self._next == len(self._calls):
-            found = self.model(features)
+            found = self._outputs(features)
             # A stand-in that packs mini-batches has been told the name of the output already.
             self._calls.append(found.get(EXIT_SCORES, found["scores"]))
         joint = self._calls[self._next]
@@ -210,12 +216,8 @@ class _HeadView:
 
 
 def _find(module: Any, paths: Sequence[str]) -> Any:
-    for path in paths:
-        try:
-            return module.get_submodule(path)
-        except AttributeError:
-            continue
-    return None
+    modules = dict(module.named_modules())
+    return next((modules[path] for path in paths if path in modules), None)
 
 
 def _linears(transformer: Any, names: tuple[str, str]) -> list[nn.Linear] | None:
@@ -224,6 +226,7 @@ def _linears(transformer: Any, names: tuple[str, str]) -> list[nn.Linear] | None
 
 
 def _copy(linear: nn.Linear) -> nn.Linear:
-    copy = nn.utils.skip_init(nn.Linear, linear.in_features, linear.out_features)  # draws no random numbers
+    with torch.random.fork_rng(devices=[]):  # draws of the model's own stay what they were
+        copy = nn.Linear(linear.in_features, linear.out_features)
     copy.load_state_dict({"weight": linear.weight.detach(), "bias": linear.bias.detach()})
     return copy
