@@ -59,3 +59,47 @@ def test_depths_that_may_follow_one_another():
         40,
         100,
     ]
+
+
+def held_out(seed: int, count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Early scores, and final ones that agree with them more or less."""
+    random = np.random.default_rng(seed)
+    early = [random.normal(size=40).astype(np.float32) for _ in range(count)]
+    return early, [each + random.normal(0, 0.6, 40).astype(np.float32) for each in early]
+
+
+def lost(rule: Margin, early: np.ndarray, final: np.ndarray) -> bool:
+    order = np.argsort(-early, kind="stable")
+    kept = {*order[: rule(early[order].tolist())].tolist()}
+    return not {*np.argsort(-final, kind="stable")[: rule.top_k].tolist()} <= kept
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95])
+def test_a_calibrated_margin_keeps_its_word_on_new_queries(confidence):
+    rule = Margin.calibrated(*held_out(1, 400), top_k=5, confidence=confidence)
+    early, final = held_out(2, 1000)
+    share = 1 - np.mean([lost(rule, *each) for each in zip(early, final, strict=True)])
+    assert share == pytest.approx(confidence, abs=0.06)
+    assert np.mean([rule(sorted(each.tolist(), reverse=True)) for each in early]) < 40
+
+
+@given(st.integers(0, 10_000), st.integers(1, 12))
+def test_most_confidence_keeps_all_that_was_held_out(seed, top_k):
+    early, final = held_out(seed, 9)
+    rule = Margin.calibrated(early, final, top_k=top_k, confidence=0.9)
+    assert not any(lost(rule, *each) for each in zip(early, final, strict=True))
+
+
+def test_what_cannot_be_calibrated_says_why():
+    early, final = held_out(0, 12)
+    with pytest.raises(
+        InputError, match=r"confidence of 0.95 needs more than 12 held-out queries: at least 19"
+    ):
+        Margin.calibrated(early, final, confidence=0.95)
+    with pytest.raises(InputError, match=r"early\[0\] has 40 scores and final\[0\] 3"):
+        Margin.calibrated(early, [[1.0, 2.0, 3.0]] * 12)
+    with pytest.raises(InputError, match="12 lists of scores and final 11"):
+        Margin.calibrated(early, final[:-1])
+    with pytest.raises(InputError, match="confidence must be a number between 0 and 1"):
+        Margin.calibrated(early, final, confidence=1.5)
+    assert Margin.calibrated([[1.0], []] * 5, [[3.0], []] * 5).below == 0.0

@@ -6,9 +6,13 @@ first, and a rule decides anew for each query.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
 
 from crossrank.checks import as_number, check_count
 from crossrank.errors import InputError
@@ -65,12 +69,71 @@ class Margin:
         if self.most < self.top_k:
             raise InputError(f"most is {self.most}; it must be at least top_k, which is {self.top_k}")
 
+    @classmethod
+    def calibrated(
+        cls,
+        early: Sequence[Sequence[float]],
+        final: Sequence[Sequence[float]],
+        *,
+        top_k: int = 10,
+        confidence: float = 0.9,
+        most: int = _MOST,
+    ) -> Margin:
+        """Return the margin that keeps the whole top k of the final order with a stated confidence.
+
+        Of each held-out query the margin is taken that would just have let all of its final top k go on; the
+        result is a quantile of these, so that of new queries of the same kind a share of at least
+        `confidence` loses none of their top k (split conformal prediction: Vovk et al. 2005), whatever the
+        scores' distribution. `most` cuts nothing while it is no less than the candidates of a query.
+
+        Args:
+            early: of each held-out query, the scores of all its documents by the stage that decides.
+            final: the same documents' scores by the last stage, in the same order.
+            top_k: how many of the final order must be kept.
+            confidence: share of queries, above 0 and below 1.
+            most: see `Margin`.
+
+        Raises:
+            InputError: lists that do not fit one another, or fewer queries than this confidence needs.
+        """
+        check_count(top_k, "top_k")
+        confidence = as_number(confidence, "confidence", 0, 1)
+        if len(early) != len(final):
+            raise InputError(
+                f"early has {len(early)} lists of scores and final {len(final)}; one each a query"
+            )
+        needed = []
+        for number, (first, last) in enumerate(zip(early, final, strict=True)):
+            if len(first) != len(last):
+                raise InputError(
+                    f"early[{number}] has {len(first)} scores and final[{number}] {len(last)}; both must be "
+                    "of the same documents"
+                )
+            needed.append(_needed(np.asarray(first, np.float64), np.asarray(last, np.float64), top_k))
+        rank = math.ceil((len(needed) + 1) * confidence)
+        if not 1 <= rank <= len(needed):
+            raise InputError(
+                f"a confidence of {confidence:g} needs more than {len(needed)} held-out queries"
+                + (f": at least {math.ceil(confidence / (1 - confidence))}" if 0 < confidence < 1 else "")
+            )
+        # Up to a step that float32 scores do not know, so that rounding keeps nobody out.
+        return cls(math.ceil(sorted(needed)[rank - 1] * 1e6) / 1e6, top_k=top_k, most=most)
+
     def __call__(self, scores: Sequence[float]) -> int:
         """See `DepthRule`."""
         if len(scores) <= self.top_k:
             return min(len(scores), self.most)
         least = scores[self.top_k - 1] - self.below
         return min(sum(score >= least for score in scores), self.most)
+
+
+def _needed(early: npt.NDArray[np.float64], final: npt.NDArray[np.float64], top_k: int) -> float:
+    """Return the margin that lets the final top k of one query go on."""
+    if not len(final):
+        return 0.0
+    best = early[np.argsort(-final, kind="stable")[:top_k]]
+    kth = np.sort(early)[::-1][: len(best)][-1]
+    return max(float(kth - best.min()), 0.0)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ class EarlyExit:
     Args:
         model: the whole model, with heads after the layers named here. Its weights are opened once more, in
             parts.
-        first: the layer after which all documents are scored.
+        first: the layer after which all documents are scored. 0 compares word embeddings before the first
+            layer, which needs no heads (see `crossrank.models.word_similarity`).
         then: (layer, depth) in ascending order; `model.num_layers` is the last layer. A depth is a number of
             documents, which may not grow, or a rule that decides for each query: `Margin`, `TimeBudget` (see
             `crossrank.depths`).

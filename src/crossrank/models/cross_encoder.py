@@ -24,10 +24,12 @@ from crossrank.models.hub import resolve
 from crossrank.models.pair_scorer import PairScorer, PairScores
 from crossrank.models.pair_settings import LongQuery, PairSettings
 from crossrank.models.requests import Requests, check_pairs
+from crossrank.models.word_similarity import WordSimilarity, WordSimilarityScorer
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Engine, Precision, Source, open_engine
 from crossrank.runtime.exits import Exits, exit_identity
+from crossrank.runtime.limits import num_threads
 from crossrank.runtime.staged_engine import KeptStates, StagedEngine, StageEngine
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K, LongDocuments
@@ -68,7 +70,9 @@ class CrossEncoder:
             are always raw logits.
         label: for models with several labels: the one to rank by, by name or position.
         exit_layer: score with the head after this layer and leave the layers behind it out: for folders with
-            `exits.safetensors` (see `crossrank.runtime.exits`). None is the whole model.
+            `exits.safetensors` (see `crossrank.runtime.exits`). 0 compares word embeddings before the first
+            layer, for any folder that has them (see `crossrank.models.word_similarity`). None is the whole
+            model.
         prompt: put before every query. Default: the model's own default prompt; "" for none.
         token_budget: tokens of one forward, padding included.
         threads: batches that run at a time, 1 to 1024. Default: the cores this process may use.
@@ -147,7 +151,7 @@ class CrossEncoder:
             top_windows=top_windows,
             prompt=prompt,
         )
-        self._engine = self._open_engine(checkpoint, precision, threads, source)
+        self._engine: Engine | WordSimilarity = self._open_engine(checkpoint, precision, threads, source)
         self._tokenizer, self._token_budget, self._cache = tokenizer, token_budget, cache
         self._scorer = self._make_scorer()
         self.calibration, self.why_uncalibrated = self._read_calibration(folder)
@@ -291,7 +295,9 @@ class CrossEncoder:
 
     def _open_engine(
         self, checkpoint: Checkpoint, precision: Precision, threads: int | None, source: Source
-    ) -> Engine:
+    ) -> Engine | WordSimilarity:
+        if self.exit_layer == 0:
+            return WordSimilarity(checkpoint, num_threads(threads))
         if self.exit_layer is not None:
             return open_engine(
                 checkpoint,
@@ -304,33 +310,35 @@ class CrossEncoder:
         return open_engine(checkpoint, output="logits", precision=precision, threads=threads, source=source)
 
     def _make_scorer(self) -> PairScorer:
-        return PairScorer(
-            self._tokenizer,
-            self._engine,
-            self.settings,
-            num_labels=len(self.labels),
-            max_positions=self._checkpoint.max_positions,
-            token_budget=self._token_budget,
-            fingerprint=lambda: self.fingerprint,
-            cache=self._cache,
-        )
+        options: dict[str, Any] = {
+            "num_labels": len(self.labels),
+            "max_positions": self._checkpoint.max_positions,
+            "token_budget": self._token_budget,
+            "fingerprint": lambda: self.fingerprint,
+            "cache": self._cache,
+        }
+        if isinstance(self._engine, WordSimilarity):
+            return WordSimilarityScorer(self._tokenizer, self._engine, self.settings, **options)
+        return PairScorer(self._tokenizer, self._engine, self.settings, **options)
 
     def _check_exit(self, layer: int | None, source: Source) -> int | None:
         """The layer to cut after; None for the whole model."""
         if layer is None:
             return None
-        exits = Exits(self._checkpoint)
-        exits.check(layer)
         if source == "onnx":
             raise InputError("exit_layer cuts the weights' own graph; an ONNX file is run whole")
+        if _is_zero(layer):
+            return 0
+        exits = Exits(self._checkpoint)
+        exits.check(layer)
         return None if layer == exits.num_layers else int(layer)
 
     def staged(self, layers: Sequence[int]) -> Callable[[], list[CrossEncoder]]:
         """Open this model in parts, each of which goes on from where the one before has left a pair.
 
         Args:
-            layers: after which there are scores, ascending; `num_layers` is the whole model. The weights are
-                opened once more, in all parts together.
+            layers: after which there are scores, ascending; `num_layers` is the whole model, and 0 compares
+                word embeddings before all layers. The weights are opened once more, in all parts together.
 
         Returns:
             What gives, for one call, a cross-encoder for each layer: what one of them has computed for a pair
@@ -346,13 +354,19 @@ class CrossEncoder:
             raise InputError(f"layers must ascend, and be one at least, not {layers}")
         if self.exit_layer is not None:
             raise InputError(f"{self.name} is cut after layer {self.exit_layer}; open the whole model")
+        before: list[CrossEncoder] = []
+        if _is_zero(layers[0]):
+            before = [self._stage(0, WordSimilarity(self._checkpoint, self._engine.threads))]
+            layers = layers[1:]
         parts = StagedEngine(
             self._checkpoint, layers, precision=self._stored_precision, threads=self._engine.threads
         )
 
         def begin() -> list[CrossEncoder]:
             kept = KeptStates()
-            return [self._stage(layer, StageEngine(parts, stage, kept)) for stage, layer in enumerate(layers)]
+            engines = [StageEngine(parts, stage, kept) for stage in range(len(layers))]
+            after = [self._stage(layer, engine) for layer, engine in zip(layers, engines, strict=True)]
+            return [*before, *after]
 
         return begin
 
@@ -360,7 +374,7 @@ class CrossEncoder:
     def _stored_precision(self) -> Precision:
         return "int8" if self._engine.precision == "int8" else "float32"
 
-    def _stage(self, layer: int, engine: Engine) -> CrossEncoder:
+    def _stage(self, layer: int, engine: Engine | WordSimilarity) -> CrossEncoder:
         """This model with another engine, which gives the scores after a layer."""
         stage = copy(self)
         stage.__dict__.pop("fingerprint", None)  # it is the engine's
@@ -459,6 +473,10 @@ class CrossEncoder:
     def __repr__(self) -> str:
         length = self.settings.max_length
         return f"{type(self).__name__}({self.name!r}, precision={self.precision!r}, max_length={length})"
+
+
+def _is_zero(layer: Any) -> bool:
+    return isinstance(layer, (int, np.integer)) and not isinstance(layer, bool) and layer == 0
 
 
 def _activation(stated: Activation | None, checkpoint: Checkpoint) -> Activation:
