@@ -23,13 +23,25 @@ from crossrank.runtime.encoders.encoder import Encoder
 from crossrank.runtime.encoders.heads import write_modules
 from crossrank.runtime.encoders.modernbert import ModernBertEncoder
 from crossrank.runtime.encoders.t5 import T5Encoder
+from crossrank.runtime.exits import EXITS_FILE
 from crossrank.runtime.graph import Graph, LinearForm
 from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, Int8Linear, passed_parity
 from crossrank.runtime.limits import num_threads
 from crossrank.runtime.tokenization import ModelInputs
 from crossrank.runtime.weights import file_digest
 
-__all__ = ["ARCHITECTURES", "Engine", "Head", "Output", "build_graph", "open_engine", "open_session"]
+__all__ = [
+    "ARCHITECTURES",
+    "Engine",
+    "Head",
+    "Output",
+    "Workers",
+    "build_graph",
+    "build_stored_graph",
+    "open_engine",
+    "open_session",
+    "stored_precision",
+]
 
 _Result = TypeVar("_Result")
 _Opened = tuple[onnxruntime.InferenceSession, object]
@@ -145,7 +157,7 @@ class SessionEngine:
         self._open_padded = padded
         self._padded: _Opened | None = None
         self._opening = threading.Lock()
-        self._workers = _Workers(threads)
+        self._workers = Workers(threads)
         self._session = session
         self._output = output
         self._checkpoint = checkpoint
@@ -201,11 +213,30 @@ class SessionEngine:
 
     def run_all(self, batches: Iterable[ModelInputs]) -> Iterator[npt.NDArray[np.float32]]:
         """Run batches; see `Engine.run_all`."""
-        waiting: deque[Future[npt.NDArray[np.float32]]] = deque()
+        return self._workers.in_order(self.run, batches)
+
+
+class Workers:
+    """Threads that start when first needed, and anew in a forked process: threads do not cross a fork.
+
+    Args:
+        count: of threads.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._of_process = self._start()
+
+    def in_order(self, call: Callable[..., _Result], batches: Iterable[tuple[Any, ...]]) -> Iterator[_Result]:
+        """Call a function with each batch's arguments, several at a time, and yield what it gives in order.
+
+        A few batches are taken ahead, so memory does not grow with their number.
+        """
+        waiting: deque[Future[_Result]] = deque()
         try:
-            for arrays in batches:
-                waiting.append(self._workers.submit(self.run, *arrays))
-                if len(waiting) > 2 * self.threads:
+            for arguments in batches:
+                waiting.append(self.submit(call, *arguments))
+                if len(waiting) > 2 * self._count:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -213,15 +244,8 @@ class SessionEngine:
             for future in waiting:
                 future.cancel()
 
-
-class _Workers:
-    """Threads that start when first needed, and anew in a forked process: threads do not cross a fork."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._of_process = self._start()
-
     def submit(self, call: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
+        """Make a call in one of the threads."""
         process, pool = self._of_process  # read at once: another thread may be starting anew
         if process != os.getpid():
             self._of_process = _, pool = self._start()
@@ -252,6 +276,7 @@ def open_engine(
     threads: int | None = None,
     source: Source = "auto",
     identity: str = "",
+    exits: bool = False,
 ) -> Engine:
     """Open a checkpoint for running.
 
@@ -266,6 +291,7 @@ def open_engine(
         source: "weights" writes a graph from safetensors, "onnx" runs the folder's own ONNX file, "auto"
             takes the weights where crossrank has a graph for the architecture, else the file.
         identity: what else the fingerprint is to tell apart: a head, the prompt around texts.
+        exits: whether the head is one at an earlier layer: see `stored_precision`.
 
     Raises:
         InputError: a precision, source or number of threads that is none.
@@ -281,39 +307,13 @@ def open_engine(
     wants_file = source == "onnx" or (source == "auto" and not can_write and checkpoint.onnx_files)
     if wants_file and not callable(output):
         if precision == "int8":
-            raise CheckpointError(_no_int8(checkpoint))
+            raise CheckpointError(_no_int8(checkpoint, exits=False))
         return _open_file(checkpoint, output, threads)
-    int8_file = checkpoint.int8_file
-    if precision == "int8" or (precision == "auto" and int8_file):
-        if int8_file and passed_parity(int8_file.parent, lambda: checkpoint.int8_digest):
-            return _open_written(
-                lambda padded: build_graph(
-                    checkpoint, output, Int8Linear(), checkpoint.int8_tensors(), padded=padded
-                ),
-                checkpoint,
-                threads=threads,
-                precision="int8",
-                source=lambda: f"{checkpoint.int8_digest}{identity}",
-            )
-        if precision == "int8" or not checkpoint.weight_files:
-            raise CheckpointError(_no_int8(checkpoint))
-    return _open_written(
-        lambda padded: build_graph(checkpoint, output, padded=padded),
-        checkpoint,
-        threads=threads,
-        precision="float32",
-        source=lambda: identity,
-    )
+    stored = stored_precision(checkpoint, precision, exits=exits)
 
+    def write(padded: bool) -> Graph:
+        return build_stored_graph(checkpoint, output, stored, padded=padded)
 
-def _open_written(
-    write: Callable[[bool], Graph],
-    checkpoint: Checkpoint,
-    *,
-    threads: int,
-    precision: str,
-    source: Callable[[], str],
-) -> Engine:
     graph = write(False)
     session, kept = open_session(graph)
     return SessionEngine(
@@ -321,11 +321,43 @@ def _open_written(
         graph.output_names[0],
         checkpoint,
         threads=threads,
-        precision=precision,
-        source=source,
+        precision=stored,
+        source=lambda: f"{checkpoint.int8_digest if stored == 'int8' else ''}{identity}",
         kept=kept,
         padded=lambda: open_session(write(True)),
     )
+
+
+def stored_precision(
+    checkpoint: Checkpoint, precision: Precision, *, exits: bool = False
+) -> Literal["float32", "int8"]:
+    """Say which of a checkpoint's forms to compute with.
+
+    Args:
+        checkpoint: the opened folder.
+        precision: what was asked for; see `open_engine`.
+        exits: whether scores after earlier layers are wanted, which must have passed the parity gate, too.
+
+    Raises:
+        CheckpointError: there is no such form.
+    """
+    int8_file = checkpoint.int8_file
+    if precision == "int8" or (precision == "auto" and int8_file):
+        exits_digest = checkpoint.exits_digest if exits else ""
+        if int8_file and passed_parity(int8_file.parent, lambda: checkpoint.int8_digest, exits_digest):
+            return "int8"
+        if precision == "int8" or not checkpoint.weight_files:
+            raise CheckpointError(_no_int8(checkpoint, exits=exits))
+    return "float32"
+
+
+def build_stored_graph(
+    checkpoint: Checkpoint, output: Output, precision: Literal["float32", "int8"], *, padded: bool = True
+) -> Graph:
+    """Write a checkpoint's graph from one of its forms; see `stored_precision` and `build_graph`."""
+    if precision == "int8":
+        return build_graph(checkpoint, output, Int8Linear(), checkpoint.int8_tensors(), padded=padded)
+    return build_graph(checkpoint, output, padded=padded)
 
 
 def build_graph(
@@ -411,13 +443,18 @@ def _session_options(threads: int = 1) -> onnxruntime.SessionOptions:
     return options
 
 
-def _no_int8(checkpoint: Checkpoint) -> str:
+def _no_int8(checkpoint: Checkpoint, *, exits: bool) -> str:
     why = f"there is no {INT8_FILE}; use precision='float32'"
     if checkpoint.int8_file:
         why = (
             f"{PARITY_FILE} does not say so of its {INT8_FILE}, SHA-256 {checkpoint.int8_digest}; "
             "fetch both again, or use precision='float32'"
         )
+        if exits and passed_parity(checkpoint.int8_file.parent, lambda: checkpoint.int8_digest):
+            why = (
+                f"{PARITY_FILE} does not say so of its {EXITS_FILE}, the heads at earlier layers; quantise "
+                "the model again with them, or use precision='float32'"
+            )
     return f"{checkpoint.folder} has no int8 form that passed the parity gate: {why}"
 
 

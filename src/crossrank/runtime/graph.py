@@ -109,10 +109,15 @@ class Graph:
 
     # --- the edges of the graph -----------------------------------------------------------------------
 
-    def input(self, name: str, dtype: int = TensorProto.INT64) -> str:
-        """Declare (once) a graph input of shape (batch, length)."""
+    def input(
+        self,
+        name: str,
+        dtype: int = TensorProto.INT64,
+        shape: Sequence[str | int] = ("batch", "length"),
+    ) -> str:
+        """Declare (once) a graph input."""
         if name not in self._inputs:
-            self._inputs[name] = helper.make_tensor_value_info(name, dtype, ["batch", "length"])
+            self._inputs[name] = helper.make_tensor_value_info(name, dtype, shape)
         return name
 
     def output(

@@ -13,7 +13,8 @@ it. With `name.by_row` (1,) the scale is for inputs divided by the largest |valu
 it a row's own. A table `name` of word embeddings has `name` (rows, size) int8 and `name_scale` (rows, 1).
 
 Beside it, `parity.json` is the record of the parity gate: "passed", and the "sha256" of the very file that
-was measured, so that it says nothing about any other.
+was measured, so that it says nothing about any other; for scores after earlier layers (exits.py), also the
+"exits_sha256" of the heads that were measured with it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.runtime.exits import EXITS_FILE
 from crossrank.runtime.graph import Float32Linear, Graph
 from crossrank.runtime.settings import read_object, read_setting
 from crossrank.runtime.weights import file_digest
@@ -156,12 +158,14 @@ class Dequantized(Mapping[str, Array]):
         return len(self._names)
 
 
-def passed_parity(folder: Path, digest: Callable[[], str] | None = None) -> bool:
+def passed_parity(folder: Path, digest: Callable[[], str] | None = None, exits_digest: str = "") -> bool:
     """Whether a folder's int8 weights, and no others, have a record of passing the parity gate.
 
     Args:
         folder: has both files.
         digest: gives the SHA-256 (hex) of the weights where that is kept; None computes it.
+        exits_digest: SHA-256 (hex) of the heads at earlier layers, which must have passed, too; "" where it
+            is the last layer's scores that matter.
 
     Raises:
         CheckpointError: the record cannot be read.
@@ -172,18 +176,24 @@ def passed_parity(folder: Path, digest: Callable[[], str] | None = None) -> bool
     record = read_object(path)
     if not read_setting(record, "passed", bool, source=path):
         return False
+    if exits_digest and read_setting(record, "exits_sha256", str, "", source=path) != exits_digest:
+        return False
     measured = read_setting(record, "sha256", str, source=path)
     return measured == (digest() if digest else file_digest(folder / INT8_FILE))
 
 
 def write_parity(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write the parity gate's record beside the int8 weights it is about, whose SHA-256 is added.
+    """Write the parity gate's record beside the int8 weights it is about.
+
+    Their SHA-256 is added, and that of heads at earlier layers where the folder has some.
 
     Args:
         folder: has the int8 weights.
         record: what was measured; `passed` says whether the weights may be used.
     """
     record = {**record, "sha256": file_digest(folder / INT8_FILE)}
+    if (folder / EXITS_FILE).is_file():
+        record["exits_sha256"] = file_digest(folder / EXITS_FILE)
     (folder / PARITY_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from crossrank.errors import CheckpointError
 from crossrank.models.hub import Kind, resolve
 from crossrank.runtime.checkpoint import Checkpoint
+from crossrank.runtime.exits import EXITS_FILE
 from crossrank.runtime.weights import weight_files
 
 __all__ = ["base_folder"]
@@ -46,6 +47,8 @@ def base_folder(base: str, kind: Kind, revision: str | None = None) -> Iterator[
         whole = Path(temporary, folder.name)
         other_forms = shutil.ignore_patterns("*.safetensors", "parity.json", "*.onnx")
         shutil.copytree(folder, whole, ignore=other_forms)
+        if checkpoint.exits_file is not None:
+            shutil.copyfile(checkpoint.exits_file, whole / EXITS_FILE)
         tensors = checkpoint.tensors()
         weights = {name: np.array(tensors[name], dtype=np.float32) for name in tensors}
         save_file(weights, whole / "model.safetensors", metadata={"format": "pt"})

@@ -46,6 +46,10 @@ class CrossEncoderStudent:
             config.id2label = dict(enumerate(classes))
             config.label2id = {name: i for i, name in enumerate(classes)}
         set_max_length(model, folder, lengths)
+        if choice.exits:
+            from crossrank.training.exits import add_exits
+
+            add_exits(model, choice.exits, folder)
         return model
 
     def trainer(self) -> tuple[type[Any], type[Any]]:
@@ -75,7 +79,19 @@ class CrossEncoderStudent:
 
     def export(self, model: Any, folder: Path) -> None:
         """Write what transformers, sentence-transformers and crossrank open."""
-        model.save_pretrained(str(folder), create_model_card=False)
+        from crossrank.training.exits import exits_of, save_exits
+
+        if not exits_of(model):
+            model.save_pretrained(str(folder), create_model_card=False)
+            return
+        transformer = model.transformers_model
+        exits = transformer.exits
+        del transformer.exits  # model.safetensors stays what every library expects
+        try:
+            model.save_pretrained(str(folder), create_model_card=False)
+        finally:
+            transformer.exits = exits
+        save_exits(model, folder)
 
 
 def score_pairs(

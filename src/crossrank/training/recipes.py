@@ -37,6 +37,9 @@ class StudentChoice:
         revision: commit, tag or branch of a base from the hub.
         classes: names of the outputs of a classifier, in their order; None for one score.
         dimensions: of token vectors, for late interaction from a base without a projection; None is 128.
+        exits: layers (counted from 1, before the last) after which a cross-encoder gets a head of its own,
+            trained together with the last one: see `crossrank.runtime.exits`.
+        exit_weight: of the loss of each of these heads, where that of the last counts 1.
     """
 
     kind: str
@@ -44,6 +47,16 @@ class StudentChoice:
     revision: str | None = None
     classes: tuple[str, ...] | None = None
     dimensions: int | None = limited(None, least=1)
+    exits: tuple[int, ...] | None = None
+    exit_weight: float = limited(0.3, least=0.0)
+
+    def __post_init__(self) -> None:
+        if self.exits is None:
+            return
+        if self.kind != "cross_encoder":
+            raise InputError(f"exits are heads of a cross_encoder, not of a {self.kind}")
+        if not self.exits or len({*self.exits}) < len(self.exits) or min(self.exits) < 1:
+            raise InputError(f"exits must be different layers counted from 1, not {[*self.exits]}")
 
 
 @dataclass(frozen=True)

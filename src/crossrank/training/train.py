@@ -31,6 +31,7 @@ from crossrank.training.bases import base_folder
 from crossrank.training.card import write_card
 from crossrank.training.checkpointing import load_weights, trainer_class
 from crossrank.training.examples import TrainingData, read_examples
+from crossrank.training.exits import ExitLoss, measured_exits
 from crossrank.training.forms import FORMS
 from crossrank.training.guards import GradientGuard, Measurements, Progress, StepLog
 from crossrank.training.held_out import HeldOutSet, open_held_out
@@ -95,6 +96,7 @@ class TrainingReport:
         best: of the weights in the folder.
         best_step: when they were measured; 0 is the base: nothing was better.
         comparison: base and result query by query; None for measures over all pairs together.
+        exits: layer -> the measure of the head there, for models with heads before the last.
         training_s: seconds of this call.
         num_pairs: pairs that were trained on in this call.
     """
@@ -108,6 +110,7 @@ class TrainingReport:
     best: float | None
     best_step: int | None
     comparison: Comparison | None
+    exits: Mapping[int, float]
     training_s: float
     num_pairs: int
 
@@ -264,9 +267,17 @@ def _report(
         best=measured[best_step] if best_step is not None else None,
         best_step=best_step,
         comparison=comparison,
+        exits=_measured_exits(made) if trainer.is_world_process_zero() else {},
         training_s=time.monotonic() - begun,
         num_pairs=trainer.pairs_done * trainer.args.world_size,
     )
+
+
+def _measured_exits(made: _Ingredients) -> Mapping[int, float]:
+    if made.held_out is None:
+        return {}
+    options = made.student.preprocess_options()
+    return measured_exits(made.model, made.held_out, made.recipe.schedule.token_budget, options)
 
 
 def _same_for_all(value: Any) -> Any:
@@ -337,6 +348,8 @@ class _Ingredients:
             from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 
             module = MatryoshkaLoss(self.model, module, [*self.recipe.loss.matryoshka])
+        if self.recipe.student.exits:
+            module = ExitLoss(module, self.recipe.student.exit_weight)
         if self.loss.caches_itself:
             return module
         cache = schedule.gradient_cache
