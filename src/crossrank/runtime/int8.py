@@ -44,11 +44,16 @@ Array = npt.NDArray[Any]
 
 
 class Int8Linear:
-    """The form of linear layers that reads `model.int8.safetensors`; layers without a scale stay float32."""
+    """The form of linear layers that reads `model.int8.safetensors`; layers without a scale stay float32.
 
-    def __init__(self) -> None:
+    Args:
+        anywhere: write the products that are exact on every processor, and not those that are the fastest of
+            the exact ones on this one. The numbers are the same.
+    """
+
+    def __init__(self, *, anywhere: bool = False) -> None:
         self._written: dict[tuple[Any, ...], str] = {}
-        self._signed = _multiplies_exactly()
+        self._signed = not anywhere and _multiplies_exactly()
 
     def linear(self, graph: Graph, x: str, name: str) -> str:
         """Write QuantizeLinear and MatMulIntegerToFloat."""
@@ -176,14 +181,15 @@ def passed_parity(folder: Path, digest: Callable[[], str] | None = None) -> bool
     return measured == (digest() if digest else file_digest(folder / INT8_FILE))
 
 
-def write_parity(folder: Path, record: Mapping[str, Any]) -> None:
+def write_parity(folder: Path, record: Mapping[str, Any], digest: str | None = None) -> None:
     """Write the parity gate's record beside the int8 weights it is about, whose SHA-256 is added.
 
     Args:
         folder: has the int8 weights.
         record: what was measured; `passed` says whether the weights may be used.
+        digest: of the weights; None takes that of `INT8_FILE`.
     """
-    record = {**record, "sha256": file_digest(folder / INT8_FILE)}
+    record = {**record, "sha256": digest or file_digest(folder / INT8_FILE)}
     (folder / PARITY_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
