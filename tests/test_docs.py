@@ -20,6 +20,7 @@ PAGES = [
             "late-interaction",
             "composition",
             "t5",
+            "export",
             "llm",
             "training",
             "calibration",

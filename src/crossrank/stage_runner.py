@@ -7,7 +7,8 @@ from functools import partial
 from typing import Literal, TypeVar
 
 from crossrank.depths import TimeBudget
-from crossrank.errors import InputError, ModelOutputError
+from crossrank.errors import BudgetError, EndpointError, InputError, ModelOutputError
+from crossrank.models.reranker import asked_once
 from crossrank.stages import Search, Stage, documents_of, next_chunk, placed
 from crossrank.types import Ranking
 
@@ -66,8 +67,10 @@ class StageRunner:
         outcomes: Sequence[Ranking | Exception]
         if not isinstance(pooled, Exception):
             outcomes = pooled
-        elif len(asked) == 1:
-            outcomes = [pooled]
+        elif (
+            len(asked) == 1 or asked_once(stage.reranker) or isinstance(pooled, (EndpointError, BudgetError))
+        ):
+            outcomes = [pooled] * len(asked)
         else:  # one query's failure is not the others': each gets a try of its own
             outcomes = [self._attempt(partial(alone, number)) for number in range(len(asked))]
         elapsed_ms = (self._clock() - start) * 1000

@@ -189,6 +189,7 @@ def open_index(
     revision: str | None = None,
     filter: Filter | None = None,
     late_interaction: LateInteraction | Literal["its own"] | None = None,
+    long_query: LongQuery = LongQuery.error,
 ) -> Index:
     """Open an index and, where it has vectors and they are needed, the bi-encoder it was made with.
 
@@ -202,6 +203,7 @@ def open_index(
         filter: a condition that must fit the index's fields: an error before a model is loaded.
         late_interaction: the model that its token vectors are to be compared by; "its own" opens the one it
             was made with, if any.
+        long_query: what that one does with a query that is too long for it.
     """
     from crossrank.store.lance import Index
 
@@ -214,7 +216,10 @@ def open_index(
         if index.tokens is not None:
             made_with = index.tokens.model
             late_interaction = open_late_interaction(
-                made_with.name, precision=_precision(made_with.precision, precision), threads=threads
+                made_with.name,
+                precision=_precision(made_with.precision, precision),
+                threads=threads,
+                long_query=long_query,
             )
     if stored is None and late_interaction is None:
         return index

@@ -30,6 +30,9 @@ WORDING = {
     "or allow cutting with long_query='truncate'": (
         "Shorten it, or allow cutting with --long-query truncate"
     ),
+    "open the model with a larger query_length, or allow cutting with long_query='truncate'": (
+        "or allow cutting with --long-query truncate"
+    ),
     "open it with label= the one to explain": "name the one to explain with --label",
     "use method='occlusion'": "use --method occlusion",
     "open it with label= the one to rank by, or use score()": (

@@ -12,7 +12,7 @@ from crossrank.composition.members import as_given, numbered, rank_all, unscored
 from crossrank.depths import Depth
 from crossrank.errors import InputError
 from crossrank.models.requests import Requests
-from crossrank.models.reranker import Reranker
+from crossrank.models.reranker import Reranker, asked_once
 from crossrank.stage_runner import OnError, StageRunner
 from crossrank.stages import Search, Stage, check_reranker, placed, stages_of
 from crossrank.types import Document, Ranking
@@ -72,6 +72,11 @@ class Cascade:
         )
         self._runner = StageRunner(name, on_error, clock)
         self._clock = clock
+
+    @property
+    def asked_once(self) -> bool:
+        """See `crossrank.models.reranker.asked_once`."""
+        return asked_once(*(stage.reranker for stage in self.stages))
 
     def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
         """Order one query's documents, best first.

@@ -14,7 +14,7 @@ from crossrank.composition.members import as_given, numbered, rank_all
 from crossrank.errors import InputError, ModelOutputError
 from crossrank.evaluation.trec import descending_scores
 from crossrank.models.requests import Requests, check_pairs
-from crossrank.models.reranker import Reranker
+from crossrank.models.reranker import Reranker, asked_once
 from crossrank.retrieval.fusion import RRF, Borda, Fusion, Metric, Normalisation, WeightedSum, tune
 from crossrank.stages import check_reranker, unused_name
 from crossrank.types import Document, Pair, Qrels, Ranking
@@ -124,6 +124,11 @@ class Ensemble:
         }
         ensemble.fusion = tune(runs, qrels, measure, normalisation=normalisation, steps=steps)
         return ensemble
+
+    @property
+    def asked_once(self) -> bool:
+        """See `crossrank.models.reranker.asked_once`."""
+        return asked_once(*self.rerankers)
 
     @property
     def score(self) -> Callable[[Sequence[Pair | tuple[str, str]]], npt.NDArray[np.float32]]:

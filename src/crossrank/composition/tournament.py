@@ -14,7 +14,7 @@ from crossrank.composition.members import as_given, numbered, rank_all, unscored
 from crossrank.errors import InputError
 from crossrank.models.pairwise import AllPairs, ComparisonPlan, Outcome, check_calls, check_plan, compare_many
 from crossrank.models.requests import Requests
-from crossrank.models.reranker import Reranker
+from crossrank.models.reranker import Reranker, asked_once
 from crossrank.progress import track
 from crossrank.stages import check_reranker, placed, unused_name
 from crossrank.types import Document, Ranking
@@ -102,6 +102,11 @@ class Tournament:
         self.max_calls = max_calls
         self.name = judge.name if name is None else name
         self._progress = progress
+
+    @property
+    def asked_once(self) -> bool:
+        """See `crossrank.models.reranker.asked_once`."""
+        return asked_once(self.judge, self.first)
 
     def calls(self, count: int) -> int:
         """Return the most comparisons that ranking `count` documents can take."""

@@ -154,10 +154,9 @@ class DuoT5:
                 f"max_query_length is {self.settings.max_query_length}; with max_length "
                 f"{self.settings.max_length} that leaves no room for two documents"
             )
-        false, true = self.token_ids
         self._engine = open_step(
             checkpoint,
-            TokenScore(true, against=false),
+            self.token_score,
             precision=precision,
             backend=backend,
             device=device,
@@ -169,6 +168,12 @@ class DuoT5:
         self._tournament = Tournament(
             self, pointwise, depth=depth, plan=plan, max_calls=max_calls, progress=progress
         )
+
+    @property
+    def token_score(self) -> TokenScore:
+        """What a preference is read off: the logit of "true" less that of "false"."""
+        false, true = self.token_ids
+        return TokenScore(true, against=false)
 
     @property
     def precision(self) -> str:

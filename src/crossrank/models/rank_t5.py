@@ -154,7 +154,6 @@ class RankT5(CrossEncoder):
             output="logits",
             precision=self._running["precision"],
             threads=threads,
-            source="weights",
             identity=f" {self.prompt}",
         )
 

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from crossrank.types import Document, Ranking
 
-__all__ = ["Reranker"]
+__all__ = ["Reranker", "asked_once"]
 
 
 @runtime_checkable
@@ -47,3 +47,12 @@ class Reranker(Protocol):
             top_k: how many hits to return for each query; None returns all.
         """
         ...
+
+
+def asked_once(*rerankers: object) -> bool:
+    """Whether a call of one of these that failed must not be made again: it has cost money, or minutes.
+
+    Rerankers made of large language models have an attribute `asked_once` that says so, and those made of
+    such rerankers have it, too; any other may.
+    """
+    return any(getattr(each, "asked_once", False) for each in rerankers)

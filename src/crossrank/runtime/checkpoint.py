@@ -316,7 +316,8 @@ class Checkpoint:
         names = ("config.json", "tokenizer.json", "tokenizer_config.json", *_TRANSFORMER_CONFIGS)
         files = [place / name for name in names] + [self.folder / "config_sentence_transformers.json"]
         files.append(self._colbert_file)
-        weights = self.weight_files or ((self.int8_file,) if self.int8_file else self.onnx_files)
+        exported = (*self.onnx_files, *self.folder.glob("onnx/*.onnx_data"))
+        weights = self.weight_files or ((self.int8_file,) if self.int8_file else exported)
         files += [*self._module_files, *weights, *([self.exits_file] if self.exits_file else [])]
         digest = hashlib.sha256()
         for file in sorted({file for file in files if file.is_file()}):

@@ -8,7 +8,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
@@ -27,12 +28,13 @@ from crossrank.runtime.exits import EXITS_FILE
 from crossrank.runtime.graph import Graph, LinearForm
 from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, Int8Linear, passed_parity
 from crossrank.runtime.limits import num_threads
+from crossrank.runtime.onnx_file import OnnxFacts, onnx_digest, read_facts
 from crossrank.runtime.tokenization import ModelInputs
-from crossrank.runtime.weights import file_digest
 
 __all__ = [
     "ARCHITECTURES",
     "Engine",
+    "Further",
     "Head",
     "Output",
     "Workers",
@@ -47,7 +49,13 @@ _Result = TypeVar("_Result")
 _Opened = tuple[onnxruntime.InferenceSession, object]
 
 Head = Callable[[Graph, Mapping[str, Any], Encoder], str]
-"""Writes an encoder, and what follows it: graph, config, encoder (not written yet) -> (batch, outputs)."""
+"""Writes an encoder, and what follows it: graph, config, encoder (not written yet) -> (batch, outputs).
+
+`str` of it says in words what it gives: files are told apart by that.
+"""
+
+Further = Callable[[Graph, Encoder, str], None]
+"""Writes more outputs behind the token vectors, (batch × length, hidden)."""
 
 Output = Literal["logits", "tokens"] | Head
 Precision = Literal["auto", "float32", "int8"]
@@ -283,7 +291,7 @@ def open_engine(
     Args:
         checkpoint: the opened folder.
         output: "logits" for a classifier's raw scores, "tokens" for the last layer's token vectors, or a
-            head, which is written after the weights' own graph only.
+            head. A file gives what it was written for.
         precision: what linear layers compute in; "auto" takes int8 where it passed its parity gate, else
             float32, from float32 weights: those of an int8 file alone are computed with only when asked for.
         threads: batches that run at a time, at most `limits.MAX_THREADS`; None takes the cores this process
@@ -305,10 +313,8 @@ def open_engine(
     threads = num_threads(threads)
     can_write = checkpoint.architecture in ARCHITECTURES and checkpoint.has_weights
     wants_file = source == "onnx" or (source == "auto" and not can_write and checkpoint.onnx_files)
-    if wants_file and not callable(output):
-        if precision == "int8":
-            raise CheckpointError(_no_int8(checkpoint, exits=False))
-        return _open_file(checkpoint, output, threads)
+    if wants_file:
+        return _open_file(checkpoint, output, precision, threads, identity)
     stored = stored_precision(checkpoint, precision, exits=exits)
 
     def write(padded: bool) -> Graph:
@@ -367,6 +373,7 @@ def build_graph(
     tensors: Mapping[str, npt.NDArray[Any]] | None = None,
     *,
     padded: bool = True,
+    further: Further | None = None,
 ) -> Graph:
     """Write a checkpoint's graph.
 
@@ -376,6 +383,7 @@ def build_graph(
         form: how the encoder's linear layers are written; float32 by default. Heads are always float32.
         tensors: the weights in that form; the checkpoint's float32 ones by default.
         padded: whether batches may have padding; without, no attention mask is read and attention is faster.
+        further: writes more outputs behind "tokens".
 
     Raises:
         CheckpointError: there are no weights, no trained head, or tensors do not fit the config.
@@ -397,8 +405,11 @@ def build_graph(
             logits = output(graph, checkpoint.config, encoder)
             graph.output(logits, "logits", ["batch", "outputs"])
         elif output == "tokens":
-            vectors = encoder.frame.deep(encoder.tokens())
+            flat = encoder.tokens()
+            vectors = encoder.frame.deep(flat)
             graph.output(vectors, "last_hidden_state", ["batch", "length", encoder.hidden_size])
+            if further is not None:
+                further(graph, encoder, flat)
         else:
             num_labels = checkpoint.num_labels
             if checkpoint.is_modular_cross_encoder:
@@ -458,7 +469,9 @@ def _no_int8(checkpoint: Checkpoint, *, exits: bool) -> str:
     return f"{checkpoint.folder} has no int8 form that passed the parity gate: {why}"
 
 
-def _open_file(checkpoint: Checkpoint, output: Literal["logits", "tokens"], threads: int) -> Engine:
+def _open_file(
+    checkpoint: Checkpoint, output: Output, precision: Precision, threads: int, identity: str
+) -> Engine:
     by_name = {file.name: file for file in checkpoint.onnx_files}
     file = next((by_name[name] for name in _ONNX_FILES if name in by_name), None)
     if file is None:
@@ -466,10 +479,6 @@ def _open_file(checkpoint: Checkpoint, output: Literal["logits", "tokens"], thre
         raise CheckpointError(
             f"{checkpoint.folder} has {found} under onnx/, but none of {', '.join(_ONNX_FILES)}; quantised "
             "and half-precision files are not used, as they give a pair another score in another batch"
-        )
-    if checkpoint.is_modular_cross_encoder and output == "logits":
-        raise CheckpointError(
-            f"{file} ends before the Dense modules that give this model's scores; its safetensors are needed"
         )
     try:
         session = onnxruntime.InferenceSession(
@@ -480,14 +489,55 @@ def _open_file(checkpoint: Checkpoint, output: Literal["logits", "tokens"], thre
         )
     except Exception as error:  # ONNX Runtime has no public exception type
         raise CheckpointError(f"{file} cannot be opened: {error}; fetch the model again") from error
+    facts = read_facts(session.get_modelmeta().custom_metadata_map)
+    if facts is None:
+        _check_foreign(file, checkpoint, output)
+        facts = OnnxFacts(str(output), "float32")
+    if facts.output != str(output):
+        raise CheckpointError(
+            f"{file} was written to give {facts.output}, and {output} is asked for; open it without options "
+            "that choose another output, or open the model that it was made of"
+        )
+    if precision not in ("auto", facts.precision):
+        raise CheckpointError(
+            _no_int8(checkpoint, exits=False)
+            if precision == "int8"
+            else f"{file} computes in int8, not float32; open the model that it was made of"
+        )
+    digest = cache(partial(onnx_digest, file))
+    if facts.precision == "int8" and not passed_parity(file.parent, digest):
+        raise CheckpointError(
+            f"{file} is in int8, and {file.parent / PARITY_FILE} does not say that this file, SHA-256 "
+            f"{digest()}, passed the parity gate; write it again with `crossrank export`"
+        )
     unknown = sorted({value.name for value in session.get_inputs()} - _INPUTS)
     if unknown:
         raise CheckpointError(f"{file} wants inputs that crossrank does not give: {', '.join(unknown)}")
     given = [value.name for value in session.get_outputs()]
-    wanted = next((name for name in _ONNX_OUTPUTS[output] if name in given), None)
+    names = _ONNX_OUTPUTS["tokens" if output == "tokens" else "logits"]
+    wanted = next((name for name in names if name in given), None)
     if wanted is None:
         raise CheckpointError(
-            f"{file} gives {', '.join(given)}, but {output} needs one of {', '.join(_ONNX_OUTPUTS[output])}"
+            f"{file} gives {', '.join(given)}, but {output} needs one of {', '.join(names)}"
             + ("; it has no trained classification head" if output == "logits" else "")
         )
-    return SessionEngine(session, wanted, checkpoint, threads=threads, source=partial(file_digest, file))
+    return SessionEngine(
+        session,
+        wanted,
+        checkpoint,
+        threads=threads,
+        precision=facts.precision,
+        source=lambda: f"{digest()}{identity}",
+    )
+
+
+def _check_foreign(file: Path, checkpoint: Checkpoint, output: Output) -> None:
+    """Refuse a file of another exporter for what no exporter but ours writes."""
+    if checkpoint.is_modular_cross_encoder and output == "logits":
+        raise CheckpointError(
+            f"{file} ends before the Dense modules that give this model's scores; its safetensors are needed"
+        )
+    if callable(output):
+        raise CheckpointError(
+            f"{file} does not say that it gives {output}; the model's safetensors are needed"
+        )

@@ -132,6 +132,11 @@ class Graph:
         """Names of the outputs, in the order they were declared."""
         return tuple(value.name for value in self._outputs)
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in the order they were declared."""
+        return tuple(self._inputs)
+
     def model(self) -> onnx.ModelProto:
         """The finished model; `weights` has the arrays its external initialisers stand for."""
         graph = helper.make_graph(

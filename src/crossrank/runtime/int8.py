@@ -46,11 +46,16 @@ Array = npt.NDArray[Any]
 
 
 class Int8Linear:
-    """The form of linear layers that reads `model.int8.safetensors`; layers without a scale stay float32."""
+    """The form of linear layers that reads `model.int8.safetensors`; layers without a scale stay float32.
 
-    def __init__(self) -> None:
+    Args:
+        anywhere: write the products that are exact on every processor, and not those that are the fastest of
+            the exact ones on this one. The numbers are the same.
+    """
+
+    def __init__(self, *, anywhere: bool = False) -> None:
         self._written: dict[tuple[Any, ...], str] = {}
-        self._signed = _multiplies_exactly()
+        self._signed = not anywhere and _multiplies_exactly()
 
     def linear(self, graph: Graph, x: str, name: str) -> str:
         """Write QuantizeLinear and MatMulIntegerToFloat."""
@@ -182,7 +187,7 @@ def passed_parity(folder: Path, digest: Callable[[], str] | None = None, exits_d
     return measured == (digest() if digest else file_digest(folder / INT8_FILE))
 
 
-def write_parity(folder: Path, record: Mapping[str, Any]) -> None:
+def write_parity(folder: Path, record: Mapping[str, Any], digest: str | None = None) -> None:
     """Write the parity gate's record beside the int8 weights it is about.
 
     Their SHA-256 is added, and that of heads at earlier layers where the folder has some.
@@ -190,8 +195,9 @@ def write_parity(folder: Path, record: Mapping[str, Any]) -> None:
     Args:
         folder: has the int8 weights.
         record: what was measured; `passed` says whether the weights may be used.
+        digest: of the weights; None takes that of `INT8_FILE`.
     """
-    record = {**record, "sha256": file_digest(folder / INT8_FILE)}
+    record = {**record, "sha256": digest or file_digest(folder / INT8_FILE)}
     if (folder / EXITS_FILE).is_file():
         record["exits_sha256"] = file_digest(folder / EXITS_FILE)
     (folder / PARITY_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -54,6 +54,8 @@ class Scores(NamedTuple):
 class PointwiseReranker:
     """The verbs of a pointwise reranker; subclasses score documents (`_score_queries`)."""
 
+    asked_once = True
+
     def __init__(
         self, model: LanguageModel, *, name: str, max_calls: int | None, progress: bool | None
     ) -> None:

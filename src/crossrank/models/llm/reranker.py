@@ -56,6 +56,8 @@ class RoundsReranker:
     how the model is asked (`_ask`).
     """
 
+    asked_once = True
+
     def __init__(
         self,
         model: LanguageModel,

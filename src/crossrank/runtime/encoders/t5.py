@@ -286,6 +286,11 @@ class TokenScore:
     against: int | None = None
     log_probability: bool = False
 
+    def __str__(self) -> str:
+        against = "" if self.against is None else f" against token {self.against}"
+        kind = "log-probability" if self.log_probability else "logit"
+        return f"the {kind} of token {self.token}{against}"
+
     def weights(self, decoder: T5Decoder) -> npt.NDArray[np.float32]:
         """What the decoder's last vector is multiplied with, (hidden,)."""
         weights = decoder.vocabulary_weights(self.token)
