@@ -116,7 +116,8 @@ class Schedule:
         list_size: documents a query at most, positives included.
         gradient_cache: scores of a step are computed twice and only `token_budget` tokens of them are held
             for the gradient at a time; false holds all. auto is true for lists.
-        token_budget: padded tokens of one forward pass.
+        token_budget: padded tokens of one forward pass; None is what is fast on the device: see
+            `padded_tokens`.
         checkpoint_every: steps between two checkpoints, where nothing is held out; with `held_out`, each
             measurement comes with one.
     """
@@ -132,7 +133,7 @@ class Schedule:
     accumulate: int = limited(1, least=1)
     list_size: int = limited(8, least=1)
     gradient_cache: bool | Literal["auto"] = "auto"
-    token_budget: int = limited(4096, least=1)
+    token_budget: int | None = limited(None, least=1)
     checkpoint_every: int = limited(100, least=1)
 
     def __post_init__(self) -> None:
@@ -140,6 +141,12 @@ class Schedule:
             raise InputError("give one of epochs and steps")
         if self.epochs == 0:
             raise InputError("epochs must be more than 0")
+
+    def padded_tokens(self, *, on_cpu: bool) -> int:
+        """Return `token_budget`, or 1024 on a CPU, whose caches hold no more, and 4096 elsewhere."""
+        if self.token_budget is not None:
+            return self.token_budget
+        return 1024 if on_cpu else 4096
 
 
 @dataclass(frozen=True)
@@ -250,6 +257,8 @@ class Recipe:
         lengths: how much of a text is read.
         precision: of the forward and backward pass; weights stay float32. auto takes bf16 where it is
             measured to be faster on this machine.
+        attention: auto takes the form that is faster in that arithmetic on a CPU (see `attention.py`); sdpa
+            is torch's fused one everywhere.
         freeze: what stays as it is.
         lora: adapters instead of all weights.
         guards: when training stops because it goes wrong.
@@ -264,6 +273,7 @@ class Recipe:
     seed: int = limited(13, least=0)
     lengths: Lengths = field(default_factory=Lengths)
     precision: Literal["float32", "bf16", "auto"] = "auto"
+    attention: Literal["auto", "sdpa"] = "auto"
     freeze: Freeze = field(default_factory=Freeze)
     lora: LoRA | None = None
     guards: Guards = field(default_factory=Guards)

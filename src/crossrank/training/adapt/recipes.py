@@ -65,7 +65,6 @@ def recipe_for(
             "learning_rate": size.learning_rate,
             "lists_per_step": size.lists_per_step,
             "list_size": size.list_size,
-            "token_budget": 4096,
         },
         "lengths": {"max_length": min(settings.max_length, most_tokens)},
         "freeze": {"embeddings": True},  # some hundred steps teach rare words nothing
