@@ -22,9 +22,10 @@ from crossrank.models.hub import resolve
 from crossrank.models.pair_scorer import PairScorer, PairScores
 from crossrank.models.pair_settings import LongQuery, PairSettings
 from crossrank.models.requests import Requests, check_pairs
+from crossrank.runtime.backends import Backend, Precision, open_backend
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.engine import Engine, Precision, Source, open_engine
+from crossrank.runtime.engine import Engine, Source
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K, LongDocuments
 from crossrank.types import Document, Hit, Pair, Ranking
@@ -45,8 +46,11 @@ class CrossEncoder:
     Args:
         model: None for the built-in model, the name of a built-in model, a local folder, or a hub name.
         revision: commit, tag or branch; for hub models only.
-        precision: "float32", "int8" where the model has an int8 form that passed its parity gate, or "auto"
-            for the fastest form there is.
+        precision: "float32", "int8" where the model has an int8 form that passed its parity gate, "bf16" with
+            torch, or "auto" for the fastest form there is where it runs.
+        backend: "onnx" (ONNX Runtime on the CPU), "torch" (for GPUs; extra "torch"), or "auto" for torch
+            where there is a GPU that it can use. See `crossrank.runtime.backends`.
+        device: of torch: "cpu", "cuda", "cuda:1", "mps"; None takes the first GPU, else the CPU.
         source: "weights" computes with the safetensors, "onnx" with the folder's own ONNX file, "auto" with
             the weights where there are any and crossrank knows the architecture, else with the file.
         max_length: tokens of a pair, special tokens included. Default: what the model's configs allow.
@@ -64,8 +68,9 @@ class CrossEncoder:
             are always raw logits.
         label: for models with several labels: the one to rank by, by name or position.
         prompt: put before every query. Default: the model's own default prompt; "" for none.
-        token_budget: tokens of one forward, padding included.
-        threads: batches that run at a time, 1 to 1024. Default: the cores this process may use.
+        token_budget: tokens of one forward, padding included; on a GPU forwards are joined to larger ones.
+        threads: batches that run at a time, 1 to 1024. Default: the cores this process may use. Of ONNX
+            Runtime.
         cache: scores computed before; share one among models and processes.
         progress: a progress bar for long calls; None shows one on a terminal.
 
@@ -82,6 +87,8 @@ class CrossEncoder:
         CheckpointNotFoundError: there is no such model.
         CheckpointError: it cannot be opened as a cross-encoder.
         InputError: an option that cannot be used with this model, or would have no effect.
+        MissingExtraError: torch is asked for and not installed.
+        DeviceMemoryError: it does not fit the device.
 
     Example:
         >>> reranker = CrossEncoder()
@@ -96,6 +103,8 @@ class CrossEncoder:
         *,
         revision: str | None = None,
         precision: Precision = "auto",
+        backend: Backend = "auto",
+        device: str | None = None,
         source: Source = "auto",
         max_length: int | None = None,
         max_query_length: int | None = None,
@@ -136,6 +145,8 @@ class CrossEncoder:
             top_windows=top_windows,
             prompt=prompt,
         )
+        self._backend: Backend = backend
+        self._device = device
         self._engine = self._open_engine(checkpoint, precision, threads, source)
         self._scorer = PairScorer(
             tokenizer,
@@ -156,7 +167,7 @@ class CrossEncoder:
 
     @property
     def precision(self) -> str:
-        """What the linear layers compute in: "float32" or "int8"."""
+        """What the linear layers compute in: "float32", "int8" or "bf16"."""
         return self._engine.precision
 
     @cached_property
@@ -279,7 +290,15 @@ class CrossEncoder:
     def _open_engine(
         self, checkpoint: Checkpoint, precision: Precision, threads: int | None, source: Source
     ) -> Engine:
-        return open_engine(checkpoint, output="logits", precision=precision, threads=threads, source=source)
+        return open_backend(
+            checkpoint,
+            output="logits",
+            backend=self._backend,
+            device=self._device,
+            precision=precision,
+            threads=threads,
+            source=source,
+        )
 
     def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
         if self._label is None:
