@@ -36,7 +36,7 @@ Backend = Literal["auto", "onnx", "torch"]
 Precision = Literal["auto", "float32", "int8", "bf16"]
 
 BACKEND_VARIABLE = "CROSSRANK_BACKEND"
-"""Environment variable that says what `backend="auto"` means: "onnx", "torch" or "auto"."""
+"""Environment variable: what `backend="auto"` takes for a model that both can run: "onnx", "torch", "auto"."""
 
 _TORCH_ARCHITECTURES = ("bert", "electra", "roberta", "distilbert", "deberta-v2", "modernbert")
 _DEVICES = "'cpu', 'cuda', 'cuda:1' (the second GPU), ... or 'mps'"
@@ -113,14 +113,16 @@ def choose_backend(
     for name, value, choices in (("backend", backend, Backend), ("precision", precision, Precision)):
         if value not in get_args(choices):
             raise InputError(f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}")
-    if backend == "auto":
-        backend = _stated_backend()
-        if device is not None or precision == "bf16":
-            backend = "torch"
     has_torch_form = checkpoint.architecture in _TORCH_ARCHITECTURES and checkpoint.has_weights
     if backend == "auto":
-        fits = has_torch_form and precision != "int8" and source != "onnx"
-        return "torch" if fits and _gpu_is_there() else "onnx"
+        if device is not None or precision == "bf16":
+            backend = "torch"
+        elif not has_torch_form or precision == "int8" or source == "onnx":
+            return "onnx"
+        else:
+            backend = _stated_backend()
+    if backend == "auto":
+        return "torch" if _gpu_is_there() else "onnx"
     if backend == "onnx":
         if device is not None:
             raise InputError("device is of backend='torch'; leave it out")
