@@ -25,7 +25,9 @@ TEXTS = ["the river", "the water of the mountain is in the river " * 4, "", "a c
 TOLERANCE = 1e-5
 
 
-@pytest.mark.parametrize("name", ["bert", "xlm_roberta", "deberta_v3", "modernbert", "sbert_modular_cross_encoder"])
+@pytest.mark.parametrize(
+    "name", ["bert", "xlm_roberta", "deberta_v3", "modernbert", "sbert_modular_cross_encoder"]
+)
 def test_cross_encoders(name: str) -> None:
     here = CrossEncoder(GOLDEN / name, backend="onnx")
     there = CrossEncoder(GOLDEN / name, device="cpu")
@@ -79,12 +81,19 @@ def test_some_late_interaction_models_have_unattended_expansion() -> None:
 
 
 def test_bf16_is_another_precision_to_caches_and_calibrations() -> None:
-    here, there = CrossEncoder(backend="onnx", precision="float32"), CrossEncoder(precision="bf16", device="cpu")
+    here, there = (
+        CrossEncoder(backend="onnx", precision="float32"),
+        CrossEncoder(precision="bf16", device="cpu"),
+    )
     assert there.precision == "bf16"
     assert there.fingerprint != here.fingerprint
     assert there.calibration is None
     assert "bf16" in there.why_uncalibrated
-    texts = ["Hamlet is a tragedy by William Shakespeare.", "A hamlet is a small village.", "Fish live in water."]
+    texts = [
+        "Hamlet is a tragedy by William Shakespeare.",
+        "A hamlet is a small village.",
+        "Fish live in water.",
+    ]
     pairs = [("who wrote Hamlet", text) for text in texts]
     np.testing.assert_allclose(there.score(pairs), here.score(pairs), rtol=0, atol=0.1)
 
@@ -115,7 +124,9 @@ def test_blocks_share_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     first = model.score(pairs)
     np.testing.assert_array_equal(model.score(pairs), first)
     # In float32 what one backend computed serves the other.
-    np.testing.assert_array_equal(CrossEncoder(GOLDEN / "bert", backend="onnx", cache=cache).score(pairs), first)
+    np.testing.assert_array_equal(
+        CrossEncoder(GOLDEN / "bert", backend="onnx", cache=cache).score(pairs), first
+    )
 
 
 def test_load_passes_backend_and_device_on() -> None:

@@ -59,7 +59,9 @@ def test_a_variable_says_what_auto_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen() == "torch"
     assert chosen(precision="int8") == "onnx"  # which torch does not have
     monkeypatch.setenv(BACKEND_VARIABLE, "tensorrt")
-    with pytest.raises(InputError, match=r"CROSSRANK_BACKEND is 'tensorrt'; set it to one of auto, onnx, torch"):
+    with pytest.raises(
+        InputError, match=r"CROSSRANK_BACKEND is 'tensorrt'; set it to one of auto, onnx, torch"
+    ):
         chosen()
 
 
@@ -87,7 +89,7 @@ def test_a_model_without_weights_cannot_run_on_torch() -> None:
 
 def test_an_architecture_that_torch_does_not_run(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(GOLDEN.with_name("golden_t5") / "t5")
-    with pytest.raises(UnsupportedArchitectureError, match="'t5' is not run by torch here; bert, .* are"):
+    with pytest.raises(UnsupportedArchitectureError, match=r"'t5' is not run by torch here; bert, .* are"):
         choose_backend("torch", None, precision="auto", source="auto", checkpoint=checkpoint)
 
 
@@ -114,7 +116,7 @@ def test_auto_does_not_import_torch_where_no_driver_is() -> None:
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "", "tpu", 3.5])
 def test_a_device_that_is_none(device: Any) -> None:
     pytest.importorskip("torch")
-    with pytest.raises(InputError, match="device is .*; choose 'cpu', 'cuda', 'cuda:1'"):
+    with pytest.raises(InputError, match=r"device is .*; choose 'cpu', 'cuda', 'cuda:1'"):
         open_backend(Checkpoint.open(GOLDEN / "bert"), output="logits", device=device)
 
 

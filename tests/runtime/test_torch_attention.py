@@ -36,7 +36,9 @@ def batch_of(lengths: list[int], attended: list[int] | None = None, longest: int
 
 def inputs(lengths: list[int]) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
-    return [torch.randn(sum(lengths), HEADS, SIZE, generator=generator, dtype=torch.float64) for _ in range(3)]
+    return [
+        torch.randn(sum(lengths), HEADS, SIZE, generator=generator, dtype=torch.float64) for _ in range(3)
+    ]
 
 
 def reference(

@@ -1,4 +1,4 @@
-"""The torch engine on CPU tensors: it gives what transformers and ONNX Runtime give, whatever is run together."""
+"""The torch engine on CPU tensors gives what transformers and ONNX Runtime give, whatever is run together."""
 
 from __future__ import annotations
 
@@ -174,7 +174,14 @@ def test_a_batch_filled_up_to_a_shape_gives_the_same(name: str) -> None:
 @pytest.mark.parametrize("name", ["bert", "modernbert", "deberta_v3"])
 @pytest.mark.parametrize(
     "modes",
-    [("cls",), ("mean",), ("max",), ("lasttoken",), ("weightedmean",), ("mean_sqrt_len_tokens", "cls", "max")],
+    [
+        ("cls",),
+        ("mean",),
+        ("max",),
+        ("lasttoken",),
+        ("weightedmean",),
+        ("mean_sqrt_len_tokens", "cls", "max"),
+    ],
     ids="+".join,
 )
 def test_pooling_on_the_device_is_pooling_here(name: str, modes: tuple[Any, ...], skip: int) -> None:
@@ -301,7 +308,9 @@ def test_an_input_that_never_fits_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     rows, _ = expected("bert")
     made = joining("bert")
     holding(5, made, monkeypatch)
-    with pytest.raises(DeviceMemoryError, match=r"cpu has too little memory for a single input of .* max_length"):
+    with pytest.raises(
+        DeviceMemoryError, match=r"cpu has too little memory for a single input of .* max_length"
+    ):
         list(made.run_all([batch_of("bert", rows)]))
 
 
@@ -310,7 +319,7 @@ def test_weights_that_do_not_fit_are_an_error(monkeypatch: pytest.MonkeyPatch) -
         raise torch.OutOfMemoryError("tried to allocate")
 
     monkeypatch.setitem(ENCODERS, "bert", full)  # type: ignore[index]
-    with pytest.raises(DeviceMemoryError, match="weights of .* do not fit the memory of cpu"):
+    with pytest.raises(DeviceMemoryError, match=r"weights of .* do not fit the memory of cpu"):
         TorchEngine(Checkpoint.open(GOLDEN / "bert"), "logits", device=CPU, precision="float32")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -69,7 +71,7 @@ def test_joining_keeps_order_and_budget(batches: Batches, budget: int, one_lengt
     for group in groups:
         assert len(group) == 1 or sum(batch.input_ids.size for batch in group) <= budget
         assert not one_length or len({batch.input_ids.shape[1] for batch in group}) == 1
-    for group, following in zip(groups, groups[1:], strict=False):
+    for group, following in itertools.pairwise(groups):
         size = sum(batch.input_ids.size for batch in [*group, following[0]])
         same = group[0].input_ids.shape[1] == following[0].input_ids.shape[1]
         assert size > budget or (one_length and not same)  # no group could have taken one more

@@ -36,7 +36,7 @@ Backend = Literal["auto", "onnx", "torch"]
 Precision = Literal["auto", "float32", "int8", "bf16"]
 
 BACKEND_VARIABLE = "CROSSRANK_BACKEND"
-"""Environment variable: what `backend="auto"` takes for a model that both can run: "onnx", "torch", "auto"."""
+"""Environment variable: what `backend="auto"` takes where both can run a model: "onnx", "torch", "auto"."""
 
 _TORCH_ARCHITECTURES = ("bert", "electra", "roberta", "distilbert", "deberta-v2", "modernbert")
 _DEVICES = "'cpu', 'cuda', 'cuda:1' (the second GPU), ... or 'mps'"

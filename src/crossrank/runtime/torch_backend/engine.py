@@ -81,6 +81,7 @@ class TorchEngine:
     Attributes:
         threads: 1: a device runs one batch at a time.
         callers: 2: one prepares its batches while the other's run.
+        wants_exact: False: many rows make a batch, whatever their lengths.
         precision: "float32" or "bf16".
         device: where it runs.
         token_budget: most tokens of a forward, padding included; None runs batches as they come.
@@ -92,6 +93,7 @@ class TorchEngine:
 
     threads = 1
     callers = 2
+    wants_exact = False
 
     def __init__(
         self,
