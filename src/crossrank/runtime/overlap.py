@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from typing import TypeVar
 
 from crossrank.runtime.engine import Engine
@@ -27,7 +28,10 @@ def in_turn(engine: Engine, call: Callable[[_Item], _Result], items: Iterable[_I
         items: taken as they are needed.
     """
     callers = int(getattr(engine, "callers", 1))
-    if callers == 1:
+    items = iter(items)
+    first = list(islice(items, 2))
+    items = chain(first, items)
+    if callers == 1 or len(first) < 2:  # a short call is not worth a thread
         yield from map(call, items)
         return
     with ThreadPoolExecutor(callers, thread_name_prefix="crossrank-overlap") as pool:
