@@ -18,6 +18,9 @@ from rich.text import Text
 from crossrank.cli.inputs import STDIN, as_file
 from crossrank.cli.loading import (
     DEFAULT_BI_ENCODER,
+    Backend,
+    BackendOption,
+    DeviceOption,
     JsonOption,
     LabelOption,
     LongQuery,
@@ -25,6 +28,7 @@ from crossrank.cli.loading import (
     PrecisionOption,
     RevisionOption,
     ThreadsOption,
+    Where,
     open_bi_encoder,
     open_reranker,
 )
@@ -105,6 +109,8 @@ def paraphrases(
     label: LabelOption = None,
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
+    backend: BackendOption = Backend.auto,
+    device: DeviceOption = None,
     revision: RevisionOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -118,11 +124,12 @@ def paraphrases(
 
     limits = _checked(ctx, to, verify, band, as_json=json)
     documents = _read(paths)
-    vectors = _encoded(documents, model, precision, threads, revision)
+    where = Where(backend, device)
+    vectors = _encoded(documents, model, precision=precision, threads=threads, revision=revision, where=where)
     pairs = similar_pairs(vectors, threshold=threshold, top_k=top_k)
     values = None
     if verify is not None:
-        checked = _verify(pairs, documents, SecondLook(verify, label, limits, least, most), threads)
+        checked = _verify(pairs, documents, SecondLook(verify, label, limits, least, most), threads, where)
         pairs, values = checked.pairs, checked.values
         _say_verified(checked)
     rows = [_pair_row(documents, pairs, values, place) for place in range(len(pairs))]
@@ -162,6 +169,8 @@ def cluster(
     label: LabelOption = None,
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
+    backend: BackendOption = Backend.auto,
+    device: DeviceOption = None,
     revision: RevisionOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -181,7 +190,8 @@ def cluster(
     if verify is not None and method is not MethodName.components:
         raise typer.BadParameter("--verify looks at pairs; it goes with --method components")
     documents = _read(paths)
-    vectors = _encoded(documents, model, precision, threads, revision)
+    where = Where(backend, device)
+    vectors = _encoded(documents, model, precision=precision, threads=threads, revision=revision, where=where)
     if verify is None:
         found = find_clusters(vectors, threshold=threshold, min_size=min_size, method=method.value)
     else:
@@ -191,7 +201,7 @@ def cluster(
                 f"{pairs.num_above:,} pairs are at or above {threshold:g}, more than {MOST_PAIRS:,}; give a "
                 "higher --threshold"
             )
-        checked = _verify(pairs, documents, SecondLook(verify, label, limits, least, most), threads)
+        checked = _verify(pairs, documents, SecondLook(verify, label, limits, least, most), threads, where)
         _say_verified(checked)
         ends = list(zip(checked.pairs.first.tolist(), checked.pairs.second.tolist(), strict=True))
         found = clusters_of_pairs(vectors, ends, min_size=min_size)
@@ -258,18 +268,26 @@ def _read(paths: Sequence[Path]) -> list[Document]:
 
 
 def _encoded(
-    documents: Sequence[Document], model: str, precision: Precision, threads: int | None, revision: str | None
+    documents: Sequence[Document],
+    model: str,
+    *,
+    precision: Precision,
+    threads: int | None,
+    revision: str | None,
+    where: Where,
 ) -> npt.NDArray[np.float32]:
-    encoder = open_bi_encoder(model, precision=precision, threads=threads, revision=revision)
+    encoder = open_bi_encoder(model, precision=precision, threads=threads, revision=revision, where=where)
     return encoder.encode_documents(documents)
 
 
 def _verify(
-    pairs: SimilarPairs, documents: Sequence[Document], look: SecondLook, threads: int | None
+    pairs: SimilarPairs, documents: Sequence[Document], look: SecondLook, threads: int | None, where: Where
 ) -> Verification:
     from crossrank.similarity.verification import verify
 
-    model = open_reranker(look.model, threads=threads, label=look.label, long_query=LongQuery.truncate)
+    model = open_reranker(
+        look.model, threads=threads, label=look.label, long_query=LongQuery.truncate, where=where
+    )
     texts = [document.full_text for document in documents]
     return verify(pairs, texts, model, band=look.band, least=look.least, most=look.most)
 

@@ -25,9 +25,10 @@ from crossrank.models.pair_scorer import PairScorer, PairScores
 from crossrank.models.pair_settings import LongQuery, PairSettings
 from crossrank.models.requests import Requests, check_pairs
 from crossrank.models.word_similarity import WordSimilarity, WordSimilarityScorer
+from crossrank.runtime.backends import Backend, Precision, open_backend
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.engine import Engine, Precision, Source, open_engine
+from crossrank.runtime.engine import Engine, SessionEngine, Source, open_engine
 from crossrank.runtime.exits import Exits, exit_identity
 from crossrank.runtime.limits import num_threads
 from crossrank.runtime.staged_engine import KeptStates, StagedEngine, StageEngine
@@ -51,8 +52,11 @@ class CrossEncoder:
     Args:
         model: None for the built-in model, the name of a built-in model, a local folder, or a hub name.
         revision: commit, tag or branch; for hub models only.
-        precision: "float32", "int8" where the model has an int8 form that passed its parity gate, or "auto"
-            for the fastest form there is.
+        precision: "float32", "int8" where the model has an int8 form that passed its parity gate, "bf16" with
+            torch, or "auto" for the fastest form there is where it runs.
+        backend: "onnx" (ONNX Runtime on the CPU), "torch" (for GPUs; extra "torch"), or "auto" for torch
+            where there is a GPU that it can use. See `crossrank.runtime.backends`.
+        device: of torch: "cpu", "cuda", "cuda:1", "mps"; None takes the first GPU, else the CPU.
         source: "weights" computes with the safetensors, "onnx" with the folder's own ONNX file, "auto" with
             the weights where there are any and crossrank knows the architecture, else with the file.
         max_length: tokens of a pair, special tokens included. Default: what the model's configs allow.
@@ -74,8 +78,9 @@ class CrossEncoder:
             layer, for any folder that has them (see `crossrank.models.word_similarity`). None is the whole
             model.
         prompt: put before every query. Default: the model's own default prompt; "" for none.
-        token_budget: tokens of one forward, padding included.
-        threads: batches that run at a time, 1 to 1024. Default: the cores this process may use.
+        token_budget: tokens of one forward, padding included; on a GPU forwards are joined to larger ones.
+        threads: batches that run at a time, 1 to 1024. Default: the cores this process may use. Of ONNX
+            Runtime.
         cache: scores computed before; share one among models and processes.
         progress: a progress bar for long calls; None shows one on a terminal.
 
@@ -92,6 +97,8 @@ class CrossEncoder:
         CheckpointNotFoundError: there is no such model.
         CheckpointError: it cannot be opened as a cross-encoder.
         InputError: an option that cannot be used with this model, or would have no effect.
+        MissingExtraError: torch is asked for and not installed.
+        DeviceMemoryError: it does not fit the device.
 
     Example:
         >>> reranker = CrossEncoder()
@@ -106,6 +113,8 @@ class CrossEncoder:
         *,
         revision: str | None = None,
         precision: Precision = "auto",
+        backend: Backend = "auto",
+        device: str | None = None,
         source: Source = "auto",
         max_length: int | None = None,
         max_query_length: int | None = None,
@@ -151,6 +160,8 @@ class CrossEncoder:
             top_windows=top_windows,
             prompt=prompt,
         )
+        self._backend: Backend = backend
+        self._device = device
         self._engine: Engine | WordSimilarity = self._open_engine(checkpoint, precision, threads, source)
         self._tokenizer, self._token_budget, self._cache = tokenizer, token_budget, cache
         self._scorer = self._make_scorer()
@@ -173,7 +184,7 @@ class CrossEncoder:
 
     @property
     def precision(self) -> str:
-        """What the linear layers compute in: "float32" or "int8"."""
+        """What the linear layers compute in: "float32", "int8" or "bf16"."""
         return self._engine.precision
 
     @cached_property
@@ -296,18 +307,28 @@ class CrossEncoder:
     def _open_engine(
         self, checkpoint: Checkpoint, precision: Precision, threads: int | None, source: Source
     ) -> Engine | WordSimilarity:
-        if self.exit_layer == 0:
-            return WordSimilarity(checkpoint, num_threads(threads))
-        if self.exit_layer is not None:
-            return open_engine(
+        if self.exit_layer is None:
+            return open_backend(
                 checkpoint,
-                output=Exits(checkpoint).cut(self.exit_layer),
+                output="logits",
+                backend=self._backend,
+                device=self._device,
                 precision=precision,
                 threads=threads,
-                identity=exit_identity(self.exit_layer),
-                exits=True,
+                source=source,
             )
-        return open_engine(checkpoint, output="logits", precision=precision, threads=threads, source=source)
+        if self._backend == "torch" or self._device is not None or precision == "bf16":
+            raise InputError("exit_layer is of backend='onnx'; torch runs a model whole")
+        if self.exit_layer == 0:
+            return WordSimilarity(checkpoint, num_threads(threads))
+        return open_engine(
+            checkpoint,
+            output=Exits(checkpoint).cut(self.exit_layer),
+            precision=precision,
+            threads=threads,
+            identity=exit_identity(self.exit_layer),
+            exits=True,
+        )
 
     def _make_scorer(self) -> PairScorer:
         options: dict[str, Any] = {
@@ -354,6 +375,8 @@ class CrossEncoder:
             raise InputError(f"layers must ascend, and be one at least, not {layers}")
         if self.exit_layer is not None:
             raise InputError(f"{self.name} is cut after layer {self.exit_layer}; open the whole model")
+        if not isinstance(self._engine, SessionEngine):
+            raise InputError(f"{self.name} runs on torch, which runs it whole; open it with backend='onnx'")
         before: list[CrossEncoder] = []
         if _is_zero(layers[0]):
             before = [self._stage(0, WordSimilarity(self._checkpoint, self._engine.threads))]
@@ -371,7 +394,7 @@ class CrossEncoder:
         return begin
 
     @property
-    def _stored_precision(self) -> Precision:
+    def _stored_precision(self) -> Literal["float32", "int8"]:
         return "int8" if self._engine.precision == "int8" else "float32"
 
     def _stage(self, layer: int, engine: Engine | WordSimilarity) -> CrossEncoder:

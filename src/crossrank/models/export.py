@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from crossrank.errors import CheckpointError, ModelOutputError
+from crossrank.errors import CheckpointError, InputError, ModelOutputError
 from crossrank.models.bi_encoder import BiEncoder
 from crossrank.models.calibration import read_calibration, write_calibration
 from crossrank.models.cross_encoder import CrossEncoder
@@ -29,10 +29,11 @@ from crossrank.models.model_folder import Draft, check_target, copy_model
 from crossrank.models.mono_t5 import MonoT5
 from crossrank.models.rank_t5 import RankT5
 from crossrank.models.t5_opening import declare_t5
+from crossrank.runtime.backends import Precision
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.encoder import Encoder
 from crossrank.runtime.encoders.heads import write_layers, write_pooling, write_unit_length
-from crossrank.runtime.engine import Further, Output, Precision, build_graph
+from crossrank.runtime.engine import Further, Output, build_graph
 from crossrank.runtime.graph import Graph
 from crossrank.runtime.int8 import PARITY_FILE, Int8Linear, write_parity
 from crossrank.runtime.modules import Dense, Module, Pooling
@@ -110,6 +111,8 @@ def export(
         InputError: a `to` that cannot be written, or a precision that is none.
         ModelOutputError: the folder gives other numbers; nothing is written then.
     """
+    if precision == "bf16":
+        raise InputError("an ONNX file is in float32 or int8; ONNX Runtime has no bf16 kernels for CPUs")
     source = resolve(model, kind="cross-encoder", revision=revision)
     folder = Path(to)
     check_target(folder, source, overwrite=overwrite)
@@ -121,7 +124,7 @@ def export(
         )
     kind = kind_of(source, name=str(model))
     options: dict[str, Any] = {} if kind == "bi_encoder" else {"long_query": "truncate"}
-    options |= {"threads": threads, "progress": False}
+    options |= {"threads": threads, "progress": False, "backend": "onnx"}
     opened: AnyModel = load(model, revision=revision, precision=precision, **options)
     graph, output = _graph(checkpoint, opened)
     with Draft.of(folder) as draft:

@@ -37,9 +37,11 @@ __all__ = [
     "Further",
     "Head",
     "Output",
+    "SessionEngine",
     "Workers",
     "build_graph",
     "build_stored_graph",
+    "check_batch",
     "open_engine",
     "open_session",
     "stored_precision",
@@ -83,7 +85,7 @@ class Engine(Protocol):
     """Runs batches; safe to call from many threads at once.
 
     Attributes:
-        precision: what the linear layers compute in: "float32" or "int8".
+        precision: what the linear layers compute in: "float32", "int8" or "bf16".
         threads: how many batches `run_all` runs at a time.
         wants_exact: whether rows of one length make the fastest batches, however few they are; else rows
             padded to steps do (see `batching.plan`).
@@ -188,19 +190,7 @@ class SessionEngine:
         token_type_ids: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.float32]:
         """Run one batch; see `Engine.run`."""
-        if not input_ids.shape == attention_mask.shape == token_type_ids.shape or input_ids.ndim != 2:
-            raise InputError(
-                "input_ids, attention_mask and token_type_ids must have one shape (batch, length), not "
-                f"{input_ids.shape}, {attention_mask.shape} and {token_type_ids.shape}"
-            )
-        if not input_ids.size:
-            raise InputError("an empty batch: there is nothing to run")
-        limit = self._max_positions
-        if limit is not None and input_ids.shape[1] > limit:
-            raise InputError(
-                f"an input of {input_ids.shape[1]} tokens is longer than the model's {limit} positions; "
-                "lower max_length"
-            )
+        check_batch(input_ids, attention_mask, token_type_ids, self._max_positions)
         arrays = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -274,6 +264,31 @@ def _done(call: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
     except Exception as error:
         future.set_exception(error)
     return future
+
+
+def check_batch(
+    input_ids: npt.NDArray[np.int64],
+    attention_mask: npt.NDArray[np.int64],
+    token_type_ids: npt.NDArray[np.int64],
+    max_positions: int | None,
+) -> None:
+    """Refuse a batch that no engine can run; see `Engine.run`.
+
+    Raises:
+        InputError: the arrays are empty, longer than `max_positions`, or differ in shape.
+    """
+    if not input_ids.shape == attention_mask.shape == token_type_ids.shape or input_ids.ndim != 2:
+        raise InputError(
+            "input_ids, attention_mask and token_type_ids must have one shape (batch, length), not "
+            f"{input_ids.shape}, {attention_mask.shape} and {token_type_ids.shape}"
+        )
+    if not input_ids.size:
+        raise InputError("an empty batch: there is nothing to run")
+    if max_positions is not None and input_ids.shape[1] > max_positions:
+        raise InputError(
+            f"an input of {input_ids.shape[1]} tokens is longer than the model's {max_positions} positions; "
+            "lower max_length"
+        )
 
 
 def open_engine(

@@ -17,7 +17,7 @@ from crossrank.runtime.encoders.encoder import Frame, find_prefix, no_head, read
 from crossrank.runtime.graph import Graph
 from crossrank.runtime.settings import read_setting
 
-__all__ = ["BertEncoder"]
+__all__ = ["NAMES", "PREFIXES", "BertEncoder"]
 
 
 class _Names(NamedTuple):
@@ -56,7 +56,8 @@ _DISTILBERT = _Names(
     down="ffn.lin2",
     output_norm="output_layer_norm",
 )
-_PREFIXES = {"bert": "bert.", "electra": "electra.", "roberta": "roberta.", "distilbert": "distilbert."}
+NAMES = {"bert": _BERT, "electra": _BERT, "roberta": _BERT, "distilbert": _DISTILBERT}
+PREFIXES = {"bert": "bert.", "electra": "electra.", "roberta": "roberta.", "distilbert": "distilbert."}
 
 
 class BertEncoder:
@@ -78,7 +79,7 @@ class BertEncoder:
                 raise UnsupportedArchitectureError(
                     f"config.json: {key} is {config[key]!r}; only {plain!r} has a graph here"
                 )
-        names = self._names = _DISTILBERT if architecture == "distilbert" else _BERT
+        names = self._names = NAMES[architecture]
         self._graph = graph
         self._config = config
         self._architecture = architecture
@@ -90,7 +91,7 @@ class BertEncoder:
         self._epsilon = 1e-12
         if architecture != "distilbert":
             self._epsilon = read_setting(config, "layer_norm_eps", float, 1e-12, least=0)
-        prefixes = (_PREFIXES[architecture], "")
+        prefixes = (PREFIXES[architecture], "")
         self._prefix = find_prefix(graph, prefixes, "embeddings.word_embeddings.weight")
         graph.check_layers(f"{self._prefix}{names.layer}", self.num_layers)
         self.frame = Frame(graph, self.hidden_size)
