@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from crossrank.cli import (
     adapt,
+    bench,
     calibrate,
     encode,
     evaluate,
@@ -106,6 +107,7 @@ for _command in (
     adapt.adapt,
     quantize.quantize,
     calibrate.calibrate,
+    bench.bench,
     similar.paraphrases,
     similar.cluster,
     info.info,

@@ -52,7 +52,7 @@ ARCHITECTURES: Mapping[str, Callable[[Graph, Mapping[str, Any]], Encoder]] = {
 }
 """The architectures there is a graph for, as `Checkpoint.architecture` names them."""
 
-_SLOW_FUSIONS = ["SkipLayerNormFusion"]  # see Graph.add_norm
+_SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]  # each takes longer than what it replaces
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 # The exact float32 exports, best known first; O3 and O4 approximate, others are quantised or half-precision.
 _ONNX_FILES = ("model.onnx", "model_O1.onnx", "model_O2.onnx")
