@@ -31,6 +31,7 @@ __all__ = [
     "print_histogram",
     "print_machine",
     "print_verdict",
+    "put_into",
     "say",
     "table",
     "write",
@@ -108,6 +109,15 @@ def write(name: str, result: Mapping[str, Any], output: Path | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"written to {path}")
+
+
+def put_into(page: Path, markers: tuple[str, str], text: str) -> None:
+    """Replace what is between a page's markers."""
+    before, start, rest = page.read_text(encoding="utf-8").partition(markers[0])
+    _, end, after = rest.partition(markers[1])
+    if not (start and end):
+        raise SystemExit(f"{page} lacks the lines {markers[0]} and {markers[1]}")
+    page.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def table(title: str, rows: Sequence[Mapping[str, str]]) -> None:

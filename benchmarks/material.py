@@ -16,7 +16,7 @@ from crossrank.models.hub import Kind
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.tokenization import ModelInputs, Tokenizer
 
-__all__ = ["SAMPLE", "corpus", "folders", "lengths", "queries", "texts"]
+__all__ = ["SAMPLE", "articles", "corpus", "folders", "lengths", "queries", "texts"]
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 _CALIBRATION_TEXTS = 384
@@ -36,10 +36,15 @@ def folders(weights: Path | None, kind: Kind, scratch: Path) -> Forms:
 
 def texts(targets: Sequence[int], tokenizer: Tokenizer) -> list[str]:
     """Cut different texts of exactly these lengths from the sample corpus; each begins with a sentence."""
-    articles: dict[str, list[str]] = {}
+    return cut(articles(), targets, tokenizer)
+
+
+def articles() -> list[str]:
+    """The articles of the sample collection, whose paragraphs are its documents."""
+    by_title: dict[str, list[str]] = {}
     for row in _rows("corpus.jsonl.gz"):
-        articles.setdefault(row["title"], []).append(row["text"])
-    return cut([" ".join(paragraphs) for paragraphs in articles.values()], targets, tokenizer)
+        by_title.setdefault(row["title"], []).append(row["text"])
+    return [" ".join(paragraphs) for paragraphs in by_title.values()]
 
 
 def corpus() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +32,7 @@ EXACT = 1e-4
 """Most that a logit may differ from float32's in the class "exact"."""
 
 _OURS = ("crossrank float32", "crossrank int8")
+_OWN = "texts"
 _QUERY_TOKENS = 12
 _CALIBRATION_PAIRS = 256
 _ALONE = 8  # pairs that are scored by themselves, too
@@ -69,6 +70,7 @@ def bench(
     *,
     profiles: Sequence[str] = tuple(PROFILES),
     texts: Sequence[str] | None = None,
+    sources: Sequence[str] | None = None,
     num_documents: int = 100,
     num_queries: int = 4,
     rounds: int = 7,
@@ -76,6 +78,7 @@ def bench(
     max_length: int = 512,
     contestants: Sequence[str] | None = None,
     interpreters: Mapping[str, str | Path] | None = None,
+    prepare: Callable[[Path], None] | None = None,
     progress: bool | None = None,
 ) -> BenchReport:
     """Measure reranking: one query with its candidates, and several in one call.
@@ -87,6 +90,7 @@ def bench(
         model: a cross-encoder: a built-in model, a folder, or a hub name; None takes the built-in model.
         profiles: lengths of the documents, of `texts.PROFILES`.
         texts: documents in place of those of `texts.english`; they are then the one profile, "texts".
+        sources: long texts to cut documents from, in place of `texts.english`.
         num_documents: candidates of a query.
         num_queries: of the call that throughput is measured by.
         rounds: runs of each contestant.
@@ -94,6 +98,7 @@ def bench(
         max_length: tokens of a pair.
         contestants: names, of `worker.CONTESTANTS`; None takes crossrank and those installed here.
         interpreters: contestant -> Python of the environment that has it.
+        prepare: called with the folder of the float32 model, to add the files that a contestant needs.
         progress: whether a progress bar is shown; None shows it on a terminal.
 
     Raises:
@@ -111,14 +116,17 @@ def bench(
     own_texts = None if texts is None else as_strings(texts, "texts")
     if own_texts is not None and not own_texts:
         raise InputError("texts has no documents")
-    wanted = list(profiles) if own_texts is None else ["texts"]
+    wanted = list(profiles) if own_texts is None else [_OWN]
+    cut_from = own_texts or list(sources or english())
     with tempfile.TemporaryDirectory(prefix="crossrank-bench-", ignore_cleanup_errors=True) as scratch:
         forms = write_forms(model, "cross-encoder", Path(scratch), _calibration_inputs)
+        if prepare is not None:
+            prepare(forms.float32)
         checkpoint = Checkpoint.open(forms.float32)
         tokenizer = Tokenizer(checkpoint)
         limit = min(max_length, checkpoint.max_length or max_length)
         material = {
-            profile: _pairs(tokenizer, profile, own_texts, num_queries, num_documents) for profile in wanted
+            profile: _pairs(tokenizer, profile, cut_from, num_queries, num_documents) for profile in wanted
         }
         environment: dict[str, Any] = {**machine(), "load_average_before": load_average()}
         with _loaded(names, forms, threads, limit, interpreters or {}) as (running, left_out):
@@ -281,14 +289,13 @@ def _best_of_each(
 
 
 def _pairs(
-    tokenizer: Tokenizer, profile: str, texts: list[str] | None, num_queries: int, num_documents: int
+    tokenizer: Tokenizer, profile: str, sources: list[str], num_queries: int, num_documents: int
 ) -> list[tuple[str, str]]:
     count = num_documents * num_queries
-    if texts is not None:
-        documents = [texts[row % len(texts)] for row in range(count)]
+    if profile == _OWN:
+        documents = [sources[row % len(sources)] for row in range(count)]
         queries = [" ".join(text.split()[:_QUERY_TOKENS]) or "text" for text in documents[:num_queries]]
     else:
-        sources = english()
         documents = cut(sources, lengths(profile, count).tolist(), tokenizer)
         queries = cut(sources, [_QUERY_TOKENS] * num_queries, tokenizer, seed=1)
     return [(queries[row // num_documents], document) for row, document in enumerate(documents)]
@@ -296,7 +303,7 @@ def _pairs(
 
 def _calibration_inputs(checkpoint: Checkpoint) -> list[ModelInputs]:
     tokenizer = Tokenizer(checkpoint)
-    pairs = _pairs(tokenizer, "marco", None, _CALIBRATION_PAIRS, 1)
+    pairs = _pairs(tokenizer, "marco", english(), _CALIBRATION_PAIRS, 1)
     queries, documents = (tokenizer.encode(texts) for texts in zip(*pairs, strict=True))
     joined = [tokenizer.join(query, document) for query, document in zip(queries, documents, strict=True)]
     return [ModelInputs(ids[None], np.ones((1, len(ids)), np.int64), types[None]) for ids, types in joined]

@@ -27,6 +27,7 @@ _BATCHING = {  # how a contestant orders pairs before it cuts them into batches
     "sentence-transformers onnx": _CHARACTERS,
     "sentence-transformers openvino": _CHARACTERS,
     "onnxruntime dynamic int8": _TOKENS,
+    "onnxruntime fused dynamic int8": _TOKENS,
 }
 
 
@@ -130,7 +131,7 @@ class Contestant:
 
 def installed() -> list[str]:
     """The contestants whose libraries are installed here, crossrank first; none that needs an ONNX file."""
-    needs_file = ("onnxruntime dynamic int8", "flashrank way", "fastembed")
+    needs_file = ("onnxruntime dynamic int8", "onnxruntime fused dynamic int8", "flashrank way", "fastembed")
     return [name for name in worker.CONTESTANTS if name not in needs_file and worker.is_installed(name)]
 
 

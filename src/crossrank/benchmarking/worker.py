@@ -28,6 +28,11 @@ __all__ = ["CONTESTANTS", "Scorer", "is_installed", "main"]
 Scorer = Callable[[list[tuple[str, str]]], Any]
 """Pairs (query, document) -> one number each."""
 
+DYNAMIC_INT8 = "model_dynamic_int8.onnx"
+"""In the folder "onnx" of a model: its export after ONNX Runtime's `quantize_dynamic`."""
+FUSED_DYNAMIC_INT8 = "model_fused_dynamic_int8.onnx"
+"""The same, after ONNX Runtime's optimiser for transformers."""
+
 _BATCH_SIZES = (4, 8, 16, 64)
 _OWN_PACKAGES = ("crossrank", "onnxruntime", "tokenizers")
 
@@ -60,15 +65,15 @@ def sentence_transformers(folder: Path, options: dict[str, Any], backend: str = 
     return {f"batches of {size}": scorer(size) for size in (32, *_BATCH_SIZES)}
 
 
-def onnx_dynamic_int8(folder: Path, options: dict[str, Any]) -> dict[str, Scorer]:
+def onnx_dynamic_int8(folder: Path, options: dict[str, Any], file: str) -> dict[str, Scorer]:
     """An int8 file of ONNX Runtime's dynamic quantisation, pairs sorted by tokens."""
-    score = _onnx_runtime(folder / "onnx" / "model_dynamic_int8.onnx", folder, options)
+    score = _onnx_runtime(folder / "onnx" / file, folder, options)
     return {f"batches of {size}": score(size, is_sorted=True) for size in (8, 4, 16, 32)}
 
 
 def flashrank_way(folder: Path, options: dict[str, Any]) -> dict[str, Scorer]:
     """What FlashRank 0.2 does, with the same weights: dynamic int8, all candidates in one batch."""
-    score = _onnx_runtime(folder / "onnx" / "model_dynamic_int8.onnx", folder, options)
+    score = _onnx_runtime(folder / "onnx" / DYNAMIC_INT8, folder, options)
     return {"one batch": score(100_000, is_sorted=False)}
 
 
@@ -163,7 +168,14 @@ CONTESTANTS: dict[str, tuple[Callable[[Path, dict[str, Any]], dict[str, Scorer]]
         partial(sentence_transformers, backend="openvino"),
         ("sentence-transformers", "optimum-intel", "openvino", "transformers"),
     ),
-    "onnxruntime dynamic int8": (onnx_dynamic_int8, ("onnxruntime", "tokenizers")),
+    "onnxruntime dynamic int8": (
+        partial(onnx_dynamic_int8, file=DYNAMIC_INT8),
+        ("onnxruntime", "tokenizers"),
+    ),
+    "onnxruntime fused dynamic int8": (
+        partial(onnx_dynamic_int8, file=FUSED_DYNAMIC_INT8),
+        ("onnxruntime", "tokenizers"),
+    ),
     "flashrank way": (flashrank_way, ("onnxruntime", "tokenizers")),
     "fastembed": (fastembed, ("fastembed", "onnxruntime", "tokenizers")),
     "rerankers": (rerankers, ("rerankers", "torch", "transformers")),

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
@@ -380,17 +381,20 @@ def build_graph(
     return graph
 
 
-def open_session(graph: Graph, threads: int = 1) -> tuple[onnxruntime.InferenceSession, object]:
+def open_session(graph: Graph, threads: int = 1, profile: Path | None = None) -> _Opened:
     """Make an ONNX Runtime session of a graph.
 
     Args:
         graph: a finished graph.
         threads: threads of one run.
+        profile: what the name of ONNX Runtime's profile begins with; None for no profile.
 
     Returns:
         The session, and an object to keep as long as it: the weights, which the session reads in place.
     """
     options = _session_options(threads)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
     options.add_external_initializers(list(graph.weights), values)
     model = graph.model().SerializeToString()
