@@ -25,6 +25,7 @@ PAGES = [
             "calibration",
             "similarity",
             "adapt",
+            "performance",
         )
     ),
 ]
