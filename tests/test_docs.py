@@ -26,6 +26,7 @@ PAGES = [
             "calibration",
             "similarity",
             "adapt",
+            "performance",
         )
     ),
 ]

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from crossrank.cli import (
     adapt,
+    bench,
     calibrate,
     encode,
     evaluate,
@@ -108,6 +109,7 @@ for _command in (
     quantize.quantize,
     export.export,
     calibrate.calibrate,
+    bench.bench,
     similar.paraphrases,
     similar.cluster,
     info.info,

@@ -74,7 +74,7 @@ ARCHITECTURES: Mapping[str, Callable[[Graph, Mapping[str, Any]], Encoder]] = {
 }
 """The architectures there is a graph for, as `Checkpoint.architecture` names them."""
 
-_SLOW_FUSIONS = ["SkipLayerNormFusion"]  # see Graph.add_norm
+_SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]  # each takes longer than what it replaces
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 # The exact float32 exports, best known first; O3 and O4 approximate, others are quantised or half-precision.
 _ONNX_FILES = ("model.onnx", "model_O1.onnx", "model_O2.onnx")
@@ -438,17 +438,20 @@ def build_graph(
     return graph
 
 
-def open_session(graph: Graph, threads: int = 1) -> tuple[onnxruntime.InferenceSession, object]:
+def open_session(graph: Graph, threads: int = 1, profile: Path | None = None) -> _Opened:
     """Make an ONNX Runtime session of a graph.
 
     Args:
         graph: a finished graph.
         threads: threads of one run.
+        profile: what the name of ONNX Runtime's profile begins with; None for no profile.
 
     Returns:
         The session, and an object to keep as long as it: the weights, which the session reads in place.
     """
     options = _session_options(threads)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
     options.add_external_initializers(list(graph.weights), values)
     model = graph.model().SerializeToString()

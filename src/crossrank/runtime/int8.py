@@ -69,9 +69,10 @@ class Int8Linear:
         if graph.has(f"{name}.bias"):
             bias = graph.array(f"{name}.bias") + bias
         weight = np.ascontiguousarray(graph.array(f"{name}.weight").T)  # (in, out)
+        offset = ""  # zeros given as an offset would be computed with
         if not self._signed:
             weight = (weight.astype(np.int16) + 128).astype(np.uint8)
-        offset = np.full(weight.shape[1], 0 if self._signed else 128, weight.dtype)
+            offset = graph.constant(np.full(weight.shape[1], 128), np.uint8)
         bias_value = graph.weight(f"{name}.bias", bias)
         product = graph.microsoft(
             "MatMulIntegerToFloat",
@@ -81,11 +82,14 @@ class Int8Linear:
                 graph.constant(scale[0], np.float32),
                 graph.tensor(f"{name}.weight_scale"),
                 graph.constant(zero_point[0], np.uint8),
-                graph.constant(offset, weight.dtype),
+                offset,
                 "" if largest else bias_value,
             ],
         )
-        return graph.node("Add", [graph.node("Mul", [product, largest]), bias_value]) if largest else product
+        if not largest:
+            return product
+        by_row = graph.node("Unsqueeze", [largest, graph.constant([1])])
+        return graph.node("Add", [graph.node("Mul", [product, by_row]), bias_value])
 
     def linear_many(self, graph: Graph, x: str, names: Sequence[str]) -> list[str]:
         """Write one product each; an input they share is rounded once."""
@@ -101,11 +105,11 @@ class Int8Linear:
         )
 
     def _largest(self, graph: Graph, x: str) -> str:
-        """The largest |value| of each row, (rows, 1)."""
+        """The largest |value| of each row, (rows,)."""
 
         def write() -> str:
             axis = graph.constant([1])
-            largest = graph.node("ReduceMax", [graph.node("Abs", [x]), axis], keepdims=1)
+            largest = graph.node("ReduceMax", [graph.node("Abs", [x]), axis], keepdims=0)
             return graph.node("Max", [largest, graph.constant(1e-12, np.float32)])
 
         return self._once((x, "largest"), write)
@@ -115,9 +119,13 @@ class Int8Linear:
         scale, zero_point = graph.array(f"{name}.input_scale"), graph.array(f"{name}.input_zero_point")
 
         def write() -> str:
-            value = graph.node("Div", [x, largest]) if largest else x
-            constants = [graph.constant(scale[0], np.float32), graph.constant(zero_point[0], np.uint8)]
-            return graph.node("QuantizeLinear", [value, *constants])
+            step = graph.constant(scale[0], np.float32)
+            zero = graph.constant(zero_point[0], np.uint8)
+            if not largest:
+                return graph.node("QuantizeLinear", [x, step, zero])
+            steps = graph.node("Mul", [largest, step])
+            zeros = graph.node("Expand", [zero, graph.node("Shape", [steps])])
+            return graph.node("QuantizeLinear", [x, steps, zeros], axis=0)
 
         return self._once((x, largest, scale.tobytes(), zero_point.tobytes()), write)
 
