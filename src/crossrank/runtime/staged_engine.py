@@ -1,8 +1,10 @@
 """A cross-encoder in parts: scores after some of its layers, and the layers left for the rows that go on.
 
-Each part is a graph of its own. What a row's tokens are after one part is kept, so that finishing it costs
-the layers that are left and no others; together the parts hold the weights once. A row's scores are those of
-the whole model, since its arrays have the same shapes and the same operations are done to them.
+Each part is a graph of its own. For the score after a layer only the first token is computed there, a third
+of the layer's work; what all tokens were before it is kept, and who goes on begins with that layer. Most rows
+do not go on, so that is less work than to compute the layer for all. The parts together hold the weights of
+the layers with a head twice, and the others once. A row's scores are those of the model cut there, and of the
+whole model, since its arrays have the same shapes and the same operations are done to them.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ class StagedEngine:
         self._num_layers = exits.num_layers
         self._workers = Workers(self.threads)
         self._parts = []
-        for start, stop in zip((0, *layers), layers, strict=False):
+        self._starts = [0, *(layer - 1 for layer in layers[:-1])]
+        for start, stop in zip(self._starts, layers, strict=True):
             if self.precision == "int8":
                 part = exits.part(start, stop)
                 graph = build_graph(checkpoint, part, Int8Linear(), checkpoint.int8_tensors())
@@ -102,17 +105,20 @@ class StagedEngine:
             states: (batch, length, hidden), or None.
 
         Returns:
-            Logits (batch, labels), and the states to go on from: (batch, length, hidden), None after the last
-            layer.
+            Logits (batch, labels), and the states to go on from: (batch, length, hidden), None where the next
+            part begins with the token ids or there is none.
         """
         given: dict[str, Any] = {
             name: np.asarray(array, np.int64) for name, array in inputs._asdict().items()
         }
         if not self._checkpoint.uses_token_types:
             given["token_type_ids"] = np.zeros_like(given["token_type_ids"])
-        for part in range(source + 1, stage + 1):
+        parts = range(source + 1, stage + 1)
+        # A part that begins with the token ids has no use for those before it.
+        begin = max((part for part in parts if not self._starts[part]), default=parts[0])
+        for part in parts[begin - parts[0] :]:
             (session, _), names = self._parts[part]
-            if part:
+            if states is not None:
                 given[HIDDEN_IN] = states
             declared = [value.name for value in session.get_inputs()]
             outputs = session.run(list(names), {name: given[name] for name in declared})
