@@ -29,10 +29,12 @@ class EarlyExit:
 
     A `Cascade` within one model that was trained with heads at earlier layers (`exits.safetensors`; see
     `crossrank.runtime.exits`): who goes on is not read again from the beginning, but takes up where it was,
-    at the layer of the head (see `crossrank.runtime.staged_engine`). Documents that reach the last layer have
-    the scores of the whole model. The others keep order and score of where they left, below all that went on; as in a
-    cascade a hit's `stage` says which layer that was ("NAME@2"), since the scores of two layers are not to be
-    compared, and `stage_scores` has all of a hit's scores.
+    at the layer of the head (see `crossrank.runtime.staged_engine`).
+
+    Documents that reach the last layer have the scores of the whole model. The others keep order and score of
+    where they left, below all that went on; as in a cascade a hit's `stage` says which layer that was
+    ("NAME@2"), since the scores of two layers are not to be compared, and `stage_scores` has all of a hit's
+    scores.
 
     Safe to use from many threads at once.
 

@@ -1,6 +1,6 @@
 """A cross-encoder in parts: scores after some of its layers, and the layers left for the rows that go on.
 
-Each part is a graph of its own. For the score after a layer only the first token is computed there, a third
+Each part is a graph of its own. For the score after a layer only the first token is computed there, a sixth
 of the layer's work; what all tokens were before it is kept, and who goes on begins with that layer. Most rows
 do not go on, so that is less work than to compute the layer for all. The parts together hold the weights of
 the layers with a head twice, and the others once. A row's scores are those of the model cut there, and of the
