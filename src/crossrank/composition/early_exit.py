@@ -65,10 +65,11 @@ class EarlyExit:
         arXiv:2005.02534, and Xin et al. 2020, "Early Exiting BERT for Efficient Document Ranking".
 
     Example:
-        >>> model = CrossEncoder("my-reranker")  # doctest: +SKIP
-        >>> early = EarlyExit(model, 2, [(6, 30)])  # doctest: +SKIP
-        >>> early.rank("who wrote Hamlet", texts)[0].stage  # doctest: +SKIP
-        'my-reranker'
+        >>> model = CrossEncoder()
+        >>> early = EarlyExit(model, 0, [(model.num_layers, 2)])
+        >>> texts = ["The omelette was perfect.", "Shakespeare's Hamlet", "Hamlet is by Shakespeare."]
+        >>> [hit.stage for hit in early.rank("who wrote Hamlet", texts)]
+        ['crossrank-mini', 'crossrank-mini', 'crossrank-mini@0']
     """
 
     def __init__(

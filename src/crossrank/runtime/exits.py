@@ -98,14 +98,12 @@ class Exits:
     def cut(self, layer: int) -> Callable[[Graph, Mapping[str, Any], Encoder], str]:
         """Return what writes the model up to a layer and its head: see `engine.Head`.
 
-        Only the first token is computed in that layer, as in the last one of the whole model.
+        Only the first token is computed in that layer, as in the last one of the whole model. Writing raises
+        UnsupportedArchitectureError for an encoder that cannot be cut, and CheckpointError for a head that
+        does not fit the model.
 
         Args:
             layer: with a head of its own.
-
-        Raises (when it writes):
-            UnsupportedArchitectureError: an encoder that cannot be cut.
-            CheckpointError: a head that does not fit the model.
         """
         return partial(self._write_cut, layer)
 
