@@ -124,7 +124,7 @@ def test_hidden_states_do_not_outlive_a_call(model, texts, monkeypatch):
             made.append(self)
 
     monkeypatch.setattr("crossrank.models.cross_encoder.KeptStates", Watched)
-    early = EarlyExit(model, 1, [(4, 3)])
+    early = EarlyExit(model, 2, [(4, 3)])
     early.rank(QUERY, texts)
     early.rank(QUERY, texts)
     assert len(made) == 2

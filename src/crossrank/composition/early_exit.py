@@ -29,10 +29,12 @@ class EarlyExit:
 
     A `Cascade` within one model that was trained with heads at earlier layers (`exits.safetensors`; see
     `crossrank.runtime.exits`): who goes on is not read again from the beginning, but takes up where it was,
-    so that finishing costs the layers that are left. Documents that reach the last layer have the scores of
-    the whole model. The others keep order and score of where they left, below all that went on; as in a
-    cascade a hit's `stage` says which layer that was ("NAME@2"), since the scores of two layers are not to be
-    compared, and `stage_scores` has all of a hit's scores.
+    at the layer of the head (see `crossrank.runtime.staged_engine`).
+
+    Documents that reach the last layer have the scores of the whole model. The others keep order and score of
+    where they left, below all that went on; as in a cascade a hit's `stage` says which layer that was
+    ("NAME@2"), since the scores of two layers are not to be compared, and `stage_scores` has all of a hit's
+    scores.
 
     Safe to use from many threads at once.
 
@@ -63,10 +65,11 @@ class EarlyExit:
         arXiv:2005.02534, and Xin et al. 2020, "Early Exiting BERT for Efficient Document Ranking".
 
     Example:
-        >>> model = CrossEncoder("my-reranker")  # doctest: +SKIP
-        >>> early = EarlyExit(model, 2, [(6, 30)])  # doctest: +SKIP
-        >>> early.rank("who wrote Hamlet", texts)[0].stage  # doctest: +SKIP
-        'my-reranker'
+        >>> model = CrossEncoder()
+        >>> early = EarlyExit(model, 0, [(model.num_layers, 2)])
+        >>> texts = ["The omelette was perfect.", "Shakespeare's Hamlet", "Hamlet is by Shakespeare."]
+        >>> [hit.stage for hit in early.rank("who wrote Hamlet", texts)]
+        ['crossrank-mini', 'crossrank-mini', 'crossrank-mini@0']
     """
 
     def __init__(

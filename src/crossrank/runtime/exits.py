@@ -98,14 +98,12 @@ class Exits:
     def cut(self, layer: int) -> Callable[[Graph, Mapping[str, Any], Encoder], str]:
         """Return what writes the model up to a layer and its head: see `engine.Head`.
 
-        Only the first token is computed in that layer, as in the last one of the whole model.
+        Only the first token is computed in that layer, as in the last one of the whole model. Writing raises
+        UnsupportedArchitectureError for an encoder that cannot be cut, and CheckpointError for a head that
+        does not fit the model.
 
         Args:
             layer: with a head of its own.
-
-        Raises (when it writes):
-            UnsupportedArchitectureError: an encoder that cannot be cut.
-            CheckpointError: a head that does not fit the model.
         """
         return partial(self._write_cut, layer)
 
@@ -117,11 +115,15 @@ class Exits:
     def part(self, start: int, stop: int) -> Callable[[Graph, Mapping[str, Any], Encoder], str]:
         """Return what writes the layers after `start` up to `stop`, and the head there: see `engine.Head`.
 
+        Of layer `stop` only the first token is computed, as in `cut`; what goes on from there begins with
+        that layer. So a part that goes on starts one layer before the end of the part before.
+
         The graph reads token ids where `start` is 0, else as `HIDDEN_IN` what the part before gives as
-        `HIDDEN_OUT`. It gives logits and, unless it ends with the last layer, `HIDDEN_OUT`.
+        `HIDDEN_OUT`: the states before layer `stop`. It gives logits and, where another part can go on from
+        more than the token ids, `HIDDEN_OUT`.
 
         Args:
-            start: 0, or a layer with a head.
+            start: 0, or the layer before one with a head.
             stop: a layer with a head, or the last.
         """
         return partial(self._write_part, start, stop)
@@ -135,11 +137,13 @@ class Exits:
             x = layered.frame.begin_after(graph.input(HIDDEN_IN, TensorProto.FLOAT, shape))
         else:
             x = layered.embeddings()
+        x = layered.layers(x, start, stop - 1)
+        if 1 < stop < self.num_layers:
+            graph.output(layered.frame.deep(x), HIDDEN_OUT, shape)
+        first = layered.layers(x, stop - 1, stop, first_only=True)
         if stop == self.num_layers:
-            return self._last_head(layered, layered.layers(x, start, stop, first_only=True))
-        x = layered.layers(x, start, stop)
-        graph.output(layered.frame.deep(x), HIDDEN_OUT, shape)
-        return self._head(graph, layered, layered.frame.first(x), stop)
+            return self._last_head(layered, first)
+        return self._head(graph, layered, first, stop)
 
     def _layered(self, encoder: Encoder) -> LayeredEncoder:
         if isinstance(encoder, LayeredEncoder):

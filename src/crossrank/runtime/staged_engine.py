@@ -1,8 +1,10 @@
 """A cross-encoder in parts: scores after some of its layers, and the layers left for the rows that go on.
 
-Each part is a graph of its own. What a row's tokens are after one part is kept, so that finishing it costs
-the layers that are left and no others; together the parts hold the weights once. A row's scores are those of
-the whole model, since its arrays have the same shapes and the same operations are done to them.
+Each part is a graph of its own. For the score after a layer only the first token is computed there, a sixth
+of the layer's work; what all tokens were before it is kept, and who goes on begins with that layer. Most rows
+do not go on, so that is less work than to compute the layer for all. The parts together hold the weights of
+the layers with a head twice, and the others once. A row's scores are those of the model cut there, and of the
+whole model, since its arrays have the same shapes and the same operations are done to them.
 """
 
 from __future__ import annotations
@@ -75,6 +77,7 @@ class StagedEngine:
         self._checkpoint = checkpoint
         self._num_layers = exits.num_layers
         self._workers = Workers(self.threads)
+        self._starts = [0, *(layer - 1 for layer in layers[:-1])]
         # Graphs for rows without padding, which is what plans make; for others when they come.
         self._parts = self._open(padded=False)
         self._padded_parts: list[_Part] = []
@@ -83,7 +86,7 @@ class StagedEngine:
     def _open(self, *, padded: bool) -> list[_Part]:
         parts = []
         exits = Exits(self._checkpoint)
-        for start, stop in zip((0, *self.layers), self.layers, strict=False):
+        for start, stop in zip(self._starts, self.layers, strict=True):
             part = exits.part(start, stop)
             graph = build_stored_graph(self._checkpoint, part, self.precision, padded=padded)
             parts.append((open_session(graph), graph.output_names))
@@ -122,18 +125,21 @@ class StagedEngine:
             states: (batch, length, hidden), or None.
 
         Returns:
-            Logits (batch, labels), and the states to go on from: (batch, length, hidden), None after the last
-            layer.
+            Logits (batch, labels), and the states to go on from: (batch, length, hidden), None where the next
+            part begins with the token ids or there is none.
         """
         given: dict[str, Any] = {
             name: np.asarray(array, np.int64) for name, array in inputs._asdict().items()
         }
         if not self._checkpoint.uses_token_types:
             given["token_type_ids"] = np.zeros_like(given["token_type_ids"])
-        parts = self._parts_for(inputs)
-        for part in range(source + 1, stage + 1):
-            (session, _), names = parts[part]
-            if part:
+        opened = self._parts_for(inputs)
+        parts = range(source + 1, stage + 1)
+        # A part that begins with the token ids has no use for those before it.
+        begin = max((part for part in parts if not self._starts[part]), default=parts[0])
+        for part in parts[begin - parts[0] :]:
+            (session, _), names = opened[part]
+            if states is not None:
                 given[HIDDEN_IN] = states
             declared = [value.name for value in session.get_inputs()]
             outputs = session.run(list(names), {name: given[name] for name in declared})
