@@ -21,6 +21,7 @@ PAGES = [
             "composition",
             "t5",
             "export",
+            "negatives",
             "llm",
             "training",
             "calibration",

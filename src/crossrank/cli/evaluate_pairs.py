@@ -117,7 +117,8 @@ def _open(
     )
     if not isinstance(model, CrossEncoder):
         raise InputError(
-            f"{name} is a {type(model).__name__}; sentence pairs are for a cross-encoder or a bi-encoder"
+            f"{name} does not read two texts together, as cross-encoders do, and is no bi-encoder; sentence "
+            "pairs are for these"
         )
     return model
 

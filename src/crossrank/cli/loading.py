@@ -149,8 +149,11 @@ def open_reranker(
         scores_pairs: whether it must give each pair a score, and not only an order.
         where: see `BackendOption` and `DeviceOption`.
     """
-    from crossrank.models.load import load
+    from crossrank.models.hub import resolve
+    from crossrank.models.load import kind_of, load
 
+    if kind_of(resolve(name, kind="cross-encoder", revision=revision), name) == "bi_encoder":
+        raise InputError(f"{name} is a bi-encoder, which is for a first stage; give a reranker")
     options: dict[str, Any] = {"precision": precision.value, "threads": threads, **where.options}
     # Not every kind has these.
     if long_query is not LongQuery.error:
@@ -164,8 +167,6 @@ def open_reranker(
     except UnknownOptionError as error:
         given = ", ".join(f"--{option.replace('_', '-')}" for option in error.options)
         raise typer.BadParameter(f"{given}: {name} is of a kind that has no such setting") from error
-    if not callable(getattr(model, "rank", None)):
-        raise InputError(f"{name} is a {type(model).__name__}, which is for a first stage; give a reranker")
     if scores_pairs and not callable(getattr(model, "score", None)):
         raise InputError(
             f"{name} is a {type(model).__name__}, which does not score pairs: it compares documents"

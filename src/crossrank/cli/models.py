@@ -87,9 +87,8 @@ def model_facts(folder: Path) -> dict[str, Any]:
     weights = checkpoint.weight_files or checkpoint.onnx_files
     if checkpoint.int8_file is not None:
         weights = (*weights, checkpoint.int8_file)
-    facts["int8"] = checkpoint.int8_file is not None
     facts["size_mb"] = round(sum(file.stat().st_size for file in weights) / 1e6, 1)
-    facts["fingerprint"] = checkpoint.fingerprint
+    facts["files_fingerprint"] = checkpoint.fingerprint
     facts["folder"] = str(folder)
     return {**facts, **_card_facts(folder / "README.md")}
 

@@ -141,14 +141,8 @@ class Tournament:
     ) -> list[Ranking]:
         """Order many queries' documents; a round of comparisons of all of them is one call of the judge.
 
-        Args:
-            queries: not empty each.
-            documents: one list for each query.
-            top_k: how many hits to return for each query; None returns all.
-
-        Raises:
-            InputError: as `rank`, and when there is not one list for each query.
-            ModelOutputError: as `rank`.
+        Arguments and errors are those of `rank`, with one list of documents for each query; see
+        `crossrank.models.reranker.Reranker.rank_many`.
         """
         return self._rank(Requests.several(queries, documents, top_k), top_k)
 

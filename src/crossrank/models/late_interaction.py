@@ -329,15 +329,8 @@ class LateInteraction:
     ) -> list[Ranking]:
         """Order many queries' documents; a document that several have is encoded once.
 
-        Args:
-            queries: each as in `rank`.
-            documents: one list for each query.
-            top_k: how many hits to return for each query; None returns all.
-
-        Raises:
-            InputError: as `rank`, and when there is not one list for each query.
-            QueryTooLongError: as `rank`.
-            ModelOutputError: as `rank`.
+        Arguments and errors are those of `rank`, with one list of documents for each query; see
+        `crossrank.models.reranker.Reranker.rank_many`.
         """
         return self.rank_with(Requests.several(queries, documents, top_k), top_k)
 

@@ -45,6 +45,9 @@ class Reranker(Protocol):
             queries: not empty each.
             documents: one list for each query.
             top_k: how many hits to return for each query; None returns all.
+
+        Raises:
+            InputError: there is not one list for each query. What `rank` raises comes out, too.
         """
         ...
 
