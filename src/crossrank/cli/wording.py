@@ -48,6 +48,9 @@ WORDING = {
     ", or give api_key; for another server give base_url": "; for another server give --base-url",
     "a larger round_trip_top, or queries of": "a larger --round-trip-top, or --queries of",
     "; open it with CrossEncoder": ", and a bi-encoder is needed here",
+    "; open it with MonoT5": ", and a bi-encoder is needed here",
+    "; open it with RankT5": ", and a bi-encoder is needed here",
+    "; open it with DuoT5": ", and a bi-encoder is needed here",
     ", or clean it with text.encode('utf-8', 'replace').decode('utf-8')": "",
     ", for example with text.encode(errors='replace').decode()": "",
 }
