@@ -22,8 +22,8 @@ _MEASURED = {
 
 _REFUSED = {
     "false_negative": (
-        "that may answer the query, too (the old reranker gives them no less than the query's own document, and "
-        "than half of all queries' own documents)"
+        "that may answer the query, too (the old reranker gives them no less than the query's own document, "
+        "and than half of all queries' own documents)"
     ),
     "near_duplicate_of_positive": "with nearly the text of the query's own document",
     "near_duplicate_of_negative": "with nearly the text of another negative",
@@ -211,8 +211,8 @@ def _negatives(found: Mapping[str, Any]) -> list[str]:
     return [
         "## Negatives",
         "",
-        f"{line[0].upper()}{line[1:]}. By source: {by_source}. The old reranker gives half of the queries' own "
-        f"documents {found['suspect_from']:.2f} or more.",
+        f"{line[0].upper()}{line[1:]}. By source: {by_source}. The old reranker gives half of the queries' "
+        f"own documents {found['suspect_from']:.2f} or more.",
         "",
     ]
 
