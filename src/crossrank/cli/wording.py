@@ -61,6 +61,9 @@ WORDING = {
         "give --least in that range, or calibrate the model with `crossrank calibrate`"
     ),
     "; open it with LateInteraction": ", and a bi-encoder is needed here",
+    "; open it with MonoT5": ", and a bi-encoder is needed here",
+    "; open it with RankT5": ", and a bi-encoder is needed here",
+    "; open it with DuoT5": ", and a bi-encoder is needed here",
     "open it with MonoT5, RankT5 or DuoT5, or write": "write",
     "Fine-tune it first, open it with BiEncoder and the pooling its card names, or write": (
         "Fine-tune it first, or write"

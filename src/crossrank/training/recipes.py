@@ -66,7 +66,7 @@ class DataSource:
     Attributes:
         file: JSON lines (also gzipped) or Parquet, as `crossrank mine` writes them.
         limit: the most queries that are taken from it.
-        share: of its queries, drawn with the recipe's seed.
+        share: of its queries, drawn with the recipe's seed; more than 0.
         label_range: the lowest and highest label, which become 0 and 1: [0, 5] for graded similarity.
     """
 
@@ -76,6 +76,8 @@ class DataSource:
     label_range: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.share == 0:
+            raise InputError("share is 0, which leaves no query; leave the file out, or give a share up to 1")
         if self.label_range is not None and not (
             len(self.label_range) == 2 and self.label_range[0] < self.label_range[1]
         ):
@@ -113,7 +115,7 @@ class Schedule:
         lists_per_step: rows of data an update; a row is a query with its documents (pairs and triplets are
             counted alone).
         accumulate: updates are of this many times `lists_per_step`.
-        list_size: documents a query at most, positives included.
+        list_size: documents a query at most, positives included; at least 2.
         gradient_cache: scores of a step are computed twice and only `token_budget` tokens of them are held
             for the gradient at a time; false holds all. auto is true for lists.
         token_budget: padded tokens of one forward pass; None is what is fast on the device: see
@@ -141,6 +143,11 @@ class Schedule:
             raise InputError("give one of epochs and steps")
         if self.epochs == 0:
             raise InputError("epochs must be more than 0")
+        if self.list_size == 1:
+            raise InputError(
+                "list_size is 1, which leaves a positive without a document to compare it with; give 2 or "
+                "more (sentence pairs, of one document each, stay as they are)"
+            )
 
     def padded_tokens(self, *, on_cpu: bool) -> int:
         """Return `token_budget`, or 1024 on a CPU, whose caches hold no more, and 4096 elsewhere."""

@@ -12,9 +12,9 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 import transformers
 from datasets import Dataset
 
-from crossrank.errors import InputError
+from crossrank.errors import InputError, TrainingStoppedError
 from crossrank.evaluation.significance import Comparison, compare
 from crossrank.runtime.weights import file_digest
 from crossrank.training.adapting import add_lora, count_trained, freeze, merge_lora
@@ -69,6 +69,7 @@ class TrainingPlan:
         held_out_pairs: pairs that are scored at each measurement.
         weights_bytes: parameters, gradients and the optimiser's two moments.
         saved_bytes: what autograd held at once in a step of the longest rows, measured.
+        obstacles: what would stop the run before its first step, in words.
     """
 
     prepared: Prepared
@@ -81,6 +82,7 @@ class TrainingPlan:
     held_out_pairs: int
     weights_bytes: int
     saved_bytes: int
+    obstacles: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,15 @@ class TrainingReport:
     num_pairs: int
 
 
-def plan(recipe: Recipe) -> TrainingPlan:
+def plan(recipe: Recipe, *, overwrite: bool = False) -> TrainingPlan:
     """Return what a run would do: reads the data, opens the base, and runs one step without an update.
 
+    Args:
+        recipe: of the run.
+        overwrite: whether the run would replace what is in the output folder.
+
     Raises:
-        See `train`; nothing is written, and guards do not stop it.
+        See `train`; nothing is written, and what would stop the run is named in the plan.
     """
     with ExitStack() as opened:
         made = _Ingredients(recipe, opened)
@@ -141,6 +147,7 @@ def plan(recipe: Recipe) -> TrainingPlan:
             held_out_pairs=made.held_out.num_pairs if made.held_out else 0,
             weights_bytes=4 * all_parameters + 12 * trained,
             saved_bytes=saved.peak,
+            obstacles=tuple(made.obstacles(overwrite=overwrite)),
         )
 
 
@@ -238,6 +245,7 @@ def _export(made: _Ingredients, run: RunFolder, found: TrainingReport) -> None:
     made.student.export(made.model, exported)
     plot_metrics(run.metrics(), exported / "metrics.png", found.measure)
     write_card(exported, made.recipe, made.data, made.prepared, report=found, held_out=made.held_out)
+    run.note(result={**asdict(found), "output": str(found.output)})
     run.finish(exported)
 
 
@@ -335,6 +343,17 @@ class _Ingredients:
         decides = {"recipe": recipe, "data": dict(self.data.digests), "base": self._base_digests}
         several = int(processes().num_processes)
         return decides if several == 1 else {**decides, "processes": several}
+
+    def obstacles(self, *, overwrite: bool) -> Iterator[str]:
+        """Yield what would stop a run before its first step."""
+        try:
+            RunFolder(Path(self.recipe.output)).check(self.made_with, overwrite=overwrite)
+        except InputError as error:
+            yield str(error)
+        try:
+            check_positives(self.prepared, self.recipe.guards.truncated_positives)
+        except TrainingStoppedError as error:
+            yield str(error)
 
     @property
     def num_steps(self) -> int:
