@@ -3,8 +3,8 @@
 One run measures, with the same weights, texts and longest length for all, tokenisation included:
 
 - latency: 100 candidates of one query from texts to scores, p50 and p99;
-- throughput: the candidates of many queries in one call, as pairs and tokens a second, and as part of the rate
-  at which the device multiplied large bf16 matrices in the same run;
+- throughput: the candidates of many queries in one call, as pairs and tokens a second, and as part of the
+  rate at which the device multiplied large bf16 matrices in the same run;
 - ratios to sentence-transformers in bf16 with SDPA (best of several batch sizes) and to its default (float32,
   batches of 32); largest differences from its float32 logits;
 - what the host needs by itself (the device's part replaced by nothing), so that it shows which of the two is
