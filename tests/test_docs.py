@@ -29,11 +29,12 @@ PAGES = [
             "adapt",
             "performance",
             "less-work",
+            "gpu",
         )
     ),
 ]
 # What a page needs beyond the core, where that is not what every test run has.
-NEEDS = {"training.md": "sentence_transformers"}
+NEEDS = {"training.md": "sentence_transformers", "gpu.md": "torch"}
 LINKED = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*/*.md"), *ROOT.glob("recipes/*.md")]
 )
