@@ -130,6 +130,21 @@ def test_finishing_runs_the_layers_that_are_left_alone(monkeypatch: pytest.Monke
     assert sum(count for source, _, count in runs if source == 0) == 10
 
 
+def test_the_same_layers_are_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    make = staged_engine.StagedEngine.__init__
+
+    def counted(self, *arguments, **options):
+        opened.append(arguments[1])
+        make(self, *arguments, **options)
+
+    monkeypatch.setattr(staged_engine.StagedEngine, "__init__", counted)
+    model = CrossEncoder(GOLDEN / "bert_exits")
+    for layers in ((1, 4), (2, 4), (1, 4), (0, 2, 4)):
+        model.staged(layers)()
+    assert opened == [[1, 4], [2, 4]]
+
+
 def test_states_beyond_the_bound_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staged_engine, "_KEPT_BYTES", 20_000)
     whole = CrossEncoder(GOLDEN / "bert_exits", threads=2)
