@@ -262,7 +262,11 @@ def test_heads_that_were_not_measured_are_not_used_in_int8(int8: Path, tmp_path:
     with pytest.raises(CheckpointError, match=f"{PARITY_FILE} does not say so of its {EXITS_FILE}"):
         CrossEncoder(other, exit_layer=1, precision="int8")
     assert CrossEncoder(other, exit_layer=1).precision == "float32"
-    assert CrossEncoder(other).precision == "int8"  # of the last layer nothing has changed
+    whole = CrossEncoder(other)
+    assert whole.precision == "int8"  # of the last layer nothing has changed
+    assert [each.precision for each in whole.staged((0, 4))()] == ["float32", "int8"]
+    with pytest.raises(CheckpointError, match="does not say so"):
+        whole.staged((1, 4))
 
 
 def test_an_exit_must_pass_the_gate_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_BI_ENCODER",
     "DEFAULT_RERANKER",
+    "ExitLayerOption",
     "JsonOption",
     "LabelOption",
     "LongDocuments",
@@ -66,6 +67,13 @@ class LongDocuments(str, Enum):
     mean_top_k = "mean_top_k"
 
 
+ExitLayerOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Score with the model's head after this layer, without the layers behind it; 0 compares words.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
 LabelOption = Annotated[
     str | None, typer.Option(help="Of a reranker with several labels: the one to rank by.")
@@ -99,6 +107,7 @@ def open_reranker(
     threads: int | None = None,
     revision: str | None = None,
     label: str | None = None,
+    exit_layer: int | None = None,
     long_query: LongQuery = LongQuery.error,
     long_documents: LongDocuments = LongDocuments.truncate,
     scores_pairs: bool = False,
@@ -111,6 +120,7 @@ def open_reranker(
         threads: see `ThreadsOption`.
         revision: see `RevisionOption`.
         label: see `LabelOption`.
+        exit_layer: see `ExitLayerOption`.
         long_query: see `LongQueryOption`.
         long_documents: see `LongDocumentsOption`.
         scores_pairs: whether it must give each pair a score, and not only an order.
@@ -123,6 +133,8 @@ def open_reranker(
         options["long_query"] = long_query.value
     if label is not None:
         options["label"] = label
+    if exit_layer is not None:
+        options["exit_layer"] = exit_layer
     if long_documents is not LongDocuments.truncate:
         options["long_documents"] = long_documents.value
     try:
