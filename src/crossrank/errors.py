@@ -8,6 +8,7 @@ CrossrankError
  │    ├── CheckpointNotFoundError       no such folder, or not in the local hub cache while offline
  │    └── UnsupportedArchitectureError  a known checkpoint whose architecture has no graph here
  ├── ModelOutputError (RuntimeError)    NaN or infinity where a score should be
+ ├── DeviceMemoryError (RuntimeError)   a GPU with too little memory for a model or a single input
  ├── EndpointError (RuntimeError)       a model's server that fails, refuses, or gives no answer
  ├── BudgetError (RuntimeError)         the next call could go over the budget; carries `usage`
  ├── IndexStoreError (RuntimeError)     an index that is missing, locked, damaged or incompatible
@@ -35,6 +36,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointNotFoundError",
     "CrossrankError",
+    "DeviceMemoryError",
     "EndpointError",
     "FileFormatError",
     "IndexMismatchError",
@@ -102,6 +104,10 @@ class UnsupportedArchitectureError(CheckpointError):
 
 class ModelOutputError(CrossrankError, RuntimeError):
     """A model gave NaN or infinity where a score should be."""
+
+
+class DeviceMemoryError(CrossrankError, RuntimeError):
+    """A GPU has too little memory for a model's weights, or for a single input."""
 
 
 class EndpointError(CrossrankError, RuntimeError):

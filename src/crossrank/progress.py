@@ -39,17 +39,19 @@ class Track:
         self._shown = shown
         self._start = time.monotonic() + delay_s
         self._bar: Progress | None = None
+        self._lock = threading.Lock()
 
     def advance(self, count: int = 1) -> None:
-        """Say that `count` more items are done."""
-        self.done += count
-        if not self._shown:
-            return
-        unfinished = self.total is None or self.done < self.total
-        if self._bar is None and time.monotonic() >= self._start and unfinished:
-            self._open()
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self.done)
+        """Say that `count` more items are done; from any thread."""
+        with self._lock:
+            self.done += count
+            if not self._shown:
+                return
+            unfinished = self.total is None or self.done < self.total
+            if self._bar is None and time.monotonic() >= self._start and unfinished:
+                self._open()
+            if self._bar is not None:
+                self._bar.update(self._bar.task_ids[0], completed=self.done)
 
     def _open(self) -> None:
         if not _screen.acquire(blocking=False):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, TypeVar
 
+from crossrank.depths import TimeBudget
 from crossrank.errors import BudgetError, EndpointError, InputError, ModelOutputError
 from crossrank.models.reranker import asked_once
 from crossrank.stages import Search, Stage, documents_of, next_chunk, placed
@@ -34,9 +35,14 @@ class StageRunner:
         self._clock = clock
 
     def run(self, searches: Sequence[Search], stage: Stage) -> None:
-        """Rerank the first documents of all searches together."""
+        """Rerank the first documents of all searches together, or each within a stage's own budget."""
+        if isinstance(stage.depth, TimeBudget):
+            for search in searches:
+                self.run_within(search, stage, self._clock(), stage.depth.ms)
+            return
         start = self._clock()
-        asked = [(search, search.hits[: stage.depth]) for search in searches if search.hits]
+        found = [(search, search.candidates(stage.depth)) for search in searches]
+        asked = [(search, candidates) for search, candidates in found if candidates]
         if not asked:
             return
         documents = [documents_of(candidates, self._first_stage_name) for _, candidates in asked]
@@ -76,7 +82,9 @@ class StageRunner:
     def run_within(self, search: Search, stage: Stage, start: float, budget_ms: float) -> None:
         """Rerank the first documents of one search, from the best down, while time is left."""
         begin = self._clock()
-        candidates = search.hits[: stage.depth]
+        if isinstance(stage.depth, TimeBudget):
+            budget_ms = min(budget_ms, (begin - start) * 1000 + stage.depth.ms)
+        candidates = search.candidates(stage.depth)
         documents = documents_of(candidates, self._first_stage_name)
         pointwise = callable(getattr(stage.reranker, "score", None))
         done = 0

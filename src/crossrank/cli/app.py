@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from crossrank.cli import (
     adapt,
+    bench,
     calibrate,
     encode,
     evaluate,
@@ -125,6 +126,7 @@ for _command in (
     quantize.quantize,
     export.export,
     calibrate.calibrate,
+    bench.bench,
     similar.paraphrases,
     similar.cluster,
     info.info,

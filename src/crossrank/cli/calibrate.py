@@ -12,6 +12,9 @@ from rich.text import Text
 from crossrank.cli.inputs import as_file, name_of
 from crossrank.cli.loading import (
     DEFAULT_BI_ENCODER,
+    Backend,
+    BackendOption,
+    DeviceOption,
     JsonOption,
     LabelOption,
     LongDocuments,
@@ -22,6 +25,7 @@ from crossrank.cli.loading import (
     PrecisionOption,
     RevisionOption,
     ThreadsOption,
+    Where,
     open_bi_encoder,
     open_reranker,
 )
@@ -106,6 +110,8 @@ def calibrate(
     long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
+    backend: BackendOption = Backend.auto,
+    device: DeviceOption = None,
     revision: RevisionOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -149,6 +155,7 @@ def calibrate(
             depth=depth,
             relevance_level=relevance_level,
             threads=threads,
+            where=Where(backend, device),
         )
         first = "a run" if run is not None else retriever.value
         source = f"the first {depth} candidates of {first} in {collection.resolve().name}, {split}"
@@ -160,6 +167,7 @@ def calibrate(
         label=label,
         long_query=long_query,
         long_documents=long_documents,
+        where=Where(backend, device),
     )
     report = fit(
         opened,
@@ -202,6 +210,7 @@ def _of_collection(
     depth: int,
     relevance_level: int,
     threads: int | None,
+    where: Where,
 ) -> list[JudgedPair]:
     """The candidates of the judged queries of a collection."""
     from crossrank.evaluation.collections import Collection
@@ -215,7 +224,9 @@ def _of_collection(
     documents = list(judged.documents())
     if run is None:
         first = in_memory(
-            {retriever.value}, documents, lambda: open_bi_encoder(DEFAULT_BI_ENCODER, threads=threads)
+            {retriever.value},
+            documents,
+            lambda: open_bi_encoder(DEFAULT_BI_ENCODER, threads=threads, where=where),
         )[retriever.value]
         found = first.retrieve(list(queries.values()), depth)
         candidates = {

@@ -12,11 +12,15 @@ import typer
 from crossrank.cli.inputs import STDIN, read_documents
 from crossrank.cli.loading import (
     DEFAULT_BI_ENCODER,
+    Backend,
+    BackendOption,
+    DeviceOption,
     JsonOption,
     Precision,
     PrecisionOption,
     RevisionOption,
     ThreadsOption,
+    Where,
     open_bi_encoder,
 )
 from crossrank.cli.output import emit_json, messages
@@ -52,6 +56,8 @@ def encode(
     ] = None,
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
+    backend: BackendOption = Backend.auto,
+    device: DeviceOption = None,
     revision: RevisionOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -74,7 +80,12 @@ def encode(
     check_new(to, replace=replace)
     texts = [document.full_text for document in read_documents(input)]
     encoder = open_bi_encoder(
-        model, precision=precision, threads=threads, revision=revision, dimensions=dimensions
+        model,
+        precision=precision,
+        threads=threads,
+        revision=revision,
+        dimensions=dimensions,
+        where=Where(backend, device),
     )
     embeddings = encoder.encode_queries(texts) if role is Role.query else encoder.encode_documents(texts)
     if to is None:

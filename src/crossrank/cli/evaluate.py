@@ -11,6 +11,9 @@ import typer
 
 from crossrank.cli.inputs import STDIN, as_file
 from crossrank.cli.loading import (
+    Backend,
+    BackendOption,
+    DeviceOption,
     JsonOption,
     LabelOption,
     LongDocuments,
@@ -18,6 +21,7 @@ from crossrank.cli.loading import (
     LongQuery,
     Precision,
     ThreadsOption,
+    Where,
 )
 from crossrank.cli.output import console, emit_json, messages, print_notes, table
 from crossrank.cli.search import (
@@ -65,7 +69,17 @@ SEARCH_OPTIONS = (
         "model",
         "model_revision",
     ),
-    *("revision", "label", "save_run", "long_query", "long_documents", "precision", "threads"),
+    *(
+        "revision",
+        "label",
+        "save_run",
+        "long_query",
+        "long_documents",
+        "precision",
+        "threads",
+        "backend",
+        "device",
+    ),
 )
 """What only `--index` uses."""
 
@@ -108,6 +122,8 @@ def evaluate(
     long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: RerankerPrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
+    backend: BackendOption = Backend.auto,
+    device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure a run with trec_eval's own code: a TREC run file against qrels, or an index on a collection.
@@ -176,6 +192,7 @@ def evaluate(
             long_documents=long_documents,
             precision=precision,
             threads=threads,
+            where=Where(backend, device),
         ) as searcher:
             check_queries(
                 searcher, {f"{judged.queries_path}: query {name!r}": text for name, text in asked.items()}

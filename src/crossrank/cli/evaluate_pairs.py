@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,12 +11,16 @@ import typer
 
 from crossrank.cli.inputs import STDIN, as_file, name_of
 from crossrank.cli.loading import (
+    Backend,
+    BackendOption,
+    DeviceOption,
     JsonOption,
     LongQuery,
     Precision,
     PrecisionOption,
     RevisionOption,
     ThreadsOption,
+    Where,
     open_bi_encoder,
     open_reranker,
 )
@@ -50,6 +55,8 @@ def evaluate_pairs(
     ] = None,
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
+    backend: BackendOption = Backend.auto,
+    device: DeviceOption = None,
     revision: RevisionOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -63,13 +70,15 @@ def evaluate_pairs(
     """
     from crossrank.evaluation.pairs import pair_values, read_labelled_pairs
 
+    if threshold is not None and not math.isfinite(threshold):
+        raise typer.BadParameter(f"--threshold must be a finite number, not {threshold}")
     if threshold is not None and choose_on is not None:
         raise typer.BadParameter("give --threshold or --choose-on, not both")
     if pairs == STDIN and choose_on == STDIN:
         raise typer.BadParameter("only one of PAIRS and --choose-on can be standard input")
     with as_file(pairs, "stdin.jsonl") as file:
         rows = list(read_labelled_pairs(file))
-    opened = _open(model, precision, threads, revision)
+    opened = _open(model, precision, threads, revision, Where(backend, device))
     several = len(getattr(opened, "labels", ())) > 1
     is_binary = not several and all(row.label in (0, 1) for row in rows)
     if not is_binary:
@@ -93,16 +102,21 @@ def evaluate_pairs(
 
 
 def _open(
-    name: str, precision: Precision, threads: int | None, revision: str | None
+    name: str, precision: Precision, threads: int | None, revision: str | None, where: Where
 ) -> CrossEncoder | BiEncoder:
     from crossrank.models.cross_encoder import CrossEncoder
     from crossrank.models.hub import resolve
     from crossrank.models.load import kind_of
 
     if kind_of(resolve(name, kind="cross-encoder", revision=revision), name) == "bi_encoder":
-        return open_bi_encoder(name, precision=precision, threads=threads, revision=revision)
+        return open_bi_encoder(name, precision=precision, threads=threads, revision=revision, where=where)
     model = open_reranker(
-        name, precision=precision, threads=threads, revision=revision, long_query=LongQuery.truncate
+        name,
+        precision=precision,
+        threads=threads,
+        revision=revision,
+        long_query=LongQuery.truncate,
+        where=where,
     )
     if not isinstance(model, CrossEncoder):
         raise InputError(

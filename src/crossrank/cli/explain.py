@@ -11,6 +11,9 @@ import typer
 
 from crossrank.cli.loading import (
     DEFAULT_RERANKER,
+    Backend,
+    BackendOption,
+    DeviceOption,
     JsonOption,
     LabelOption,
     LongDocuments,
@@ -22,6 +25,7 @@ from crossrank.cli.loading import (
     RerankerOption,
     RevisionOption,
     ThreadsOption,
+    Where,
     open_reranker,
 )
 from crossrank.cli.output import console, emit_json, messages
@@ -65,6 +69,8 @@ def explain(
     long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
+    backend: BackendOption = Backend.auto,
+    device: DeviceOption = None,
     revision: RevisionOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -94,6 +100,7 @@ def explain(
         label=label,
         long_query=long_query,
         long_documents=long_documents,
+        where=Where(backend, device),
     )
     from crossrank.explanation.explain import explain as explain_pair
 

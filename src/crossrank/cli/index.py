@@ -18,11 +18,15 @@ import typer
 from crossrank.cli.inputs import STDIN, as_file, name_of
 from crossrank.cli.loading import (
     DEFAULT_BI_ENCODER,
+    Backend,
+    BackendOption,
+    DeviceOption,
     JsonOption,
     Precision,
     PrecisionOption,
     RevisionOption,
     ThreadsOption,
+    Where,
     open_bi_encoder,
     open_index,
     open_late_interaction,
@@ -112,6 +116,8 @@ def index(
     ] = False,
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
+    backend: BackendOption = Backend.auto,
+    device: DeviceOption = None,
     revision: RevisionOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -165,6 +171,7 @@ def index(
             precision=precision,
             threads=threads,
             revision=revision,
+            where=Where(backend, device),
         )
         made_ids = 0
 
@@ -218,6 +225,7 @@ def _open(
     precision: Precision,
     threads: int | None,
     revision: str | None,
+    where: Where,
 ) -> Index:
     """Make the index, or open the one that is there after checking that it is what the options say."""
     from crossrank.store.lance import Index
@@ -254,6 +262,8 @@ def _open(
             "revision",
             "precision",
             "threads",
+            "backend",
+            "device",
             because="the index has no vectors (--no-vectors)",
         )
     if late_interaction is None and not is_there:
@@ -269,17 +279,18 @@ def _open(
             late_interaction=(
                 "its own"
                 if late_interaction is None
-                else open_late_interaction(late_interaction, threads=threads)
+                else open_late_interaction(late_interaction, threads=threads, where=where)
             ),
+            where=where,
         )
     bi_encoder = None
     if vectors:
         bi_encoder = open_bi_encoder(
-            model or DEFAULT_BI_ENCODER, precision=precision, threads=threads, revision=revision
+            model or DEFAULT_BI_ENCODER, precision=precision, threads=threads, revision=revision, where=where
         )
     late, codec = None, None
     if late_interaction is not None:
-        late = open_late_interaction(late_interaction, threads=threads)
+        late = open_late_interaction(late_interaction, threads=threads, where=where)
         codec = _codec(token_form or TokenForm.int8, late, sample)
     return Index.create(
         to,

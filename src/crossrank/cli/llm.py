@@ -31,7 +31,16 @@ __all__ = [
 ]
 
 _PANEL = "Rerankers made of a large language model"
-_OF_OTHER_RERANKERS = ("reranker", "label", "long_query", "long_documents", "precision", "threads")
+_OF_OTHER_RERANKERS = (
+    "reranker",
+    "label",
+    "long_query",
+    "long_documents",
+    "precision",
+    "threads",
+    "backend",
+    "device",
+)
 
 
 class Method(str, Enum):

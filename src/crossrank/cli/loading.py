@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_BI_ENCODER",
     "DEFAULT_RERANKER",
+    "Backend",
+    "BackendOption",
+    "DeviceOption",
     "JsonOption",
     "LabelOption",
     "LongDocuments",
@@ -32,6 +35,7 @@ __all__ = [
     "RerankerOption",
     "RevisionOption",
     "ThreadsOption",
+    "Where",
     "open_bi_encoder",
     "open_index",
     "open_late_interaction",
@@ -42,12 +46,34 @@ DEFAULT_RERANKER = BUILT_IN["cross-encoder"]
 DEFAULT_BI_ENCODER = BUILT_IN["bi-encoder"]
 
 
+class Backend(str, Enum):
+    """What runs a model: see `crossrank.runtime.backends`."""
+
+    auto = "auto"
+    onnx = "onnx"
+    torch = "torch"
+
+
+class Where(NamedTuple):
+    """Where a command's models run: its --backend and --device."""
+
+    backend: Backend = Backend.auto
+    device: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As options of a model; kinds that cannot choose have neither."""
+        chosen = {"backend": self.backend.value, "device": self.device}
+        return {name: value for name, value in chosen.items() if value not in ("auto", None)}
+
+
 class Precision(str, Enum):
     """How the numbers of a model are held."""
 
     auto = "auto"
     float32 = "float32"
     int8 = "int8"
+    bf16 = "bf16"
 
 
 class LongQuery(str, Enum):
@@ -66,6 +92,12 @@ class LongDocuments(str, Enum):
     mean_top_k = "mean_top_k"
 
 
+BackendOption = Annotated[
+    Backend, typer.Option(help="onnx: on the CPU; torch: on GPUs; auto takes torch where it can use a GPU.")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="Of torch: cpu, cuda, cuda:1, mps; default: the first GPU, else the CPU.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
 LabelOption = Annotated[
     str | None, typer.Option(help="Of a reranker with several labels: the one to rank by.")
@@ -81,7 +113,7 @@ MinProbabilityOption = Annotated[
     typer.Option(min=0, max=1, help="Leave out hits of less calibrated probability, and say how many."),
 ]
 PrecisionOption = Annotated[
-    Precision, typer.Option(help="auto takes int8 where it has passed its parity gate.")
+    Precision, typer.Option(help="auto takes int8 where it has passed its parity gate, and bf16 on a GPU.")
 ]
 RerankerOption = Annotated[
     str, typer.Option("--reranker", "-r", help="A built-in model, a folder, or a hub name.")
@@ -102,6 +134,7 @@ def open_reranker(
     long_query: LongQuery = LongQuery.error,
     long_documents: LongDocuments = LongDocuments.truncate,
     scores_pairs: bool = False,
+    where: Where = Where(),
 ) -> Any:
     """Open the reranker called `name`, as what its files say it is.
 
@@ -114,13 +147,14 @@ def open_reranker(
         long_query: see `LongQueryOption`.
         long_documents: see `LongDocumentsOption`.
         scores_pairs: whether it must give each pair a score, and not only an order.
+        where: see `BackendOption` and `DeviceOption`.
     """
     from crossrank.models.hub import resolve
     from crossrank.models.load import kind_of, load
 
     if kind_of(resolve(name, kind="cross-encoder", revision=revision), name) == "bi_encoder":
         raise InputError(f"{name} is a bi-encoder, which is for a first stage; give a reranker")
-    options: dict[str, Any] = {"precision": precision.value, "threads": threads}
+    options: dict[str, Any] = {"precision": precision.value, "threads": threads, **where.options}
     # Not every kind has these.
     if long_query is not LongQuery.error:
         options["long_query"] = long_query.value
@@ -147,8 +181,9 @@ def open_late_interaction(
     threads: int | None = None,
     revision: str | None = None,
     long_query: LongQuery = LongQuery.error,
+    where: Where = Where(),
 ) -> LateInteraction:
-    """Open the late-interaction model called `name`."""
+    """Open the late-interaction model called `name`; see `open_bi_encoder`."""
     from crossrank.models.late_interaction import LateInteraction
 
     return LateInteraction(
@@ -157,6 +192,7 @@ def open_late_interaction(
         threads=threads,
         revision=revision,
         long_query=long_query.value,
+        **where.options,
     )
 
 
@@ -167,8 +203,18 @@ def open_bi_encoder(
     threads: int | None = None,
     revision: str | None = None,
     dimensions: int | None = None,
+    where: Where = Where(),
 ) -> BiEncoder:
-    """Open the bi-encoder called `name`."""
+    """Open the bi-encoder called `name`.
+
+    Args:
+        name: a built-in model, a folder, or a hub name.
+        precision: see `PrecisionOption`.
+        threads: see `ThreadsOption`.
+        revision: see `RevisionOption`.
+        dimensions: how many to keep.
+        where: see `BackendOption` and `DeviceOption`.
+    """
     from crossrank.models.bi_encoder import BiEncoder
 
     return BiEncoder(
@@ -177,6 +223,7 @@ def open_bi_encoder(
         threads=threads,
         revision=revision,
         dimensions=dimensions,
+        **where.options,
     )
 
 
@@ -191,6 +238,7 @@ def open_index(
     filter: Filter | None = None,
     late_interaction: LateInteraction | Literal["its own"] | None = None,
     long_query: LongQuery = LongQuery.error,
+    where: Where = Where(),
 ) -> Index:
     """Open an index and, where it has vectors and they are needed, the bi-encoder it was made with.
 
@@ -205,6 +253,7 @@ def open_index(
         late_interaction: the model that its token vectors are to be compared by; "its own" opens the one it
             was made with, if any.
         long_query: what that one does with a query that is too long for it.
+        where: see `BackendOption` and `DeviceOption`; models of an index that are in int8 run on the CPU.
     """
     from crossrank.store.lance import Index
 
@@ -221,6 +270,7 @@ def open_index(
                 precision=_precision(made_with.precision, precision),
                 threads=threads,
                 long_query=long_query,
+                where=_of_index(where, made_with.precision),
             )
     if stored is None and late_interaction is None:
         return index
@@ -233,8 +283,14 @@ def open_index(
             threads=threads,
             revision=revision,
             dimensions=stored.dimensions,
+            where=_of_index(where, stored.precision),
         )
     return Index.open(directory, bi_encoder=bi_encoder, late_interaction=late_interaction)
+
+
+def _of_index(where: Where, precision: str | None) -> Where:
+    """Where a model of an index runs: int8 is on the CPU, whatever is said of the command's other models."""
+    return Where() if precision == Precision.int8.value else where
 
 
 def _precision(stored: str | None, otherwise: Precision) -> Precision:

@@ -14,6 +14,9 @@ import typer
 from crossrank.cli.inputs import STDIN
 from crossrank.cli.loading import (
     DEFAULT_BI_ENCODER,
+    Backend,
+    BackendOption,
+    DeviceOption,
     JsonOption,
     LabelOption,
     LongDocuments,
@@ -22,6 +25,7 @@ from crossrank.cli.loading import (
     LongQueryOption,
     Precision,
     ThreadsOption,
+    Where,
     open_bi_encoder,
     open_index,
     open_reranker,
@@ -152,6 +156,8 @@ def mine(
     long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: Annotated[Precision, typer.Option(help="The teacher's.")] = Precision.auto,
     threads: ThreadsOption = None,
+    backend: BackendOption = Backend.auto,
+    device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Find hard negatives for judged queries: documents that look relevant and are not judged so.
@@ -208,6 +214,7 @@ def mine(
     queries = judged.queries(split)
     window = {"skip_top": skip_top, "depth": depth, "sampling": sampling.value}
     names = {each.first_stage for each in stated}
+    where = Where(backend, device)
     with ExitStack() as opened:
         retrievers: Mapping[str, Retriever]
         documents: list[Document] | Index
@@ -217,14 +224,19 @@ def mine(
                 names,
                 documents,
                 lambda: open_bi_encoder(
-                    model or DEFAULT_BI_ENCODER, threads=threads, revision=model_revision
+                    model or DEFAULT_BI_ENCODER, threads=threads, revision=model_revision, where=where
                 ),
             )
         else:
             with_vectors = any(each.needs_vectors for each in stated)
             documents = opened.enter_context(
                 open_index(
-                    index, model=model, with_vectors=with_vectors, threads=threads, revision=model_revision
+                    index,
+                    model=model,
+                    with_vectors=with_vectors,
+                    threads=threads,
+                    revision=model_revision,
+                    where=where,
                 )
             )
             retrievers = {name: index_retriever(documents, name) for name in _RETRIEVERS if name in names}
@@ -240,6 +252,7 @@ def mine(
                 long_query=long_query,
                 long_documents=long_documents,
                 scores_pairs=True,
+                where=where,
             )
         try:
             report = mine_negatives(

@@ -34,6 +34,9 @@ from crossrank.cli.llm import (
 )
 from crossrank.cli.loading import (
     DEFAULT_RERANKER,
+    Backend,
+    BackendOption,
+    DeviceOption,
     JsonOption,
     LabelOption,
     LongDocuments,
@@ -46,6 +49,7 @@ from crossrank.cli.loading import (
     RerankerOption,
     RevisionOption,
     ThreadsOption,
+    Where,
     open_reranker,
 )
 from crossrank.cli.output import (
@@ -97,6 +101,8 @@ def rerank(
     long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
+    backend: BackendOption = Backend.auto,
+    device: DeviceOption = None,
     revision: RevisionOption = None,
     llm: LLMOption = None,
     llm_model: LLMModelOption = None,
@@ -151,6 +157,7 @@ def rerank(
                 label=label,
                 long_query=long_query,
                 long_documents=long_documents,
+                where=Where(backend, device),
             )
         )
     )
@@ -204,6 +211,8 @@ def score(
     long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
+    backend: BackendOption = Backend.auto,
+    device: DeviceOption = None,
     revision: RevisionOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -224,6 +233,7 @@ def score(
         long_query=long_query,
         long_documents=long_documents,
         scores_pairs=True,
+        where=Where(backend, device),
     )
     if activate and model.activation == "identity":
         messages().print(f"{model.name} states no activation: these are its raw logits", markup=False)

@@ -24,6 +24,9 @@ from crossrank.cli.llm import (
 )
 from crossrank.cli.loading import (
     DEFAULT_RERANKER,
+    Backend,
+    BackendOption,
+    DeviceOption,
     JsonOption,
     LabelOption,
     LongDocuments,
@@ -32,6 +35,7 @@ from crossrank.cli.loading import (
     MinProbabilityOption,
     Precision,
     ThreadsOption,
+    Where,
     open_index,
     open_reranker,
 )
@@ -174,6 +178,7 @@ def open_searcher(
     long_documents: LongDocuments,
     precision: Precision,
     threads: int | None,
+    where: Where,
     llm: LLMChoice | None = None,
     min_probability: float | None = None,
 ) -> Iterator[Searcher]:
@@ -194,6 +199,7 @@ def open_searcher(
                 with_vectors=retriever not in (RetrieverName.bm25, RetrieverName.late),
                 threads=threads,
                 revision=model_revision,
+                where=where,
                 filter=None if filter is None else as_filter(filter),
                 late_interaction="its own" if retriever is RetrieverName.late else None,
                 long_query=long_query,
@@ -212,6 +218,7 @@ def open_searcher(
                 label=label,
                 long_query=long_query,
                 long_documents=long_documents,
+                where=where,
             )
             second = from_index(index, opened)
         yield Searcher(first, second, depth=depth, fuse=_formula(fuse), min_probability=min_probability)
@@ -275,6 +282,8 @@ def search(
     long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: RerankerPrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
+    backend: BackendOption = Backend.auto,
+    device: DeviceOption = None,
     llm: LLMOption = None,
     llm_model: LLMModelOption = None,
     base_url: BaseURLOption = None,
@@ -335,6 +344,7 @@ def search(
         long_documents=long_documents,
         precision=precision,
         threads=threads,
+        where=Where(backend, device),
         llm=language_model,
         min_probability=min_probability,
     ) as searcher:

@@ -18,6 +18,9 @@ from rich.text import Text
 from crossrank.cli.inputs import STDIN, as_file
 from crossrank.cli.loading import (
     DEFAULT_BI_ENCODER,
+    Backend,
+    BackendOption,
+    DeviceOption,
     JsonOption,
     LabelOption,
     LongQuery,
@@ -25,6 +28,7 @@ from crossrank.cli.loading import (
     PrecisionOption,
     RevisionOption,
     ThreadsOption,
+    Where,
     open_bi_encoder,
     open_reranker,
 )
@@ -123,6 +127,8 @@ def paraphrases(
     label: LabelOption = None,
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
+    backend: BackendOption = Backend.auto,
+    device: DeviceOption = None,
     revision: RevisionOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -135,11 +141,11 @@ def paraphrases(
     from crossrank.similarity.paraphrases import similar_pairs
 
     limits = _checked(ctx, to, verify, band, replace=replace, as_json=json)
-    look = (
-        None if verify is None else SecondLook(_verifier(verify, label, threads, least), limits, least, most)
-    )
+    where, look = Where(backend, device), None
+    if verify is not None:
+        look = SecondLook(_verifier(verify, label, threads, least, where), limits, least, most)
     documents = _read(paths)
-    vectors = _encoded(documents, model, precision, threads, revision)
+    vectors = _encoded(documents, model, precision=precision, threads=threads, revision=revision, where=where)
     pairs = similar_pairs(vectors, threshold=threshold, top_k=top_k)
     values = None
     if look is not None:
@@ -183,6 +189,8 @@ def cluster(
     label: LabelOption = None,
     precision: PrecisionOption = Precision.auto,
     threads: ThreadsOption = None,
+    backend: BackendOption = Backend.auto,
+    device: DeviceOption = None,
     revision: RevisionOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -201,11 +209,11 @@ def cluster(
     limits = _checked(ctx, to, verify, band, replace=replace, as_json=json)
     if verify is not None and method is not MethodName.components:
         raise typer.BadParameter("--verify looks at pairs; it goes with --method components")
-    look = (
-        None if verify is None else SecondLook(_verifier(verify, label, threads, least), limits, least, most)
-    )
+    where, look = Where(backend, device), None
+    if verify is not None:
+        look = SecondLook(_verifier(verify, label, threads, least, where), limits, least, most)
     documents = _read(paths)
-    vectors = _encoded(documents, model, precision, threads, revision)
+    vectors = _encoded(documents, model, precision=precision, threads=threads, revision=revision, where=where)
     if look is None:
         found = find_clusters(vectors, threshold=threshold, min_size=min_size, method=method.value)
     else:
@@ -284,17 +292,27 @@ def _read(paths: Sequence[Path]) -> list[Document]:
 
 
 def _encoded(
-    documents: Sequence[Document], model: str, precision: Precision, threads: int | None, revision: str | None
+    documents: Sequence[Document],
+    model: str,
+    *,
+    precision: Precision,
+    threads: int | None,
+    revision: str | None,
+    where: Where,
 ) -> npt.NDArray[np.float32]:
-    encoder = open_bi_encoder(model, precision=precision, threads=threads, revision=revision)
+    encoder = open_bi_encoder(model, precision=precision, threads=threads, revision=revision, where=where)
     return encoder.encode_documents(documents)
 
 
-def _verifier(name: str, label: str | None, threads: int | None, least: float | None) -> CrossEncoder:
+def _verifier(
+    name: str, label: str | None, threads: int | None, least: float | None, where: Where
+) -> CrossEncoder:
     """Open the model of --verify, and find out before texts are encoded whether it can be used."""
     from crossrank.similarity.verification import check_verifier
 
-    model: CrossEncoder = open_reranker(name, threads=threads, label=label, long_query=LongQuery.truncate)
+    model: CrossEncoder = open_reranker(
+        name, threads=threads, label=label, long_query=LongQuery.truncate, where=where
+    )
     check_verifier(model, least)
     return model
 

@@ -39,6 +39,11 @@ WORDING = {
         "name the one to rank by with --label, or use `crossrank score`"
     ),
     "precision='float32'": "--precision float32",
+    "precision='bf16'": "--precision bf16",
+    "device is of backend='torch'": "--device is of --backend torch",
+    "backend='onnx'": "--backend onnx",
+    "backend='torch'": "--backend torch",
+    "or use device='cpu'": "or use --device cpu",
     "min_probability needs": "--min-probability needs",
     "; name a folder for a copy with to=": "; name a folder for a copy with --to",
     "replace it with overwrite=True, or name a folder for a copy with to=": (
@@ -56,6 +61,9 @@ WORDING = {
         "give --least in that range, or calibrate the model with `crossrank calibrate`"
     ),
     "; open it with LateInteraction": ", and a bi-encoder is needed here",
+    "; open it with MonoT5": ", and a bi-encoder is needed here",
+    "; open it with RankT5": ", and a bi-encoder is needed here",
+    "; open it with DuoT5": ", and a bi-encoder is needed here",
     "open it with MonoT5, RankT5 or DuoT5, or write": "write",
     "Fine-tune it first, open it with BiEncoder and the pooling its card names, or write": (
         "Fine-tune it first, or write"

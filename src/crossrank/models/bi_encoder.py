@@ -22,13 +22,15 @@ from crossrank.errors import (
     UnsupportedArchitectureError,
 )
 from crossrank.models.hub import BUILT_IN, resolve
-from crossrank.models.pooling import apply_modules, l2_normalised, pool
+from crossrank.models.pooling import apply_modules, l2_normalised, run_pooled
 from crossrank.models.prompts import stated_prompts
 from crossrank.progress import Track, track
+from crossrank.runtime.backends import Backend, Precision, open_backend
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET, plan
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.engine import Precision, Source, open_engine
+from crossrank.runtime.engine import Source
 from crossrank.runtime.modules import Module, Pooling, PoolingMode
+from crossrank.runtime.overlap import in_turn
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.types import Document
 
@@ -62,7 +64,11 @@ class BiEncoder:
     Args:
         model: a folder, a name on the Hugging Face hub, or None for the model that ships with crossrank.
         revision: commit, tag or branch; for models from the hub only.
-        precision: "float32", "int8", or "auto" for the fastest form that passed its parity gate.
+        precision: "float32", "int8" where the model has an int8 form that passed its parity gate, "bf16" with
+            torch, or "auto" for the fastest form there is where it runs.
+        backend: "onnx" (ONNX Runtime on the CPU), "torch" (for GPUs; extra "torch"), or "auto" for torch
+            where there is a GPU that it can use. See `crossrank.runtime.backends`.
+        device: of torch: "cpu", "cuda", "cuda:1", "mps"; None takes the first GPU, else the CPU.
         source: "weights" computes with the safetensors, "onnx" with the folder's own ONNX file, "auto" with
             the weights where there are any and crossrank knows the architecture, else with the file.
         dimensions: keep the first so many (for models trained for it: Matryoshka); None keeps all.
@@ -71,15 +77,16 @@ class BiEncoder:
             that does not say. Its model card does.
         query_prompt: put before each query in place of the folder's; "" for none.
         document_prompt: put before each document in place of the folder's; "" for none.
-        token_budget: tokens of one forward, padding included.
-        threads: batches that run at a time, 1 to 1024; None takes the cores this process may use.
+        token_budget: tokens of one forward, padding included; on a GPU forwards are joined to larger ones.
+        threads: batches that run at a time, 1 to 1024; None takes the cores this process may use. Of ONNX
+            Runtime.
         progress: whether long calls show a progress bar; None shows it on a terminal.
 
     Attributes:
         name: the model's name, as given.
         dimensions: of the vectors.
         max_length: most tokens of a text, prompt and special tokens included.
-        precision: "float32" or "int8".
+        precision: "float32", "int8" or "bf16".
         query_prompt: put before each query.
         document_prompt: put before each document.
 
@@ -100,6 +107,8 @@ class BiEncoder:
         *,
         revision: str | None = None,
         precision: Precision = "auto",
+        backend: Backend = "auto",
+        device: str | None = None,
         source: Source = "auto",
         dimensions: int | None = None,
         max_length: int | None = None,
@@ -116,8 +125,14 @@ class BiEncoder:
         self._checkpoint = Checkpoint.open(folder)
         self._pooling, self._after = _modules(self._checkpoint, pooling)
         self._tokenizer = Tokenizer(self._checkpoint)
-        self._engine = open_engine(
-            self._checkpoint, output="tokens", precision=precision, threads=threads, source=source
+        self._engine = open_backend(
+            self._checkpoint,
+            output="tokens",
+            backend=backend,
+            device=device,
+            precision=precision,
+            threads=threads,
+            source=source,
         )
         self.precision = self._engine.precision
         self._token_budget = token_budget
@@ -187,12 +202,16 @@ class BiEncoder:
         vectors = np.empty((len(strings), self.dimensions), dtype=np.float32)
         cut: list[int] = []
         with track(len(strings), f"Encoding {role.name}", progress=self._progress) as tracked:
-            for block in _blocks(strings):
+
+            def encode(block: slice) -> tuple[slice, npt.NDArray[np.float32], list[int]]:
                 tokens = self._tokenizer.encode([role.prompt + text for text in strings[block]])
                 ids = [each.ids[: self._room] for each in tokens]
-                cut += [len(each.ids) for each in tokens if len(each.ids) > self._room]
                 pooled = self._run(ids, role, block.start, tracked)[:, : self.dimensions]
+                return block, pooled, [len(each.ids) for each in tokens if len(each.ids) > self._room]
+
+            for block, pooled, lengths in in_turn(self._engine, encode, _blocks(strings)):
                 vectors[block] = l2_normalised(pooled) if normalize else pooled
+                cut += lengths
         if cut:
             _logger.warning(
                 "%d of %d %s have more than max_length=%d tokens and were cut at the end; the longest has %d",
@@ -211,13 +230,14 @@ class BiEncoder:
         lengths = np.array([len(each) for each in ids], dtype=np.int64)
         lengths += self._tokenizer.num_single_special_tokens
         pooled: npt.NDArray[np.float32] | None = None
-        batches = plan(lengths, self._token_budget, self._checkpoint.max_positions, self._engine.threads)
-        outputs = self._engine.run_all(
+        engine, positions = self._engine, self._checkpoint.max_positions
+        batches = plan(lengths, self._token_budget, positions, engine.threads, exact=engine.wants_exact)
+        inputs = (
             self._tokenizer.single_inputs([ids[row] for row in batch.rows], batch.length) for batch in batches
         )
+        outputs = run_pooled(self._engine, inputs, self._pooling.modes, role.skip)
         for batch, output in zip(batches, outputs, strict=True):
-            vectors = pool(output, lengths[batch.rows], self._pooling.modes, role.skip)
-            vectors = apply_modules(vectors, self._after)
+            vectors = apply_modules(output, self._after)
             bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
             if bad.size:
                 raise ModelOutputError(
@@ -315,6 +335,24 @@ def _blocks(texts: Sequence[str]) -> Iterator[slice]:
         start = stop
 
 
+def _refuse_rerankers(checkpoint: Checkpoint) -> None:
+    """Say what a folder is where it says so itself: no pooling makes it a bi-encoder."""
+    from crossrank.models.load import KINDS, kind_of
+
+    try:
+        kind = kind_of(checkpoint.folder)
+    except CheckpointError:
+        if checkpoint.architecture != "t5":
+            return
+        raise CheckpointError(
+            f"{checkpoint.folder} is a T5 without a Pooling module, and so no bi-encoder; rerankers made of "
+            "T5s are opened with MonoT5, RankT5 or DuoT5"
+        ) from None
+    if kind != "bi_encoder":
+        words = kind.replace("_t5", " T5").replace("_", "-")
+        raise CheckpointError(f"{checkpoint.folder} is a {words}; open it with {KINDS[kind][1]}")
+
+
 def _modules(checkpoint: Checkpoint, pooling: PoolingMode | None) -> tuple[Pooling, list[Module]]:
     """Return the pooling and the modules after it."""
     if checkpoint.is_modular_cross_encoder:
@@ -327,6 +365,7 @@ def _modules(checkpoint: Checkpoint, pooling: PoolingMode | None) -> tuple[Pooli
     stated = checkpoint.pooling
     if stated is None:
         if pooling is None:
+            _refuse_rerankers(checkpoint)
             raise CheckpointError(
                 f"{checkpoint.folder} does not say how token vectors become one (no Pooling module in "
                 "modules.json); pass the pooling its model card names, such as pooling='mean' or 'cls'"

@@ -315,7 +315,8 @@ class DuoT5:
             rows.append((queries[query], encoded[first].ids[:share], encoded[second].ids[:share]))
         lengths = [sum(map(len, row)) + self._tokenizer.num_special_tokens for row in rows]
         margins = np.empty(len(rows), dtype=np.float32)
-        batches = batching.plan(lengths, self._token_budget, None, self._engine.threads)
+        engine = self._engine
+        batches = batching.plan(lengths, self._token_budget, None, engine.threads, exact=engine.wants_exact)
         outputs = self._engine.run_all(
             self._tokenizer.inputs([rows[i] for i in batch.rows.tolist()], batch.length) for batch in batches
         )

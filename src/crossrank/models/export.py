@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from crossrank.errors import CheckpointError, ModelOutputError
+from crossrank.errors import CheckpointError, InputError, ModelOutputError
 from crossrank.models.bi_encoder import BiEncoder
 from crossrank.models.calibration import read_calibration, write_calibration
 from crossrank.models.cross_encoder import CrossEncoder
@@ -30,14 +30,15 @@ from crossrank.models.mono_t5 import MonoT5
 from crossrank.models.rank_t5 import RankT5
 from crossrank.models.t5_opening import declare_t5
 from crossrank.models.token_settings import token_modules
+from crossrank.runtime.backends import Precision
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.encoder import Encoder
 from crossrank.runtime.encoders.heads import write_layers, write_pooling, write_unit_length
-from crossrank.runtime.engine import Further, Output, Precision, build_graph
+from crossrank.runtime.engine import Further, Output, build_graph
 from crossrank.runtime.graph import Graph
 from crossrank.runtime.int8 import PARITY_FILE, Int8Linear, write_parity
 from crossrank.runtime.modules import Dense, Module, Pooling
-from crossrank.runtime.onnx_file import ONNX_FILE, ONNX_FOLDER, OnnxFacts, onnx_digest, write_onnx
+from crossrank.runtime.onnx_file import ONNX_FILE, ONNX_FOLDER, OnnxFacts, TwoPaths, onnx_digest, write_onnx
 from crossrank.runtime.settings import read_object
 from crossrank.runtime.tokenization import Tokenizer
 
@@ -111,6 +112,8 @@ def export(
         InputError: a `to` that cannot be written, or a precision that is none.
         ModelOutputError: the folder gives other numbers; nothing is written then.
     """
+    if precision == "bf16":
+        raise InputError("an ONNX file is in float32 or int8; ONNX Runtime has no bf16 kernels for CPUs")
     source = resolve(model, kind="cross-encoder", revision=revision)
     folder = Path(to)
     check_target(folder, source, overwrite=overwrite)
@@ -122,7 +125,7 @@ def export(
         )
     kind = kind_of(source, name=str(model))
     options: dict[str, Any] = {} if kind == "bi_encoder" else {"long_query": "truncate"}
-    options |= {"threads": threads, "progress": False}
+    options |= {"threads": threads, "progress": False, "backend": "onnx"}
     opened: AnyModel = load(model, revision=revision, precision=precision, **options)
     graph, output = _graph(checkpoint, opened)
     with Draft.of(folder) as draft:
@@ -168,7 +171,7 @@ def export(
     return report
 
 
-def _graph(checkpoint: Checkpoint, opened: AnyModel) -> tuple[Graph, Output]:
+def _graph(checkpoint: Checkpoint, opened: AnyModel) -> tuple[TwoPaths, Output]:
     """The graph that a model runs, with what other programs need behind it; and what it gives."""
     further: Further | None = None
     output: Output = "logits"
@@ -178,10 +181,14 @@ def _graph(checkpoint: Checkpoint, opened: AnyModel) -> tuple[Graph, Output]:
         output, further = "tokens", _embedding(checkpoint.modules)
     elif isinstance(opened, LateInteraction):
         output, further = "tokens", _token_embeddings(token_modules(checkpoint))
-    if opened.precision == "int8":
-        form = Int8Linear(anywhere=True)
-        return build_graph(checkpoint, output, form, checkpoint.int8_tensors(), further), output
-    return build_graph(checkpoint, output, further=further), output
+
+    def write(padded: bool) -> Graph:
+        int8 = opened.precision == "int8"
+        form = Int8Linear(anywhere=True) if int8 else None
+        tensors = checkpoint.int8_tensors() if int8 else None
+        return build_graph(checkpoint, output, form, tensors, padded=padded, further=further)
+
+    return TwoPaths(write(True), write(False)), output
 
 
 def _embedding(modules: Sequence[Module]) -> Further | None:
@@ -208,7 +215,7 @@ def _token_embeddings(modules: Sequence[Module]) -> Further:
     return write
 
 
-def _inputs(checkpoint: Checkpoint, opened: AnyModel, graph: Graph) -> dict[str, Any]:
+def _inputs(checkpoint: Checkpoint, opened: AnyModel, graph: TwoPaths) -> dict[str, Any]:
     """What `INPUTS_FILE` says: how texts become inputs, and what the outputs are."""
     reads = ["input_ids", "attention_mask"]
     if checkpoint.uses_token_types and "token_type_ids" in graph.input_names:

@@ -22,9 +22,10 @@ from crossrank.models.requests import Requests, check_pairs
 from crossrank.models.token_encoder import EncodedTexts, TokenEncoder, text_blocks
 from crossrank.models.token_settings import TokenSettings, token_modules
 from crossrank.progress import Track, track
+from crossrank.runtime.backends import Backend, Precision, open_backend
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.engine import Precision, Source, open_engine
+from crossrank.runtime.engine import Source
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.types import Document, Hit, Pair, Ranking
 
@@ -77,16 +78,20 @@ class LateInteraction:
     Args:
         model: a folder, or a name on the Hugging Face hub.
         revision: commit, tag or branch; for hub models only.
-        precision: "float32", "int8" where the model has an int8 form that passed its parity gate, or "auto"
-            for the fastest form there is.
+        precision: "float32", "int8" where the model has an int8 form that passed its parity gate, "bf16" with
+            torch, or "auto" for the fastest form there is where it runs.
+        backend: "onnx" (ONNX Runtime on the CPU), "torch" (for GPUs; extra "torch"), or "auto" for torch
+            where there is a GPU that it can use. See `crossrank.runtime.backends`.
+        device: of torch: "cpu", "cuda", "cuda:1", "mps"; None takes the first GPU, else the CPU.
         source: "weights" computes with the safetensors, "onnx" with the folder's own ONNX file, "auto" with
             the weights where there are any and crossrank knows the architecture, else with the file.
         query_length: most tokens of a query, special tokens and marker included. Default: the folder's. A
             model that expands queries expands them to this.
         document_length: most tokens of a document; a longer one is cut at its end. Default: the folder's.
         long_query: what to do with a longer query: "error", or "truncate" to cut its end.
-        token_budget: tokens of one forward, padding included.
-        threads: batches that run at a time, 1 to 1024. Default: the cores this process may use.
+        token_budget: tokens of one forward, padding included; on a GPU forwards are joined to larger ones.
+        threads: batches that run at a time, 1 to 1024. Default: the cores this process may use. Of ONNX
+            Runtime.
         progress: a progress bar for long calls; None shows one on a terminal.
 
     Attributes:
@@ -111,6 +116,8 @@ class LateInteraction:
         *,
         revision: str | None = None,
         precision: Precision = "auto",
+        backend: Backend = "auto",
+        device: str | None = None,
         source: Source = "auto",
         query_length: int | None = None,
         document_length: int | None = None,
@@ -133,8 +140,15 @@ class LateInteraction:
         )
         self._long_query = long_query
         self._progress = progress
-        self._engine = open_engine(
-            checkpoint, output="tokens", precision=precision, threads=threads, source=source
+        self._engine = open_backend(
+            checkpoint,
+            output="tokens",
+            backend=backend,
+            device=device,
+            precision=precision,
+            threads=threads,
+            source=source,
+            vectors_of_padding=self.settings.has_unattended_expansion,
         )
         self._encoder = TokenEncoder(
             tokenizer,
@@ -156,7 +170,7 @@ class LateInteraction:
 
     @property
     def precision(self) -> str:
-        """What the linear layers compute in: "float32" or "int8"."""
+        """What the linear layers compute in: "float32", "int8" or "bf16"."""
         return self._engine.precision
 
     @cached_property

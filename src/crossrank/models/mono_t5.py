@@ -23,10 +23,11 @@ from crossrank.models.t5_opening import (
     open_step,
     stated_prompt,
 )
+from crossrank.runtime.backends import Precision
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import TokenScore
-from crossrank.runtime.engine import Engine, Precision, Source
+from crossrank.runtime.engine import Engine, Source
 from crossrank.runtime.prompts import PromptTokenizer
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K, LongDocuments

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from crossrank.models.pair_settings import PairSettings
 from crossrank.progress import Track, track
 from crossrank.runtime.batching import plan
 from crossrank.runtime.engine import Engine
+from crossrank.runtime.overlap import in_turn
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.runtime.windows import aggregate, windows
 
@@ -127,8 +129,10 @@ class PairScorer:
         rows = np.empty((len(unique), 3 * self._num_labels + 1), dtype=np.int32)
         with track(len(unique), "Scoring pairs", progress=progress) as tracked:
             call = _Call(query_ids, tracked, name_pair)
-            for start, block in _blocks(list(unique)):
-                rows[start : start + len(block)] = self._score_block(block, call)
+            start = 0
+            for scored in in_turn(self._engine, partial(self._score_block, call), _blocks(list(unique))):
+                rows[start : start + len(scored)] = scored
+                start += len(scored)
         spread = rows[positions]
         return PairScores(
             np.ascontiguousarray(spread[:, : self._num_labels]).view(np.float32),
@@ -136,7 +140,7 @@ class PairScorer:
             spread[:, self._num_labels + 1 :].reshape(-1, self._num_labels, 2),
         )
 
-    def _score_block(self, block: list[tuple[str, str]], call: _Call) -> npt.NDArray[np.int32]:
+    def _score_block(self, call: _Call, block: list[tuple[str, str]]) -> npt.NDArray[np.int32]:
         if self._cache is None:
             return self._compute(block, call)
         fingerprint = self._fingerprint()
@@ -200,7 +204,10 @@ class PairScorer:
         lengths = [self._tokenizer.pair_length(len(query), len(document)) for query, document in inputs]
         logits = np.empty((len(inputs), self._num_labels), dtype=np.float32)
         done = 0
-        batches = plan(lengths, self._token_budget, self._max_positions, self._engine.threads)
+        engine = self._engine
+        batches = plan(
+            lengths, self._token_budget, self._max_positions, engine.threads, exact=engine.wants_exact
+        )
         outputs = self._engine.run_all(
             self._tokenizer.pair_inputs([inputs[row] for row in batch.rows.tolist()], batch.length)
             for batch in batches
@@ -276,17 +283,17 @@ def encode_queries(
     return encoded
 
 
-def _blocks(pairs: list[tuple[str, str]]) -> Iterator[tuple[int, list[tuple[str, str]]]]:
-    """Cut pairs into blocks of bounded number and text; yields each one's start with it."""
+def _blocks(pairs: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    """Cut pairs into blocks of bounded number and text."""
     start = characters = 0
     for position, (_, document) in enumerate(pairs):
         full = position - start >= _BLOCK_PAIRS or characters + len(document) > _BLOCK_CHARACTERS
         if full and position > start:
-            yield start, pairs[start:position]
+            yield pairs[start:position]
             start, characters = position, 0
         characters += len(document)
     if start < len(pairs):
-        yield start, pairs[start:]
+        yield pairs[start:]
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:

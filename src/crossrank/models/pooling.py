@@ -7,14 +7,18 @@ sentence_transformer/modules/layer_norm.py); tested against its numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.runtime.engine import Engine
 from crossrank.runtime.modules import Dense, LayerNorm, Module, Normalize, PoolingMode
+from crossrank.runtime.tokenization import ModelInputs
 
-__all__ = ["apply_modules", "l2_normalised", "pool"]
+__all__ = ["PoolingEngine", "apply_modules", "l2_normalised", "pool", "run_pooled"]
 
 Vectors = npt.NDArray[np.float32]
 
@@ -62,6 +66,45 @@ def pool(
             part = total / (num_tokens if mode == "mean" else np.sqrt(num_tokens))
         parts.append(part)
     return np.concatenate(parts, axis=1)
+
+
+@runtime_checkable
+class PoolingEngine(Protocol):
+    """An engine that pools token vectors where they are: on a device they would be long on their way."""
+
+    def run_pooled(
+        self, batches: Iterable[ModelInputs], modes: Sequence[PoolingMode], skip: int
+    ) -> Iterator[Vectors]:
+        """Run batches and pool, as `pool` does."""
+        ...
+
+
+def run_pooled(
+    engine: Engine, batches: Iterable[ModelInputs], modes: Sequence[PoolingMode], skip: int = 0
+) -> Iterator[Vectors]:
+    """Run batches on an engine that gives token vectors, and pool each row's.
+
+    Args:
+        engine: opened for "tokens".
+        batches: see `Engine.run_all`.
+        modes: see `pool`.
+        skip: see `pool`.
+
+    Yields:
+        (batch, len(modes) × hidden) float32 for each batch, in order.
+    """
+    if isinstance(engine, PoolingEngine):
+        yield from engine.run_pooled(batches, modes, skip)
+        return
+    lengths: deque[npt.NDArray[np.int64]] = deque()
+
+    def taken() -> Iterator[ModelInputs]:
+        for batch in batches:
+            lengths.append(batch.attention_mask.sum(axis=1))
+            yield batch
+
+    for output in engine.run_all(taken()):
+        yield pool(output, lengths.popleft(), modes, skip)
 
 
 def apply_modules(vectors: Vectors, modules: Sequence[Module]) -> Vectors:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from crossrank.models.t5_opening import declare_t5
 from crossrank.models.t5_quantization import T5Kind, open_t5, t5_kind, t5_output, t5_tokenizer
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Output, Precision
+from crossrank.runtime.exits import EXITS_FILE, Exits
 from crossrank.runtime.int8 import INT8_FILE, write_parity
 from crossrank.runtime.quantization import LIMITS, calibrate, compare, exceeded, write_int8
 from crossrank.runtime.tokenization import ModelInputs, Tokenizer
@@ -75,7 +76,7 @@ class QuantizationReport:
         kind: "cross-encoder", "bi-encoder", "late-interaction", "mono_t5" or "rank_t5".
         path: the folder; written only if `passed`.
         passed: whether int8 passed the parity gate.
-        exceeded: names of the `limits` that it broke.
+        exceeded: names of the `limits` that it broke, with "after layer N" for a head at an earlier layer.
         limits: of the gate, `quantization.LIMITS`.
         num_calibration_pairs: pairs it was calibrated on, or of which it was one side for a bi-encoder.
         num_calibration_queries: queries of these.
@@ -83,6 +84,8 @@ class QuantizationReport:
         figures: of the comparison.
         float32_bytes: size of the weights it was made of, as they lie on the disk.
         int8_bytes: size of the int8 weights.
+        exits: layer -> the same figures of the scores after that layer, for models with heads there; they
+            must pass like the last layer's.
     """
 
     model: str
@@ -97,6 +100,7 @@ class QuantizationReport:
     figures: Figures
     float32_bytes: int
     int8_bytes: int
+    exits: Mapping[int, Figures] = field(default_factory=dict)
 
 
 def quantize(
@@ -186,6 +190,13 @@ def quantize(
     else:
         exact = open_model(source, kind, "float32", threads=threads, progress=progress)
     reference = score_candidates(exact, checked)
+    exit_layers = Exits(checkpoint).layers if t5 is None and kind == "cross-encoder" else ()
+    at_exits = {
+        layer: score_candidates(
+            open_model(source, kind, "float32", exit_layer=layer, threads=threads, progress=progress), checked
+        )
+        for layer in exit_layers
+    }
     if isinstance(exact, BiEncoder):
         prompts = exact.query_prompt, exact.document_prompt
     elif isinstance(exact, LateInteraction):
@@ -205,6 +216,8 @@ def quantize(
         work = draft.folder
         copy_model(source, work)
         place = work / checkpoint.transformer_folder.relative_to(source)
+        if checkpoint.exits_file is not None:
+            shutil.copyfile(checkpoint.exits_file, place / EXITS_FILE)
         write_int8(place / INT8_FILE, checkpoint.tensors(), layers)
         write_parity(place, {"passed": True})  # to be measured now
         quantised: Any
@@ -215,6 +228,14 @@ def quantize(
             quantised = open_model(work, kind, "int8", threads=threads, progress=progress)
         scores = score_candidates(quantised, checked)
         figures, broken = parity_figures(reference, scores, checked, qrels, shortest=_SHORTEST)
+        exit_figures: dict[int, Figures] = {}
+        for layer, wanted in at_exits.items():
+            cut = open_model(work, kind, "int8", exit_layer=layer, threads=threads, progress=progress)
+            got = score_candidates(cut, checked)
+            exit_figures[layer], exceeded_here = parity_figures(
+                wanted, got, checked, qrels, shortest=_SHORTEST
+            )
+            broken += [f"{limit} after layer {layer}" for limit in exceeded_here]
         report = QuantizationReport(
             model=str(model),
             kind=t5 or kind,
@@ -228,6 +249,7 @@ def quantize(
             figures=figures,
             float32_bytes=sum(file.stat().st_size for file in checkpoint.weight_files),
             int8_bytes=(place / INT8_FILE).stat().st_size,
+            exits=exit_figures,
         )
         if not report.passed:
             return report
@@ -300,21 +322,26 @@ def open_model(
     kind: Kind,
     precision: Precision,
     *,
+    exit_layer: int | None = None,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> CrossEncoder | BiEncoder | LateInteraction:
-    """Open a folder's weights as the gate compares them: too long queries are cut."""
+    """Open a folder's weights as the gate compares them: too long queries are cut.
+
+    Args:
+        folder: of the model.
+        kind: which class it is opened with.
+        precision: see `CrossEncoder`, as the rest.
+        exit_layer: of a cross-encoder.
+        threads: see `CrossEncoder`.
+        progress: see `CrossEncoder`.
+    """
     if kind == "bi-encoder":
         return BiEncoder(folder, precision=precision, source="weights", threads=threads, progress=progress)
-    pairwise = LateInteraction if kind == "late-interaction" else CrossEncoder
-    return pairwise(
-        folder,
-        precision=precision,
-        source="weights",
-        long_query="truncate",
-        threads=threads,
-        progress=progress,
-    )
+    options: dict[str, Any] = {"precision": precision, "threads": threads, "progress": progress}
+    if kind == "late-interaction":
+        return LateInteraction(folder, source="weights", long_query="truncate", **options)
+    return CrossEncoder(folder, source="weights", long_query="truncate", exit_layer=exit_layer, **options)
 
 
 def score_candidates(
@@ -430,10 +457,13 @@ def _record(
     report: QuantizationReport, name: str, seed: int, fingerprint: str, revision: str | None
 ) -> dict[str, Any]:
     """What parity.json says, in the form of the built-in models' records."""
+    checked: dict[str, Any] = {"queries": report.num_checked_queries, **report.figures}
+    if report.exits:
+        checked["exits"] = {str(layer): figures for layer, figures in report.exits.items()}
     return {
         "reference": "float32",
         "limits": report.limits,
-        "collections": {name: {"queries": report.num_checked_queries, **report.figures}},
+        "collections": {name: checked},
         "passed": report.passed,
         "source": {"model": report.model, "revision": revision, "fingerprint": fingerprint},
         "calibration": {

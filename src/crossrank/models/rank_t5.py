@@ -19,10 +19,11 @@ from crossrank.models.t5_opening import (
     stated_prompt,
     token_id,
 )
+from crossrank.runtime.backends import Precision
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import TokenScore
-from crossrank.runtime.engine import Engine, Precision, Source, open_engine
+from crossrank.runtime.engine import Engine, Source, open_engine
 from crossrank.runtime.prompts import PromptTokenizer
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K, LongDocuments

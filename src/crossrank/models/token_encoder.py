@@ -141,7 +141,10 @@ class TokenEncoder:
             return arrays
 
         vectors: list[npt.NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * len(ids)
-        batches = plan(expanded, self._token_budget, self._max_positions, self._engine.threads)
+        engine = self._engine
+        batches = plan(
+            expanded, self._token_budget, self._max_positions, engine.threads, exact=engine.wants_exact
+        )
         outputs = self._engine.run_all(inputs(batch.rows, batch.length) for batch in batches)
         for batch, output in zip(batches, outputs, strict=True):
             input_ids = running.popleft().input_ids

@@ -84,6 +84,11 @@ class TokenSettings:
     document: TextForm
     is_mean: bool
 
+    @property
+    def has_unattended_expansion(self) -> bool:
+        """Whether queries are filled up with tokens that no other attends to, but whose vectors count."""
+        return self.query.expansion is not None and not self.query.expansion.attended
+
     @classmethod
     def for_model(
         cls,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from crossrank.runtime.encoders.encoder import Encoder
 from crossrank.runtime.encoders.heads import write_modules
 from crossrank.runtime.encoders.modernbert import ModernBertEncoder
 from crossrank.runtime.encoders.t5 import T5Encoder
+from crossrank.runtime.exits import EXITS_FILE
 from crossrank.runtime.graph import Graph, LinearForm
 from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, Int8Linear, passed_parity
 from crossrank.runtime.limits import num_threads
@@ -35,12 +37,18 @@ __all__ = [
     "Further",
     "Head",
     "Output",
+    "SessionEngine",
+    "Workers",
     "build_graph",
+    "build_stored_graph",
+    "check_batch",
     "open_engine",
     "open_session",
+    "stored_precision",
 ]
 
 _Result = TypeVar("_Result")
+_Opened = tuple[onnxruntime.InferenceSession, object]
 
 Head = Callable[[Graph, Mapping[str, Any], Encoder], str]
 """Writes an encoder, and what follows it: graph, config, encoder (not written yet) -> (batch, outputs).
@@ -66,7 +74,7 @@ ARCHITECTURES: Mapping[str, Callable[[Graph, Mapping[str, Any]], Encoder]] = {
 }
 """The architectures there is a graph for, as `Checkpoint.architecture` names them."""
 
-_SLOW_FUSIONS = ["SkipLayerNormFusion"]  # see Graph.add_norm
+_SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]  # each takes longer than what it replaces
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 # The exact float32 exports, best known first; O3 and O4 approximate, others are quantised or half-precision.
 _ONNX_FILES = ("model.onnx", "model_O1.onnx", "model_O2.onnx")
@@ -77,12 +85,15 @@ class Engine(Protocol):
     """Runs batches; safe to call from many threads at once.
 
     Attributes:
-        precision: what the linear layers compute in: "float32" or "int8".
+        precision: what the linear layers compute in: "float32", "int8" or "bf16".
         threads: how many batches `run_all` runs at a time.
+        wants_exact: whether rows of one length make the fastest batches, however few they are; else rows
+            padded to steps do (see `batching.plan`).
     """
 
     precision: str
     threads: int
+    wants_exact: bool
 
     @property
     def fingerprint(self) -> str:
@@ -129,6 +140,8 @@ class SessionEngine:
     Args:
         session: declares input_ids and, where it reads them, attention_mask and token_type_ids.
         output: name of the output to return.
+        padded: opens the session for batches with padding, when the first of them comes, and what to keep as
+            long as it; None where `session` takes them.
         checkpoint: where the session came from.
         threads: see `Engine`.
         precision: see `Engine`.
@@ -146,10 +159,15 @@ class SessionEngine:
         precision: str = "float32",
         source: Callable[[], str] = str,
         kept: object = None,
+        padded: Callable[[], _Opened] | None = None,
     ) -> None:
         self.threads = threads
         self.precision = precision
-        self._workers = _Workers(threads)
+        self.wants_exact = True
+        self._open_padded = padded
+        self._padded: _Opened | None = None
+        self._opening = threading.Lock()
+        self._workers = Workers(threads)
         self._session = session
         self._output = output
         self._checkpoint = checkpoint
@@ -172,35 +190,51 @@ class SessionEngine:
         token_type_ids: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.float32]:
         """Run one batch; see `Engine.run`."""
-        if not input_ids.shape == attention_mask.shape == token_type_ids.shape or input_ids.ndim != 2:
-            raise InputError(
-                "input_ids, attention_mask and token_type_ids must have one shape (batch, length), not "
-                f"{input_ids.shape}, {attention_mask.shape} and {token_type_ids.shape}"
-            )
-        if not input_ids.size:
-            raise InputError("an empty batch: there is nothing to run")
-        limit = self._max_positions
-        if limit is not None and input_ids.shape[1] > limit:
-            raise InputError(
-                f"an input of {input_ids.shape[1]} tokens is longer than the model's {limit} positions; "
-                "lower max_length"
-            )
+        check_batch(input_ids, attention_mask, token_type_ids, self._max_positions)
         arrays = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids if self._uses_types else np.zeros_like(token_type_ids),
         }
-        feed = {name: np.asarray(array, np.int64) for name, array in arrays.items() if name in self._inputs}
-        result: npt.NDArray[np.float32] = self._session.run([self._output], feed)[0]
+        session, inputs = self._session, self._inputs
+        if self._open_padded is not None and not attention_mask.all():
+            session, inputs = self._padded_session(self._open_padded), inputs | {"attention_mask"}
+        feed = {name: np.asarray(array, np.int64) for name, array in arrays.items() if name in inputs}
+        result: npt.NDArray[np.float32] = session.run([self._output], feed)[0]
         return result.astype(np.float32, copy=False)
+
+    def _padded_session(self, opens: Callable[[], _Opened]) -> onnxruntime.InferenceSession:
+        with self._opening:
+            if self._padded is None:
+                self._padded = opens()
+        return self._padded[0]
 
     def run_all(self, batches: Iterable[ModelInputs]) -> Iterator[npt.NDArray[np.float32]]:
         """Run batches; see `Engine.run_all`."""
-        waiting: deque[Future[npt.NDArray[np.float32]]] = deque()
+        return self._workers.in_order(self.run, batches)
+
+
+class Workers:
+    """Threads that start when first needed, and anew in a forked process: threads do not cross a fork.
+
+    Args:
+        count: of threads.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._of_process = self._start()
+
+    def in_order(self, call: Callable[..., _Result], batches: Iterable[tuple[Any, ...]]) -> Iterator[_Result]:
+        """Call a function with each batch's arguments, several at a time, and yield what it gives in order.
+
+        A few batches are taken ahead, so memory does not grow with their number.
+        """
+        waiting: deque[Future[_Result]] = deque()
         try:
-            for arrays in batches:
-                waiting.append(self._workers.submit(self.run, *arrays))
-                if len(waiting) > 2 * self.threads:
+            for arguments in batches:
+                waiting.append(self.submit(call, *arguments))
+                if len(waiting) > 2 * self._count:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -208,15 +242,8 @@ class SessionEngine:
             for future in waiting:
                 future.cancel()
 
-
-class _Workers:
-    """Threads that start when first needed, and anew in a forked process: threads do not cross a fork."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._of_process = self._start()
-
     def submit(self, call: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
+        """Make a call in one of the threads."""
         process, pool = self._of_process  # read at once: another thread may be starting anew
         if process != os.getpid():
             self._of_process = _, pool = self._start()
@@ -239,6 +266,31 @@ def _done(call: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
     return future
 
 
+def check_batch(
+    input_ids: npt.NDArray[np.int64],
+    attention_mask: npt.NDArray[np.int64],
+    token_type_ids: npt.NDArray[np.int64],
+    max_positions: int | None,
+) -> None:
+    """Refuse a batch that no engine can run; see `Engine.run`.
+
+    Raises:
+        InputError: the arrays are empty, longer than `max_positions`, or differ in shape.
+    """
+    if not input_ids.shape == attention_mask.shape == token_type_ids.shape or input_ids.ndim != 2:
+        raise InputError(
+            "input_ids, attention_mask and token_type_ids must have one shape (batch, length), not "
+            f"{input_ids.shape}, {attention_mask.shape} and {token_type_ids.shape}"
+        )
+    if not input_ids.size:
+        raise InputError("an empty batch: there is nothing to run")
+    if max_positions is not None and input_ids.shape[1] > max_positions:
+        raise InputError(
+            f"an input of {input_ids.shape[1]} tokens is longer than the model's {max_positions} positions; "
+            "lower max_length"
+        )
+
+
 def open_engine(
     checkpoint: Checkpoint,
     *,
@@ -247,6 +299,7 @@ def open_engine(
     threads: int | None = None,
     source: Source = "auto",
     identity: str = "",
+    exits: bool = False,
 ) -> Engine:
     """Open a checkpoint for running.
 
@@ -261,6 +314,7 @@ def open_engine(
         source: "weights" writes a graph from safetensors, "onnx" runs the folder's own ONNX file, "auto"
             takes the weights where crossrank has a graph for the architecture, else the file.
         identity: what else the fingerprint is to tell apart: a head, the prompt around texts.
+        exits: whether the head is one at an earlier layer: see `stored_precision`.
 
     Raises:
         InputError: a precision, source or number of threads that is none.
@@ -276,27 +330,55 @@ def open_engine(
     wants_file = source == "onnx" or (source == "auto" and not can_write and checkpoint.onnx_files)
     if wants_file:
         return _open_file(checkpoint, output, precision, threads, identity)
-    int8_file = checkpoint.int8_file
-    if precision == "int8" or (precision == "auto" and int8_file):
-        if int8_file and passed_parity(int8_file.parent, lambda: checkpoint.int8_digest):
-            graph = build_graph(checkpoint, output, Int8Linear(), checkpoint.int8_tensors())
-            session, kept = open_session(graph)
-            return SessionEngine(
-                session,
-                graph.output_names[0],
-                checkpoint,
-                threads=threads,
-                precision="int8",
-                source=lambda: f"{checkpoint.int8_digest}{identity}",
-                kept=kept,
-            )
-        if precision == "int8" or not checkpoint.weight_files:
-            raise CheckpointError(_no_int8(checkpoint))
-    graph = build_graph(checkpoint, output)
+    stored = stored_precision(checkpoint, precision, exits=exits)
+
+    def write(padded: bool) -> Graph:
+        return build_stored_graph(checkpoint, output, stored, padded=padded)
+
+    graph = write(False)
     session, kept = open_session(graph)
     return SessionEngine(
-        session, graph.output_names[0], checkpoint, threads=threads, source=lambda: identity, kept=kept
+        session,
+        graph.output_names[0],
+        checkpoint,
+        threads=threads,
+        precision=stored,
+        source=lambda: f"{checkpoint.int8_digest if stored == 'int8' else ''}{identity}",
+        kept=kept,
+        padded=lambda: open_session(write(True)),
     )
+
+
+def stored_precision(
+    checkpoint: Checkpoint, precision: Precision, *, exits: bool = False
+) -> Literal["float32", "int8"]:
+    """Say which of a checkpoint's forms to compute with.
+
+    Args:
+        checkpoint: the opened folder.
+        precision: what was asked for; see `open_engine`.
+        exits: whether scores after earlier layers are wanted, which must have passed the parity gate, too.
+
+    Raises:
+        CheckpointError: there is no such form.
+    """
+    int8_file = checkpoint.int8_file
+    if precision == "int8" or (precision == "auto" and int8_file):
+        exits_digest = checkpoint.exits_digest if exits else ""
+        if int8_file and passed_parity(int8_file.parent, lambda: checkpoint.int8_digest, exits_digest):
+            return "int8"
+        if precision == "int8" or not checkpoint.weight_files:
+            raise CheckpointError(_no_int8(checkpoint, exits=exits))
+    return "float32"
+
+
+def build_stored_graph(
+    checkpoint: Checkpoint, output: Output, precision: Literal["float32", "int8"], *, padded: bool = True
+) -> Graph:
+    """Write a checkpoint's graph from one of its forms; see `stored_precision` and `build_graph`."""
+    if precision == "int8":
+        return build_graph(checkpoint, output, Int8Linear(), checkpoint.int8_tensors(), padded=padded)
+    return build_graph(checkpoint, output, padded=padded)
 
 
 def build_graph(
@@ -304,6 +386,8 @@ def build_graph(
     output: Output,
     form: LinearForm | None = None,
     tensors: Mapping[str, npt.NDArray[Any]] | None = None,
+    *,
+    padded: bool = True,
     further: Further | None = None,
 ) -> Graph:
     """Write a checkpoint's graph.
@@ -313,6 +397,7 @@ def build_graph(
         output: "logits" gives (batch, labels), "tokens" (batch, length, hidden), a head (batch, outputs).
         form: how the encoder's linear layers are written; float32 by default. Heads are always float32.
         tensors: the weights in that form; the checkpoint's float32 ones by default.
+        padded: whether batches may have padding; without, no attention mask is read and attention is faster.
         further: writes more outputs behind "tokens".
 
     Raises:
@@ -329,7 +414,7 @@ def build_graph(
             f"{checkpoint.transformer_folder} has no safetensors weights to write a graph from"
         )
     try:
-        graph = Graph(checkpoint.tensors() if tensors is None else tensors, form)
+        graph = Graph(checkpoint.tensors() if tensors is None else tensors, form, padded=padded)
         encoder = ARCHITECTURES[checkpoint.architecture](graph, checkpoint.config)
         if callable(output):
             logits = output(graph, checkpoint.config, encoder)
@@ -353,17 +438,20 @@ def build_graph(
     return graph
 
 
-def open_session(graph: Graph, threads: int = 1) -> tuple[onnxruntime.InferenceSession, object]:
+def open_session(graph: Graph, threads: int = 1, profile: Path | None = None) -> _Opened:
     """Make an ONNX Runtime session of a graph.
 
     Args:
         graph: a finished graph.
         threads: threads of one run.
+        profile: what the name of ONNX Runtime's profile begins with; None for no profile.
 
     Returns:
         The session, and an object to keep as long as it: the weights, which the session reads in place.
     """
     options = _session_options(threads)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
     options.add_external_initializers(list(graph.weights), values)
     model = graph.model().SerializeToString()
@@ -384,13 +472,18 @@ def _session_options(threads: int = 1) -> onnxruntime.SessionOptions:
     return options
 
 
-def _no_int8(checkpoint: Checkpoint) -> str:
+def _no_int8(checkpoint: Checkpoint, *, exits: bool) -> str:
     why = f"there is no {INT8_FILE}; use precision='float32'"
     if checkpoint.int8_file:
         why = (
             f"{PARITY_FILE} does not say so of its {INT8_FILE}, SHA-256 {checkpoint.int8_digest}; "
             "fetch both again, or use precision='float32'"
         )
+        if exits and passed_parity(checkpoint.int8_file.parent, lambda: checkpoint.int8_digest):
+            why = (
+                f"{PARITY_FILE} does not say so of its {EXITS_FILE}, the heads at earlier layers; quantise "
+                "the model again with them, or use precision='float32'"
+            )
     return f"{checkpoint.folder} has no int8 form that passed the parity gate: {why}"
 
 
@@ -425,7 +518,7 @@ def _open_file(
         )
     if precision not in ("auto", facts.precision):
         raise CheckpointError(
-            _no_int8(checkpoint)
+            _no_int8(checkpoint, exits=False)
             if precision == "int8"
             else f"{file} computes in int8, not float32; open the model that it was made of"
         )

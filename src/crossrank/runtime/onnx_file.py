@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 from crossrank.runtime.graph import Graph
 from crossrank.runtime.weights import file_digest
 
-__all__ = ["ONNX_FILE", "ONNX_FOLDER", "OnnxFacts", "onnx_digest", "read_facts", "write_onnx"]
+__all__ = ["ONNX_FILE", "ONNX_FOLDER", "OnnxFacts", "TwoPaths", "onnx_digest", "read_facts", "write_onnx"]
 
 ONNX_FOLDER = "onnx"
 """Name of the folder for ONNX files in a model folder, as on the Hugging Face hub."""
@@ -32,6 +32,84 @@ ONNX_FILE = "model.onnx"
 _MOST_BYTES_INSIDE = 2_000_000_000  # protobuf takes no more than 2 GiB, graph included
 _PAGE = 4096  # where weights may begin in their file, to be mapped into memory
 _TYPES = "token_type_ids"
+
+
+class TwoPaths:
+    """One graph of two: for batches without padding that which reads no mask, for others that which does.
+
+    Attention without a mask is another kernel, with other rounding: so a file gives, for rows of one length,
+    the same bits as the graphs that crossrank runs itself.
+
+    Args:
+        padded: of the two, the graph for batches with padding.
+        exact: the other, with the same weights and outputs.
+
+    Attributes:
+        weights: see `Graph`.
+    """
+
+    def __init__(self, padded: Graph, exact: Graph) -> None:
+        self._padded = padded
+        self._exact = exact
+        self._shared = {
+            name
+            for name, array in padded.weights.items()
+            if name in exact.weights and np.array_equal(array, exact.weights[name])
+        }
+        self.weights = {name: padded.weights[name] for name in self._shared}
+        for branch, graph in (("padded", padded), ("exact", exact)):
+            for name in graph.weights.keys() - self._shared:
+                self.weights[f"{branch}_{name}"] = graph.weights[name]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in the order they were declared."""
+        return self._padded.input_names
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in the order they were declared."""
+        return self._padded.output_names
+
+    def model(self) -> onnx.ModelProto:
+        """The finished model; see `Graph.model`."""
+        model = self._padded.model()
+        whole = model.graph
+        exact = self._branch(self._exact.model().graph, "exact")
+        padded = self._branch(whole, "padded")
+        large = {proto.name: proto for branch in (exact, padded) for proto in _outside(branch)}
+        for branch in (exact, padded):
+            small = [proto for proto in branch.initializer if proto.name not in large]
+            del branch.initializer[:]
+            branch.initializer.extend(small)
+        del whole.node[:], whole.initializer[:]
+        whole.initializer.extend(large.values())
+        given = [value.name for value in whole.output]
+        whole.node.extend(
+            [
+                helper.make_node("ReduceMin", ["attention_mask"], ["least"], keepdims=0),
+                helper.make_node("Cast", ["least"], ["no_padding"], to=TensorProto.BOOL),
+                helper.make_node("If", ["no_padding"], given, then_branch=exact, else_branch=padded),
+            ]
+        )
+        return model
+
+    def _branch(self, graph: onnx.GraphProto, name: str) -> onnx.GraphProto:
+        """One of the graphs as a branch: what is not shared has a name of its own."""
+        branch = onnx.GraphProto()
+        branch.CopyFrom(graph)
+        branch.name = name
+        outer = {value.name for value in branch.input} | self._shared | {""}
+        del branch.input[:]
+        for proto in branch.initializer:
+            if proto.name not in outer:
+                proto.name = f"{name}_{proto.name}"
+        for node in branch.node:
+            for values in (node.input, node.output):
+                values[:] = [value if value in outer else f"{name}_{value}" for value in values]
+        for value in branch.output:
+            value.name = f"{name}_{value.name}"
+        return branch
 
 
 class OnnxFacts(NamedTuple):
@@ -46,12 +124,12 @@ class OnnxFacts(NamedTuple):
     precision: str
 
 
-def write_onnx(path: Path, graph: Graph, facts: OnnxFacts, *, reads_types: bool = True) -> list[Path]:
+def write_onnx(path: Path, graph: TwoPaths, facts: OnnxFacts, *, reads_types: bool = True) -> list[Path]:
     """Write a graph with its weights.
 
     Args:
         path: the file; its folder is there.
-        graph: finished.
+        graph: what the file is to have.
         facts: what the file is to say of itself.
         reads_types: whether the model was trained with token types. If not, the file does not ask for them:
             who runs it would give those of the tokenizer, and get other scores.
@@ -67,7 +145,7 @@ def write_onnx(path: Path, graph: Graph, facts: OnnxFacts, *, reads_types: bool 
     )
     weights = graph.weights
     if sum(array.nbytes for array in weights.values()) <= _MOST_BYTES_INSIDE:
-        for proto in _outside(model):
+        for proto in _outside(model.graph):
             proto.ClearField("external_data")
             proto.data_location = TensorProto.DEFAULT
             proto.raw_data = weights[proto.name].tobytes()
@@ -75,7 +153,7 @@ def write_onnx(path: Path, graph: Graph, facts: OnnxFacts, *, reads_types: bool 
         return [path]
     data = path.with_name(f"{path.name}_data")
     with data.open("wb") as file:
-        for proto in _outside(model):
+        for proto in _outside(model.graph):
             array = np.ascontiguousarray(weights[proto.name])
             file.write(bytes(-file.tell() % _PAGE))
             place = {"location": data.name, "offset": file.tell(), "length": array.nbytes}
@@ -108,9 +186,9 @@ def _made_by() -> dict[str, str]:
     return {"crossrank.version": version("crossrank")}
 
 
-def _outside(model: onnx.ModelProto) -> list[TensorProto]:
+def _outside(graph: onnx.GraphProto) -> list[TensorProto]:
     """The weights that are not in the graph yet."""
-    return [proto for proto in model.graph.initializer if proto.data_location == TensorProto.EXTERNAL]
+    return [proto for proto in graph.initializer if proto.data_location == TensorProto.EXTERNAL]
 
 
 def _without_types(model: onnx.ModelProto) -> None:

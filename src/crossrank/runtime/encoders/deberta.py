@@ -22,7 +22,7 @@ from crossrank.runtime.encoders.encoder import Frame, find_prefix, no_head, read
 from crossrank.runtime.graph import Graph
 from crossrank.runtime.settings import read_setting
 
-__all__ = ["DebertaEncoder", "distance_rows"]
+__all__ = ["DebertaEncoder", "distance_rows", "position_kinds"]
 
 
 class DebertaEncoder:
@@ -52,7 +52,7 @@ class DebertaEncoder:
         self._num_positions = read_setting(config, "max_position_embeddings", int, least=1)
         self._activation = read_setting(config, "hidden_act", str, "gelu")
         self._epsilon = read_setting(config, "layer_norm_eps", float, 1e-7, least=0)
-        self._kinds = _position_kinds(config)
+        self._kinds = position_kinds(config)
         head_size = self.hidden_size // self._num_heads
         # Content and each kind of position add a term of variance: the scale keeps their sum at one.
         self._scale = 1.0 / np.sqrt(head_size * (1 + len({"c2p", "p2c"} & {*self._kinds})))
@@ -230,7 +230,8 @@ class DebertaEncoder:
         return graph.slice(rows, graph.constant([0]), self.frame.length, 3)
 
 
-def _position_kinds(config: Mapping[str, Any]) -> list[str]:
+def position_kinds(config: Mapping[str, Any]) -> list[str]:
+    """What positions add to attention: "c2p" (content to position), "p2c" (position to content)."""
     stated = config.get("pos_att_type")
     if isinstance(stated, str):  # as older configs have it: "c2p|p2c"
         stated = stated.split("|")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from crossrank.errors import UnsupportedArchitectureError
 from crossrank.runtime.encoders.encoder import Encoder, Frame
@@ -87,15 +87,29 @@ def write_pooling(graph: Graph, frame: Frame, x: str, modes: Sequence[PoolingMod
     return parts[0] if len(parts) == 1 else graph.node("Concat", parts, axis=1)
 
 
+def _mask(graph: Graph, frame: Frame) -> str:
+    """1 for tokens and 0 for padding, (batch, length)."""
+    if frame.mask:
+        return frame.mask
+    one = helper.make_tensor("value", TensorProto.INT64, [1], [1])
+    return graph.node("ConstantOfShape", [graph.node("Shape", [frame.ids])], value=one)
+
+
+def _lengths(graph: Graph, frame: Frame, dtype: int) -> str:
+    """Tokens of each row, (batch,)."""
+    mask = graph.node("Cast", [_mask(graph, frame)], to=dtype)
+    return graph.node("ReduceSum", [mask, graph.constant([1])], keepdims=0)
+
+
 def _last(graph: Graph, frame: Frame, x: str) -> str:
-    lengths = graph.node("Cast", [frame.lengths], to=TensorProto.INT64)
+    lengths = _lengths(graph, frame, TensorProto.INT64)
     places = graph.node("Unsqueeze", [graph.node("Sub", [lengths, graph.constant(1)]), graph.constant([1])])
     return graph.node("GatherND", [frame.deep(x), places], batch_dims=1)
 
 
 def _max(graph: Graph, frame: Frame, x: str) -> str:
     real = graph.node(
-        "Unsqueeze", [graph.node("Cast", [frame.mask], to=TensorProto.BOOL), graph.constant([2])]
+        "Unsqueeze", [graph.node("Cast", [_mask(graph, frame)], to=TensorProto.BOOL), graph.constant([2])]
     )
     lowest = graph.constant(-np.inf, np.float32)
     return graph.node(
@@ -104,15 +118,16 @@ def _max(graph: Graph, frame: Frame, x: str) -> str:
 
 
 def _sum_over_root(graph: Graph, frame: Frame, x: str) -> str:
-    lengths = graph.node("Cast", [frame.lengths], to=TensorProto.FLOAT)
+    lengths = _lengths(graph, frame, TensorProto.FLOAT)
     root = graph.node("Unsqueeze", [graph.node("Sqrt", [lengths]), graph.constant([1])])
     return graph.node("Mul", [frame.mean(x), root])
 
 
 def _weighted(graph: Graph, frame: Frame, x: str) -> str:
     # Tokens count 1, 2, 3, ...: padding is on the right.
-    counted = graph.node("CumSum", [frame.mask, graph.constant(1)])
-    weights = graph.node("Cast", [graph.node("Mul", [counted, frame.mask])], to=TensorProto.FLOAT)
+    mask = _mask(graph, frame)
+    counted = graph.node("CumSum", [mask, graph.constant(1)])
+    weights = graph.node("Cast", [graph.node("Mul", [counted, mask])], to=TensorProto.FLOAT)
     deep = graph.node("Unsqueeze", [weights, graph.constant([2])])
     axis = graph.constant([1])
     total = graph.node("ReduceSum", [graph.node("Mul", [frame.deep(x), deep]), axis], keepdims=0)

@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from crossrank.errors import UnsupportedArchitectureError
 from crossrank.runtime.encoders.encoder import Frame, find_prefix, no_head, read_heads
 from crossrank.runtime.graph import Graph
 from crossrank.runtime.settings import bad_setting, read_setting
 
-__all__ = ["ModernBertEncoder"]
+__all__ = ["LOCAL", "ModernBertEncoder", "layer_types", "rotation_angles"]
 
-_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
-_THETAS = {_GLOBAL: ("global_rope_theta", 160_000.0), _LOCAL: ("local_rope_theta", 10_000.0)}
+_GLOBAL, LOCAL = "full_attention", "sliding_attention"
+_THETAS = {_GLOBAL: ("global_rope_theta", 160_000.0), LOCAL: ("local_rope_theta", 10_000.0)}
 _FAR = -1e9  # added to the attention of tokens outside the window: their weight becomes exactly 0
 
 
@@ -47,12 +48,12 @@ class ModernBertEncoder:
         self._attention_bias = read_setting(config, "attention_bias", bool, False)
         self._mlp_bias = read_setting(config, "mlp_bias", bool, False)
         self._norm_bias = read_setting(config, "norm_bias", bool, False)
-        self._layer_types = _layer_types(config, self._num_layers)
+        self._layer_types = layer_types(config, self._num_layers)
         self._prefix = find_prefix(graph, ("model.", ""), "embeddings.tok_embeddings.weight")
         graph.check_layers(f"{self._prefix}layers", self._num_layers)
         self.frame = Frame(graph, self.hidden_size)
         self._rotations = {kind: self._rotation(kind) for kind in sorted(set(self._layer_types))}
-        self._window = self._local_window() if _LOCAL in self._layer_types else ""
+        self._window = self._local_window() if LOCAL in self._layer_types else ""
 
     def tokens(self) -> str:
         """Write the whole encoder; the vectors of all tokens, (batch × length, hidden)."""
@@ -108,7 +109,7 @@ class ModernBertEncoder:
         query = frame.single(frame.first(query)) if first_only else self._rotate(frame.deep(query), kind)
         key = self._rotate(frame.deep(key), kind)
         window = ""
-        if kind == _LOCAL:
+        if kind == LOCAL:
             zero, one = graph.constant([0]), graph.constant([1])
             window = graph.slice(self._window, zero, one, 2) if first_only else self._window
         mixed = graph.microsoft(
@@ -133,13 +134,8 @@ class ModernBertEncoder:
 
     def _rotation(self, kind: str) -> tuple[str, str]:
         """Tables of cosines and sines, (positions, head size / 2)."""
-        size = self.hidden_size // self._num_heads
-        frequencies = 1.0 / _theta(self._config, kind) ** (np.arange(0, size, 2, dtype=np.float64) / size)
-        # transformers multiplies in float32; so do we, to get its angles at far positions.
-        num_positions = read_setting(self._config, "max_position_embeddings", int, least=1)
-        positions = np.arange(num_positions, dtype=np.float32)
-        angles = positions[:, None] * frequencies.astype(np.float32)[None, :]
         graph = self._graph
+        angles = rotation_angles(self._config, kind, self.hidden_size // self._num_heads)
         return graph.weight(f"{kind}.cos", np.cos(angles)), graph.weight(f"{kind}.sin", np.sin(angles))
 
     def _local_window(self) -> str:
@@ -157,13 +153,24 @@ class ModernBertEncoder:
         return graph.node("Unsqueeze", [window, graph.constant([0, 1])])
 
 
-def _layer_types(config: Mapping[str, Any], num_layers: int) -> list[str]:
+def rotation_angles(config: Mapping[str, Any], kind: str, head_size: int) -> npt.NDArray[np.float32]:
+    """The angles by which each position turns each pair of features, (positions, head size / 2)."""
+    exponents = np.arange(0, head_size, 2, dtype=np.float64) / head_size
+    frequencies = 1.0 / _theta(config, kind) ** exponents
+    # transformers multiplies in float32; so do we, to get its angles at far positions.
+    positions = np.arange(read_setting(config, "max_position_embeddings", int, least=1), dtype=np.float32)
+    angles: npt.NDArray[np.float32] = positions[:, None] * frequencies.astype(np.float32)[None, :]
+    return angles
+
+
+def layer_types(config: Mapping[str, Any], num_layers: int) -> list[str]:
+    """Whether each layer attends to all tokens or to those near by: "full_attention", "sliding_attention"."""
     types = read_setting(config, "layer_types", list, None)
     if types is None:
         every = read_setting(config, "global_attn_every_n_layers", int, 3, least=1)
-        types = [_LOCAL if i % every else _GLOBAL for i in range(num_layers)]
-    if len(types) != num_layers or any(kind not in (_GLOBAL, _LOCAL) for kind in types):
-        expected = f"{_GLOBAL!r} or {_LOCAL!r} for each of {num_layers} layers"
+        types = [LOCAL if i % every else _GLOBAL for i in range(num_layers)]
+    if len(types) != num_layers or any(kind not in (_GLOBAL, LOCAL) for kind in types):
+        expected = f"{_GLOBAL!r} or {LOCAL!r} for each of {num_layers} layers"
         raise bad_setting("config.json", "layer_types", types, expected)
     return types
 

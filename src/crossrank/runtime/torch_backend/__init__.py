@@ -1,0 +1,1 @@
+"""Encoders run by torch, over packed sequences: for GPUs. Needs the extra "torch"."""
