@@ -184,7 +184,7 @@ def _print_result(result: TrainingReport) -> None:
     early = ", stopped early" if result.stopped_early else ""
     worse = "; nothing was better than the base, whose weights these are" if result.best_step == 0 else ""
     messages().print(
-        f"{result.num_steps:,} steps in {result.precision}{early}: a model in {result.output}{worse}",
+        f"{result.num_steps:,} step{'s' if result.num_steps != 1 else ''} in {result.precision}{early}: a model in {result.output}{worse}",
         markup=False,
     )
 
