@@ -229,7 +229,8 @@ def _training(part: str, found: Mapping[str, Any], measure: str) -> str:
     best = f"the best at step {found['best_step']:,}" if found["best_step"] else "none was above the base"
     return (
         f"{name}: {_counted(found['steps'], 'step', 'steps')} in {found['precision']}, "
-        f"{found['seconds']:,.0f} s with its measurements; {measure} on the dev queries {found['dev_before']:.4f} → {found['dev_best']:.4f} "
+        f"{found['seconds']:,.0f} s with its measurements; {measure} on the dev queries "
+        f"{found['dev_before']:.4f} → {found['dev_best']:.4f} "
         f"({best})."
     )
 
