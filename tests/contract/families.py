@@ -151,6 +151,7 @@ FAMILIES = [
     ),
     Family("CrossEncoder-onnx", cross_encoder("bert_onnx", source="onnx"), cached=True),
     Family("CrossEncoder-label", cross_encoder("camembert", label="entailment"), cached=True),
+    Family("CrossEncoder-torch", cross_encoder("roberta", device="cpu"), cached=True, requires=("torch",)),
     Family("CrossEncoder-windows", cross_encoder("bert", long_documents="max"), cached=True),
     *(Family(f"MonoT5-{name}", t5(MonoT5, name), cached=True) for name in ("t5", "mt5")),
     Family("MonoT5-windows", t5(MonoT5, "t5_v1_1", max_length=100, long_documents="max"), cached=True),

@@ -20,8 +20,9 @@ from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import build_graph, check_batch
 from crossrank.runtime.modules import PoolingMode
 from crossrank.runtime.tokenization import ModelInputs
-from crossrank.runtime.torch_backend.attention import TokenBatch, find_capability
+from crossrank.runtime.torch_backend.attention import TokenBatch
 from crossrank.runtime.torch_backend.bert import BertEncoder
+from crossrank.runtime.torch_backend.capability import find_capability
 from crossrank.runtime.torch_backend.cuda_graphs import CudaGraphs
 from crossrank.runtime.torch_backend.deberta import DebertaEncoder
 from crossrank.runtime.torch_backend.encoder import Encoder, OpenEncoder
@@ -128,10 +129,14 @@ class TorchEngine:
                 f"the weights of {checkpoint.folder} do not fit the memory of {device}; free some of it, use "
                 "another device, or precision='bf16', which takes half"
             ) from error
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._stream.wait_stream(torch.cuda.current_stream(device))  # the weights are copied on that one
         self.token_budget = self._find_budget(dtype)
         self._graphs: CudaGraphs | None = None
         if graphs and device.type == "cuda" and output == "logits" and self._encoder.ways == {"varlen"}:
-            self._graphs = CudaGraphs(self._forward, checkpoint.max_positions)
+            self._graphs = CudaGraphs(self._forward, checkpoint.max_positions, device)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -215,7 +220,9 @@ class TorchEngine:
     def _launch(self, group: list[ModelInputs], forward: Forward) -> Callable[[], Floats]:
         packed = pack(group, with_padding=self._with_padding)
         on_cuda = self.device.type == "cuda"
-        with self._lock, torch.no_grad(), torch.cuda.device(self.device) if on_cuda else nullcontext():
+        # Its own stream keeps batches in order whatever streams the callers use.
+        stream = nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+        with self._lock, torch.no_grad(), stream:
             output = None
             if self._graphs is not None and forward is self._forward:
                 output = self._graphs.run(packed)
