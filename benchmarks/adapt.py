@@ -1,7 +1,8 @@
 """What `crossrank adapt` gains and loses on judged collections whose judgements it does not see.
 
 Each collection's documents alone are adapted to; its judgements are measured on before and after, and decide
-nothing. Reports stay in the output folder, one folder a collection; an interrupted run goes on.
+nothing. Reports stay in the output folder, one folder a collection; an interrupted run goes on, and what is
+known so far is written after each collection.
 
     python benchmarks/adapt.py ../shared/data/cranfield ../shared/data/cisi ../shared/data/vaswani_npl \
         ../shared/data/nfcorpus_stopped --folder work/adapted --budget-minutes 60
@@ -13,7 +14,8 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from crossrank.training.adapt.report import verdict
 from crossrank.training.adapt.settings import AdaptationSettings
 from crossrank.training.guards import Progress
 
+say = partial(print, flush=True)
+
 PACKAGES = ("crossrank", "onnxruntime", "torch", "transformers", "sentence-transformers")
 
 
@@ -33,18 +37,23 @@ def adapted(folder: Path, split: str, output: Path, settings: AdaptationSettings
     written = output / "adaptation.json"
     if not written.is_file():
         documents = [*Collection.open(folder).documents()]
-        adapt(documents, output, settings, judged=(folder, split), on_stage=print, on_training=measurements)
+        adapt(documents, output, settings, judged=(folder, split), on_stage=say, on_training=progress)
     found: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
+    if found["settings"] != json.loads(json.dumps(asdict(settings))):
+        raise SystemExit(f"{output} was made with other settings; remove it, or give another --folder")
     return found
 
 
 @contextmanager
-def measurements() -> Iterator[Any]:
-    """Print what is measured while a model is trained."""
+def progress() -> Iterator[Any]:
+    """Print what is measured while a model is trained, and a loss now and then."""
 
     def tell(told: Progress) -> None:
         if told.measured is not None:
-            print(f"  step {told.step:,}/{told.num_steps:,}: {told.measured:.4f}", flush=True)
+            say(f"  step {told.step:,}/{told.num_steps:,}: {told.measured:.4f}")
+        elif told.step % max(1, told.num_steps // 10) == 0:
+            rest = f"{told.pairs_per_s:.1f} pairs/s, {told.eta_s:,.0f} s left"
+            say(f"  step {told.step:,}/{told.num_steps:,}: loss {told.loss:.4f}, {rest}")
 
     yield tell
 
@@ -58,11 +67,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where adaptations go")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--steps", type=int)
-    size.add_argument("--budget-minutes", type=float, help="of the trainings of each collection")
+    size.add_argument("--budget-minutes", type=float, help="of each collection, for everything")
+    parser.add_argument("--reranker", default=AdaptationSettings().reranker)
+    parser.add_argument("--bi-encoder", default=AdaptationSettings().bi_encoder)
     parser.add_argument("--max-queries", type=int, default=AdaptationSettings().max_queries)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "adapt.json")
     args = parser.parse_args()
-    settings = replace(AdaptationSettings(), max_queries=args.max_queries)
+    settings = AdaptationSettings(
+        reranker=args.reranker, bi_encoder=args.bi_encoder, max_queries=args.max_queries
+    )
     if args.budget_minutes is not None:
         settings = replace(settings, steps=None, budget_minutes=args.budget_minutes)
     elif args.steps is not None:
@@ -73,18 +86,24 @@ def main() -> None:
         "collections": {},
     }
     for folder in args.collections:
+        Collection.open(folder).qrels(args.split)  # what cannot be read is said now
+    for folder in args.collections:
         name = folder.resolve().name
-        print(f"\n{name}", flush=True)
+        say(f"\n{name}")
         found = adapted(folder, args.split, args.folder / name, settings)
         result["settings"] = found["settings"]
-        result["collections"][name] = {"kept": found["kept"], **found["stages"]}
+        result["collections"][name] = {
+            "kept": found["kept"],
+            "seconds": found["seconds"],
+            **found["stages"],
+        }
         for line in verdict(found):
-            print(f"  {line.replace('**', '')}")
+            say(f"  {line.replace('**', '')}")
         for measured in found["stages"]["measured"]:
-            print(f"  {measured['name']}")
+            say(f"  {measured['name']}")
             for system, value in measured["systems"].items():
-                print(f"    {system:40} {value:.4f}")
-    harness.write("adapt", result, args.output)
+                say(f"    {system:40} {value:.4f}")
+        harness.write("adapt", result, args.output)
 
 
 if __name__ == "__main__":

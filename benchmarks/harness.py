@@ -1,65 +1,48 @@
-"""Measuring: interleaved rounds of several contestants, the facts of the machine, tables, JSON files.
+"""What the benchmarks share: comparing contestants in one process, tables, JSON files, options.
 
-Contestants take turns, in another order each round, so that what else happens on the machine meets all of
-them; each is paused before, since the threads of the one before may spin for a while. The median says what to
-expect, the minimum what the machine can do undisturbed.
+Rounds and the facts of the machine are `crossrank.benchmarking`'s, as in `crossrank bench`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import random
-import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crossrank.benchmarking import rounds as _rounds
+from crossrank.benchmarking.rounds import Timing, histogram, load_average, machine
+from crossrank.benchmarking.worker import limit_threads
+
+__all__ = [
+    "RESULTS",
+    "Comparison",
+    "at_least_one",
+    "compare",
+    "histogram",
+    "interleave",
+    "limit_threads",
+    "load_average",
+    "machine",
+    "parser",
+    "print_histogram",
+    "print_machine",
+    "print_verdict",
+    "put_into",
+    "say",
+    "table",
+    "write",
+]
+
 RESULTS = Path(__file__).parent / "results"
-PAUSE_S = 0.3  # OpenMP threads spin for 0.2 s by default
-
-
-@dataclass
-class Timing:
-    """What one contestant took, a value each round."""
-
-    wall_s: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
-
-    @property
-    def median_s(self) -> float:
-        return statistics.median(self.wall_s)
-
-    def summary(self) -> dict[str, Any]:
-        return {
-            "median_s": round(self.median_s, 4),
-            "min_s": round(min(self.wall_s), 4),
-            "cpu_median_s": round(statistics.median(self.cpu_s), 4),
-            "rounds_s": [round(value, 4) for value in self.wall_s],
-        }
 
 
 def interleave(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
     """Time contestants in turns; the caller has warmed them up."""
-    timings = {name: Timing() for name in contestants}
-    order = list(contestants)
-    shuffle = random.Random(0).shuffle
-    for number in range(rounds):
-        shuffle(order)
-        for name in order:
-            say(f"round {number + 1} of {rounds}: {name}")
-            time.sleep(PAUSE_S)
-            wall, cpu = time.perf_counter(), time.process_time()
-            contestants[name]()
-            timings[name].wall_s.append(time.perf_counter() - wall)
-            timings[name].cpu_s.append(time.process_time() - cpu)
-    return timings
+    return _rounds.interleave(contestants, rounds, say)
 
 
 @dataclass
@@ -121,45 +104,20 @@ def compare(
     return Comparison(records, timings, outputs, load)
 
 
-def limit_threads(threads: int) -> None:
-    """Give every library the same threads; to be called before torch or tokenizers are imported."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    os.environ["CROSSRANK_THREADS"] = str(threads)
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    os.environ["HF_HUB_OFFLINE"] = "1"  # every model here is a folder
-    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
-    os.environ["TQDM_DISABLE"] = "1"  # bars of loading weights
-
-
-def machine(*packages: str) -> dict[str, Any]:
-    """The machine, and the versions of the packages that are installed."""
-    model, flags = platform.processor(), ""
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-        model, flags = facts.get("model name", model), facts.get("flags", facts.get("Features", ""))
-    wanted = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
-    return {
-        "cpu": model,
-        "cpus": os.cpu_count(),
-        "flags": [flag for flag in wanted if flag in flags.split()],
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {name: found for name in packages if (found := _version(name))},
-    }
-
-
-def load_average() -> float | None:
-    """Processes that wanted to run in the last minute, this one's threads among them."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
 def write(name: str, result: Mapping[str, Any], output: Path | None) -> None:
     path = output or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"written to {path}")
+
+
+def put_into(page: Path, markers: tuple[str, str], text: str) -> None:
+    """Replace what is between a page's markers."""
+    before, start, rest = page.read_text(encoding="utf-8").partition(markers[0])
+    _, end, after = rest.partition(markers[1])
+    if not (start and end):
+        raise SystemExit(f"{page} lacks the lines {markers[0]} and {markers[1]}")
+    page.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
@@ -189,14 +147,6 @@ def print_verdict(result: Mapping[str, Any]) -> None:
         print(f"{ratio:6.2f} × {name}")
     print_machine(result)
     print(f"load average before: {result['load_average_before']}")
-
-
-def histogram(lengths: Sequence[int], width: int) -> dict[str, int]:
-    """How many lengths fall into each step of `width`."""
-    counts: dict[str, int] = {}
-    for start in range(min(lengths) // width * width, max(lengths) + 1, width):
-        counts[f"{start}-{start + width - 1}"] = sum(start <= length < start + width for length in lengths)
-    return counts
 
 
 def print_histogram(title: str, counts: Mapping[str, int]) -> None:
@@ -229,10 +179,3 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--weights", type=Path, help="model folder; default: the built-in model")
     made.add_argument("--output", type=Path, help="JSON file; default: a file in benchmarks/results")
     return made
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

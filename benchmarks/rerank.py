@@ -1,252 +1,190 @@
-"""Rerank the passages of one query: crossrank against sentence-transformers and ONNX Runtime.
+"""Rerank the candidates of one query, and of several: crossrank against other libraries, same weights.
 
-Every contestant has the same weights, texts, longest length and number of threads, and tokenises within the
-time measured:
+Each library has an environment of its own, which this script makes under --environments the first time
+(CPU builds; a library that does not install, or does not load the model, is left out with its message). What
+is measured, and how, is `crossrank.benchmarking`, the same as in `crossrank bench`; texts are cut from the
+sample collection. A ratio is of medians: how many times ours another takes, at its default and at its best
+batch size.
 
-- sentence-transformers' CrossEncoder.predict, with its default batches of 32 and with others;
-- ONNX Runtime with a torch export in dynamic int8 (`quantize_dynamic` as it is), and with the export first
-  fused by ONNX Runtime's own optimiser for transformers; pairs sorted by tokens, several batch sizes;
-- crossrank in float32 and in int8.
-
-Beside the times are the largest difference from sentence-transformers' float32 logits, and how far the logits
-of eight of the pairs move when they are scored by themselves.
-
-    python benchmarks/rerank.py --profile marco
+    python benchmarks/rerank.py
+    python benchmarks/rerank.py --profiles marco nq --contestants sentence-transformers "flashrank way"
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Callable
+import json
+import subprocess
+import sys
+import venv
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import harness
+import material
 
-Scorer = Callable[[list[tuple[str, str]]], Any]  # pairs -> float32 (n,) logits
+from crossrank.benchmarking.bench import BenchReport, bench
+from crossrank.benchmarking.plots import plot_bench
+from crossrank.benchmarking.texts import PROFILES
 
 ST = "sentence-transformers"
-DYNAMIC = "ONNX Runtime dynamic int8"
-FUSED = "ONNX Runtime fused, dynamic int8"
-CROSSRANK = "crossrank"
-PACKAGES = (
-    "crossrank",
-    "onnx",
-    "onnxruntime",
-    "sentence-transformers",
-    "tokenizers",
-    "torch",
-    "transformers",
-)
+OURS = ("crossrank float32", "crossrank int8")
+EXPORTER = Path(__file__).parent / "export_onnx.py"
+_TORCH = "torch==2.13.0"  # a build for CPUs, where the index has one
+_ONNX = ("onnxruntime", "tokenizers", "numpy")
+REQUIREMENTS: dict[str, tuple[str, ...]] = {
+    ST: (_TORCH, "sentence-transformers", "onnx", "onnxruntime", "onnxscript"),
+    f"{ST} onnx": (_TORCH, "sentence-transformers[onnx]"),
+    f"{ST} openvino": (_TORCH, "sentence-transformers[openvino]"),
+    "onnxruntime dynamic int8": _ONNX,
+    "onnxruntime fused dynamic int8": _ONNX,
+    "flashrank way": _ONNX,
+    "fastembed": ("fastembed",),
+    "rerankers": (_TORCH, "rerankers[transformers]", "protobuf"),
+    "infinity": (_TORCH, "infinity-emb[torch]", "optimum<2", "transformers<5"),
+}
 
 
-def sentence_transformers(folder: Path, args: argparse.Namespace) -> dict[str, Scorer]:
-    import torch
-    from sentence_transformers import CrossEncoder
-
-    torch.set_num_threads(args.threads)
-    model = CrossEncoder(str(folder), device="cpu", max_length=args.max_length)
-
-    def scorer(batch_size: int) -> Scorer:
-        return lambda pairs: model.predict(
-            pairs, batch_size=batch_size, activation_fn=torch.nn.Identity(), show_progress_bar=False
-        )
-
-    sizes = [32, *(size for size in args.st_batch_sizes if size != 32)]  # 32 is its default
-    return {f"{ST}, batches of {size}": scorer(size) for size in sizes}
-
-
-def onnx_runtime(folder: Path, scratch: Path, args: argparse.Namespace) -> dict[str, Scorer]:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(args.max_length, strategy="longest_first")
-    files = export_dynamic_int8(folder, scratch)
-    return {
-        f"{name}, batches of {size}": onnx_runtime_scorer(file, tokenizer, size, args.threads)
-        for name, file in files.items()
-        for size in args.onnx_batch_sizes
-    }
+def environment(folder: Path, requirements: tuple[str, ...]) -> Path:
+    """Python of an environment with these requirements, made if it is not there."""
+    name = "-".join(each.partition("=")[0].partition("[")[0].partition("<")[0] for each in requirements)
+    extras = "".join(each[each.index("[") : each.index("]")] for each in requirements if "[" in each)
+    place = folder / f"{name}{extras.replace('[', '-').replace(',', '-')}"
+    python = place / "bin" / "python"
+    done = place / "installed"
+    if not done.exists():
+        print(f"installing {', '.join(requirements)}", flush=True)
+        venv.create(place, with_pip=True, clear=True)
+        install = [str(python), "-m", "pip", "install", "--quiet"]
+        if _TORCH in requirements:  # first, so that nothing else brings a build for GPUs
+            subprocess.run([*install, _TORCH], check=True)
+        subprocess.run([*install, *requirements], check=True)
+        done.touch()
+    return python
 
 
-def export_dynamic_int8(folder: Path, scratch: Path) -> dict[str, Path]:
-    """Export with torch and quantise as ONNX Runtime's own guide does: plainly, and fused before."""
-    import logging
-    import warnings
-
-    import onnx
-    import torch
-    from onnxruntime.quantization import quantize_dynamic
-    from onnxruntime.transformers.optimizer import optimize_model
-    from transformers import AutoModelForSequenceClassification
-
-    # The optimiser knows this form of attention.
-    model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
-    names = ["input_ids", "attention_mask", "token_type_ids"]
-    axes = {name: {0: "batch", 1: "length"} for name in names}
-    exported = str(scratch / "exported.onnx")
-    with warnings.catch_warnings():  # of the exporter about itself
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model,
-            (torch.ones((2, 8), dtype=torch.int64),) * 3,
-            exported,
-            input_names=names,
-            output_names=["logits"],
-            dynamic_axes={**axes, "logits": {0: "batch"}},
-            opset_version=17,
-            dynamo=False,
-        )
-    logging.disable(logging.WARNING)  # "please consider to run pre-processing"
-    fused = str(scratch / "fused.onnx")
-    config = model.config
-    optimize_model(
-        exported, model_type="bert", num_heads=config.num_attention_heads, hidden_size=config.hidden_size
-    ).save_model_to_file(fused)
-    files = {DYNAMIC: scratch / "int8.onnx", FUSED: scratch / "fused-int8.onnx"}
-    quantize_dynamic(exported, files[DYNAMIC])
-    # Shape inference does not know the fused operators.
-    quantize_dynamic(fused, files[FUSED], extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT})
-    logging.disable(logging.NOTSET)
-    return files
+def environments(names: list[str], folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """Contestant -> its Python, and why others have none."""
+    found: dict[str, Path] = {}
+    failed: dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = environment(folder, REQUIREMENTS[name])
+        except subprocess.CalledProcessError as error:  # noqa: PERF203 - an hour of installing each
+            failed[name] = f"it does not install: {error}"
+    return found, failed
 
 
-def onnx_runtime_scorer(file: Path, tokenizer: Any, batch_size: int, threads: int) -> Scorer:
-    import numpy as np
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-    def score(pairs: list[tuple[str, str]]) -> Any:
-        encoded = tokenizer.encode_batch_fast(pairs)
-        order = sorted(range(len(pairs)), key=lambda row: len(encoded[row]), reverse=True)
-        scores = np.empty(len(pairs), np.float32)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            arrays = np.zeros((3, len(rows), len(encoded[rows[0]])), np.int64)  # 0 pads BERT's three inputs
-            for place, row in enumerate(rows):
-                one = encoded[row]
-                arrays[:, place, : len(one)] = one.ids, one.attention_mask, one.type_ids
-            feed = dict(zip(("input_ids", "attention_mask", "token_type_ids"), arrays, strict=True))
-            scores[rows] = session.run(["logits"], feed)[0][:, 0]
-        return scores
-
-    return score
+def export(float32: Path, python: Path) -> None:
+    """Add the ONNX files that contestants read."""
+    subprocess.run([str(python), str(EXPORTER), str(float32)], check=True)
 
 
-def crossrank(float32: Path, int8: Path, args: argparse.Namespace) -> dict[str, Scorer]:
-    from crossrank.models.cross_encoder import CrossEncoder
+def ratios(report: BenchReport) -> dict[str, dict[str, float]]:
+    """Profile -> "ours against theirs" -> how many times our median theirs is."""
+    found: dict[str, dict[str, float]] = {}
+    for profile, measured in report.profiles.items():
+        latency = measured["latency"]
+        peers: dict[str, float] = {}
+        for name in REQUIREMENTS:
+            # In the order of the report, a library's first variant is its default.
+            variants = [each["median_s"] for label, each in latency.items() if _is_of(label, name)]
+            if variants:
+                peers[f"{name} default"], peers[f"{name} best"] = variants[0], min(variants)
+        found[profile] = {
+            f"{ours} against {peer}": round(taken / latency[ours]["median_s"], 2)
+            for ours in OURS
+            for peer, taken in peers.items()
+        }
+    return found
 
-    options: dict[str, Any] = {"max_length": args.max_length, "threads": args.threads, "progress": False}
-    return {
-        f"{CROSSRANK} float32": CrossEncoder(float32, precision="float32", **options).score,
-        f"{CROSSRANK} int8": CrossEncoder(int8, precision="int8", **options).score,
-    }
 
-
-def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    import material
-    import numpy as np
-
-    from crossrank.runtime.checkpoint import Checkpoint
-    from crossrank.runtime.tokenization import Tokenizer
-
-    harness.say("writing the weights in every form")
-    weights = material.folders(args.weights, "cross-encoder", scratch)
-    checkpoint = Checkpoint.open(weights.float32)
-    if checkpoint.architecture != "bert":
-        raise SystemExit(f"{args.weights}: the peers are set up for BERT, not {checkpoint.architecture}")
-    tokenizer = Tokenizer(checkpoint)
-    passages = material.texts(material.lengths(args.profile, args.passages).tolist(), tokenizer)
-    query = material.queries(1)[0]
-    pairs = [(query, passage) for passage in passages]
-    sizes = [len(tokens.ids) for tokens in tokenizer.encode(passages)]
-    scorers = {
-        **sentence_transformers(weights.float32, args),
-        **onnx_runtime(weights.float32, scratch, args),
-        **crossrank(weights.float32, weights.int8, args),
-    }
-
-    found = harness.compare(scorers, pairs, sizes, args.rounds)
-    return {
-        "benchmark": "rerank",
-        "machine": harness.machine(*PACKAGES),
-        "settings": {
-            "profile": args.profile,
-            "passages": args.passages,
-            "max_length": args.max_length,
-            "threads": args.threads,
-            "rounds": args.rounds,
-            "query": query,
-            "query_tokens": len(tokenizer.encode([query])[0].ids),
-            "mean_passage_tokens": round(float(np.mean(sizes)), 1),
-            "passage_tokens": harness.histogram(sizes, 50 if args.profile == "nq" else 15),
-            "score_std": float(np.std(next(iter(found.outputs.values())))),
-            **weights.origin,
-        },
-        "load_average_before": found.load_average_before,
-        "contestants": found.records,
-        "ratios": found.ratios(
-            [f"{CROSSRANK} float32", f"{CROSSRANK} int8"],
-            {
-                f"{ST} default": f"{ST}, batches of 32",
-                f"{ST} best": ST,
-                f"{DYNAMIC} best": DYNAMIC,
-                f"{FUSED} best": FUSED,
-            },
-        ),
-    }
+def _is_of(label: str, name: str) -> bool:
+    return label.startswith((f"{name} batches", f"{name} one batch"))
 
 
 def show(result: dict[str, Any]) -> None:
-    settings, contestants = result["settings"], result["contestants"]
-    default = contestants[f"{ST}, batches of 32"]["median_s"]
-    harness.print_histogram(
-        f"Tokens of the {settings['passages']:,} passages, mean {settings['mean_passage_tokens']} "
-        f"(and {settings['query_tokens']} of the query):",
-        settings["passage_tokens"],
-    )
-    rows = [
-        {
-            "": name,
-            "median ms": f"{1000 * values['median_s']:,.0f}",
-            "minimum ms": f"{1000 * values['min_s']:,.0f}",
-            "CPU ms": f"{1000 * values['cpu_median_s']:,.0f}",
-            "× ST default": f"{default / values['median_s']:.2f}",
-            "max |Δ| to ST": f"{values['max_delta_to_sentence_transformers']:.1e}",
-            "max |Δ| alone": f"{values['max_delta_alone']:.1e}",
-        }
-        for name, values in contestants.items()
-    ]
-    harness.table(
-        f"Rerank {settings['passages']:,} passages ({settings['profile']}), {settings['threads']} threads, "
-        f"{settings['rounds']} rounds",
-        rows,
-    )
-    print(f"standard deviation of the logits: {settings['score_std']:.3f}; int8: {settings['int8']}")
-    harness.print_verdict(result)
+    for profile, measured in result["profiles"].items():
+        harness.print_histogram(
+            f"\n{profile}: tokens of a pair, mean {measured['mean_tokens']}", measured["tokens"]
+        )
+        rows = [
+            {
+                "": label,
+                "class": each["class"],
+                "median ms": f"{1000 * each['median_s']:,.0f}",
+                "minimum ms": f"{1000 * each['min_s']:,.0f}",
+                "CPU ms": f"{1000 * each['cpu_median_s']:,.0f}",
+                "peak MB": f"{each.get('peak_mb') or 0:,.0f}",
+                "padding": f"{each['padding']:.2f}",
+                "max |Δ|": f"{each['max_delta']:.1e}",
+                "alone |Δ|": f"{each['max_delta_alone']:.1e}",
+                "tau": f"{each['kendall_tau']:.3f}",
+                "pairs/s": f"{measured['throughput'].get(label, {}).get('pairs_per_s', 0):,.0f}",
+            }
+            for label, each in measured["latency"].items()
+        ]
+        settings = result["settings"]
+        harness.table(
+            f"{settings['num_documents']} candidates, {settings['threads']} threads, "
+            f"{settings['rounds']} rounds",
+            rows,
+        )
+        for name, ratio in result["ratios"][profile].items():
+            print(f"{ratio:6.2f} × {name}")
+    harness.print_machine(result)
+    print(f"load average before: {result['machine']['load_average_before']}")
+    for name, why in result["left_out"].items():
+        print(f"left out: {name}: {why}")
 
 
 def main() -> None:
     parser = harness.parser(__doc__)
-    parser.add_argument("--profile", choices=("marco", "nq", "fixed"), default="marco", help="of lengths")
-    parser.add_argument("--passages", type=harness.at_least_one, default=100)
+    parser.add_argument("--profiles", nargs="+", choices=PROFILES, default=list(PROFILES))
+    parser.add_argument("--documents", type=harness.at_least_one, default=100)
+    parser.add_argument("--queries", type=harness.at_least_one, default=4, help="in one call")
     parser.add_argument("--rounds", type=harness.at_least_one, default=7)
     parser.add_argument("--max-length", type=harness.at_least_one, default=512, help="tokens of a pair")
-    parser.add_argument("--st-batch-sizes", type=harness.at_least_one, nargs="+", default=[4, 8, 16, 32])
-    parser.add_argument("--onnx-batch-sizes", type=harness.at_least_one, nargs="+", default=[8, 16, 32])
+    parser.add_argument("--contestants", nargs="+", choices=REQUIREMENTS, default=list(REQUIREMENTS))
+    parser.add_argument(
+        "--environments", type=Path, default=Path.home() / ".cache" / "crossrank" / "peers", help="folder"
+    )
+    parser.add_argument(
+        "--here",
+        action="store_true",
+        help="run the contestants in this environment, which has their libraries",
+    )
     args = parser.parse_args()
-    harness.limit_threads(args.threads)
-    with tempfile.TemporaryDirectory(prefix="crossrank-rerank-", ignore_cleanup_errors=True) as scratch:
-        result = run(args, Path(scratch))
-    harness.say("")
+    result = run(args)
     show(result)
-    harness.write(f"rerank_{args.profile}", result, args.output)
+    harness.write("rerank", result, args.output)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    failed: dict[str, str] = {}
+    interpreters = dict.fromkeys(args.contestants, Path(sys.executable))
+    exporter = Path(sys.executable)
+    if not args.here:
+        interpreters, failed = environments(args.contestants, args.environments)
+        exporter = environment(args.environments, REQUIREMENTS[ST])
+    report = bench(
+        args.weights,
+        profiles=args.profiles,
+        sources=material.articles(),
+        num_documents=args.documents,
+        num_queries=args.queries,
+        rounds=args.rounds,
+        threads=args.threads,
+        max_length=args.max_length,
+        contestants=[*OURS, *interpreters],
+        interpreters=interpreters,
+        prepare=partial(export, python=exporter),
+    )
+    plot_bench(report, (args.output or harness.RESULTS / "rerank.json").with_suffix(".svg"))
+    found = report.as_dict()
+    found["left_out"] |= failed
+    return json.loads(json.dumps(found | {"benchmark": "rerank", "ratios": ratios(report)}))
 
 
 if __name__ == "__main__":

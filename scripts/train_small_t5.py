@@ -1,6 +1,6 @@
 """Train the three T5 rerankers from random weights on a task that words alone do not solve, and measure them.
 
-    python scripts/train_small_t5.py OUTPUT [--kinds mono_t5 rank_t5 duo_t5] [--steps 1500]
+    python scripts/train_small_t5.py OUTPUT [--kinds mono_t5 rank_t5 duo_t5] [--steps 1500] [--data-only]
 
 Needs the extra `train`. There are two languages, in which every concept has a word of its own, and names that
 both share. A query has a name and a concept in the one language. The relevant one of its eight documents has
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--lists-per-step", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, help="default 3e-3, of duo_t5 1e-3")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data-only", action="store_true", help="write base and data, and train nothing")
     arguments = parser.parse_args()
     task = Task(arguments.seed)
     base = arguments.output / "base"
@@ -186,6 +187,8 @@ def main() -> None:
         arguments.output / "train.jsonl",
         task.lists(task.trained, arguments.steps * arguments.lists_per_step, "t"),
     )
+    if arguments.data_only:
+        return
     rng = random.Random(arguments.seed)
     chance = [_ranking(row["query"], rng.sample(range(NUM_DOCUMENTS), NUM_DOCUMENTS)) for row in held_out]
     print("chance", measure(chance, held_out), flush=True)

@@ -20,11 +20,15 @@ PAGES = [
             "late-interaction",
             "composition",
             "t5",
+            "export",
+            "negatives",
             "llm",
             "training",
             "calibration",
             "similarity",
             "adapt",
+            "performance",
+            "less-work",
             "gpu",
         )
     ),
@@ -46,6 +50,7 @@ def sample_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder that has data/sample, as a clone has, a small model, and may be written to."""
     shutil.copytree(ROOT / "tests" / "models" / "golden_late" / "multi_vector", tmp_path / "my-colbert")
     shutil.copytree(ROOT / "data" / "sample", tmp_path / "data" / "sample")
+    shutil.copytree(ROOT / "tests" / "golden" / "bert_exits", tmp_path / "my-reranker")
     for name in ("my-monot5", "my-duot5"):  # random weights: pages show no scores of them
         shutil.copytree(ROOT / "tests" / "golden_t5" / "t5", tmp_path / name)
     monkeypatch.chdir(tmp_path)

@@ -11,9 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossrank.errors import InputError, ModelOutputError, QueryTooLongError
+from crossrank.composition.cascade import Cascade
+from crossrank.composition.ensemble import Ensemble
+from crossrank.composition.tournament import Tournament
+from crossrank.errors import BudgetError, EndpointError, InputError, ModelOutputError, QueryTooLongError
 from crossrank.evaluation.collections import Collection
 from crossrank.evaluation.trec import read_run, write_run
+from crossrank.models.llm.model import Usage
+from crossrank.models.reranker import asked_once
 from crossrank.pipeline import Searcher
 from crossrank.retrieval.bm25 import BM25
 from crossrank.retrieval.fusion import RRF, WeightedSum
@@ -95,6 +100,15 @@ class Scoring(Ordering):
 def number(_: str, document: Document) -> float:
     """Puts the last candidate first."""
     return float(document.id[1:])
+
+
+class Halving:
+    """A judge that never prefers."""
+
+    name = "halving"
+
+    def prefer(self, comparisons):
+        return [0.5] * len(comparisons)
 
 
 def failing(error: BaseException, on: str = "") -> Scoring:
@@ -288,6 +302,35 @@ def test_one_querys_failure_is_not_the_others() -> None:
     assert numbers(good) == numbers(also_good) == [3, 2, 1, 0]
     assert numbers(bad) == [0, 1, 2, 3]
     assert [good.status, bad.status, also_good.status] == ["ok", "degraded", "ok"]
+
+
+@pytest.mark.parametrize("error", [EndpointError("the server is gone"), BudgetError("spent", Usage())])
+def test_a_server_that_failed_for_good_is_not_asked_again(error: Exception) -> None:
+    model = failing(error, on="bad")
+    rankings = Searcher(Retriever(4), model).search_many(["good", "bad", "also good"])
+    assert model.calls == [[4, 4, 4]]
+    for ranking in rankings:
+        assert (ranking.status, numbers(ranking)) == ("degraded", [0, 1, 2, 3])
+        assert str(error) in ranking.notes[0]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: model,
+        lambda model: Ensemble([Scoring(name="other"), model]),
+        lambda model: Cascade(Scoring(name="other"), [(model, 3)]),
+        lambda model: Tournament(Halving(), model),
+    ],
+    ids=["itself", "ensemble", "cascade", "tournament"],
+)
+def test_what_cost_something_is_not_asked_for_twice(wrap) -> None:
+    model = failing(RuntimeError("no"), on="bad")
+    model.asked_once = True
+    rankings = Searcher(Retriever(4), wrap(model)).search_many(["good", "bad"])
+    assert len(model.calls) == 1
+    assert [ranking.status for ranking in rankings] == ["degraded", "degraded"]
+    assert not asked_once(wrap(Scoring(name="cheap")))
 
 
 @pytest.mark.parametrize("budget_ms", [None, 1e9])

@@ -15,9 +15,11 @@ from crossrank.types import Document, Hit, Pair, Qrels, Ranking, Run
 if TYPE_CHECKING:
     from crossrank.cache import ScoreCache
     from crossrank.composition.cascade import Cascade
+    from crossrank.composition.early_exit import EarlyExit
     from crossrank.composition.ensemble import Ensemble
     from crossrank.composition.tournament import Tournament
     from crossrank.context import Context
+    from crossrank.depths import Margin, TimeBudget
     from crossrank.evaluation.collections import Collection
     from crossrank.evaluation.measures import Evaluation, evaluate
     from crossrank.evaluation.trec import read_qrels, read_run, write_qrels, write_run
@@ -67,6 +69,7 @@ __all__ = [
     "Document",
     "DocumentReader",
     "DuoT5",
+    "EarlyExit",
     "Endpoint",
     "Ensemble",
     "Evaluation",
@@ -76,6 +79,7 @@ __all__ = [
     "Index",
     "LateInteraction",
     "ListwiseLLM",
+    "Margin",
     "MonoT5",
     "Pair",
     "PairwiseLLM",
@@ -92,6 +96,7 @@ __all__ = [
     "SetwiseLLM",
     "Store",
     "StoredLateInteraction",
+    "TimeBudget",
     "Tournament",
     "WeightedSum",
     "evaluate",
@@ -116,6 +121,7 @@ _LAZY = {
     "Dense": "crossrank.retrieval.dense",
     "DocumentReader": "crossrank.store.readers",
     "DuoT5": "crossrank.models.duo_t5",
+    "EarlyExit": "crossrank.composition.early_exit",
     "Endpoint": "crossrank.models.llm.endpoint",
     "Ensemble": "crossrank.composition.ensemble",
     "Evaluation": "crossrank.evaluation.measures",
@@ -123,6 +129,7 @@ _LAZY = {
     "Hybrid": "crossrank.retrieval.hybrid",
     "Index": "crossrank.store.lance",
     "ListwiseLLM": "crossrank.models.llm.listwise",
+    "Margin": "crossrank.depths",
     "MonoT5": "crossrank.models.mono_t5",
     "PairwiseLLM": "crossrank.models.llm.pairwise",
     "PointwiseLLM": "crossrank.models.llm.pointwise",
@@ -136,6 +143,7 @@ _LAZY = {
     "Searcher": "crossrank.pipeline",
     "SetwiseLLM": "crossrank.models.llm.setwise",
     "Store": "crossrank.store.store",
+    "TimeBudget": "crossrank.depths",
     "Tournament": "crossrank.composition.tournament",
     "StoredLateInteraction": "crossrank.store.late_reranker",
     "WeightedSum": "crossrank.retrieval.fusion",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from crossrank.abstention import probable
 from crossrank.checks import as_number, as_strings, check_count
+from crossrank.depths import Depth
 from crossrank.errors import InputError
 from crossrank.progress import track
 from crossrank.retrieval.retriever import as_condition
@@ -49,7 +50,8 @@ class Searcher:
             if it was opened without its bi-encoder. Hits must carry their documents if there is a
             reranker.
         reranker: None, one reranker, or a cascade of (reranker, depth) in the order they run; depths
-            may not grow. Two rerankers of the same name get ":2", ":3" added to it as stages.
+            may not grow, and may be rules (`crossrank.depths`). Two rerankers of the same name get ":2",
+            ":3" added to it as stages.
         depth: how many candidates a single reranker sees, at least 1; a cascade has its own depths.
         fuse: a formula such as `retrieval.fusion.RRF()` or `WeightedSum((1, 3))`: called with
             [first-stage ranking, last reranker's ranking] of the documents that reranker saw, and
@@ -75,7 +77,7 @@ class Searcher:
     def __init__(
         self,
         first_stage: Retriever | Any,
-        reranker: Reranker | Sequence[tuple[Reranker, int]] | None = None,
+        reranker: Reranker | Sequence[tuple[Reranker, Depth]] | None = None,
         *,
         depth: int = 100,
         fuse: Callable[[list[Ranking]], Ranking] | None = None,
@@ -208,7 +210,7 @@ class Searcher:
         return rankings
 
     def _num_candidates(self, top_k: int) -> int:
-        return max([top_k, *(stage.depth for stage in self.stages)])
+        return max([top_k, *(stage.most for stage in self.stages)])
 
     def _retrieve(
         self, queries: list[str], query_ids: Sequence[str | None], top_k: int, filter: Filter | None

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, TypeVar
 
-from crossrank.errors import InputError, ModelOutputError
+from crossrank.depths import TimeBudget
+from crossrank.errors import BudgetError, EndpointError, InputError, ModelOutputError
+from crossrank.models.reranker import asked_once
 from crossrank.stages import Search, Stage, documents_of, next_chunk, placed
 from crossrank.types import Ranking
 
@@ -33,9 +35,14 @@ class StageRunner:
         self._clock = clock
 
     def run(self, searches: Sequence[Search], stage: Stage) -> None:
-        """Rerank the first documents of all searches together."""
+        """Rerank the first documents of all searches together, or each within a stage's own budget."""
+        if isinstance(stage.depth, TimeBudget):
+            for search in searches:
+                self.run_within(search, stage, self._clock(), stage.depth.ms)
+            return
         start = self._clock()
-        asked = [(search, search.hits[: stage.depth]) for search in searches if search.hits]
+        found = [(search, search.candidates(stage.depth)) for search in searches]
+        asked = [(search, candidates) for search, candidates in found if candidates]
         if not asked:
             return
         documents = [documents_of(candidates, self._first_stage_name) for _, candidates in asked]
@@ -60,8 +67,10 @@ class StageRunner:
         outcomes: Sequence[Ranking | Exception]
         if not isinstance(pooled, Exception):
             outcomes = pooled
-        elif len(asked) == 1:
-            outcomes = [pooled]
+        elif (
+            len(asked) == 1 or asked_once(stage.reranker) or isinstance(pooled, (EndpointError, BudgetError))
+        ):
+            outcomes = [pooled] * len(asked)
         else:  # one query's failure is not the others': each gets a try of its own
             outcomes = [self._attempt(partial(alone, number)) for number in range(len(asked))]
         elapsed_ms = (self._clock() - start) * 1000
@@ -73,7 +82,9 @@ class StageRunner:
     def run_within(self, search: Search, stage: Stage, start: float, budget_ms: float) -> None:
         """Rerank the first documents of one search, from the best down, while time is left."""
         begin = self._clock()
-        candidates = search.hits[: stage.depth]
+        if isinstance(stage.depth, TimeBudget):
+            budget_ms = min(budget_ms, (begin - start) * 1000 + stage.depth.ms)
+        candidates = search.candidates(stage.depth)
         documents = documents_of(candidates, self._first_stage_name)
         pointwise = callable(getattr(stage.reranker, "score", None))
         done = 0

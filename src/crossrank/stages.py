@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from crossrank.checks import check_count
+from crossrank.depths import Depth, DepthRule, check_depths, most_of
 from crossrank.errors import InputError, ModelOutputError
 from crossrank.types import Document, Hit, Ranking
 
@@ -38,7 +38,12 @@ class Stage:
 
     name: str
     reranker: Reranker
-    depth: int
+    depth: Depth
+
+    @property
+    def most(self) -> int:
+        """How many documents it sees at most."""
+        return most_of(self.depth)
 
 
 @dataclass
@@ -52,6 +57,16 @@ class Search:
     status: str
     notes: list[str]
     num_reranked: int = 0  # how many of the first hits have the latest reranker's score
+
+    def candidates(self, depth: Depth) -> list[Hit]:
+        """Return the first hits, as many as a stage of this depth sees.
+
+        A rule decides over those that the latest stage has scored.
+        """
+        if not isinstance(depth, DepthRule):
+            return self.hits[:depth]
+        scored = self.hits[: self.num_reranked or len(self.hits)]
+        return scored[: depth([hit.score for hit in scored])] if scored else []
 
     def take(self, stage: Stage, outcome: Ranking | Exception, num_candidates: int) -> None:
         """Put a stage's order on top, or note why there is none.
@@ -75,7 +90,7 @@ class Search:
 
 
 def stages_of(
-    reranker: Reranker | Sequence[tuple[Reranker, int]] | None, depth: int, first_stage_name: str
+    reranker: Reranker | Sequence[tuple[Reranker, Depth]] | None, depth: Depth, first_stage_name: str
 ) -> Iterator[Stage]:
     """Yield the stages of one reranker or of a cascade, each with a name of its own.
 
@@ -86,19 +101,14 @@ def stages_of(
         return
     cascade: Sequence[Any] = reranker if isinstance(reranker, (list, tuple)) else [(reranker, depth)]
     taken = [first_stage_name, FUSION_STAGE]
-    last_depth: int | None = None
+    depths: list[Depth] = []
     for entry in cascade:
         if not isinstance(entry, tuple) or len(entry) != 2:
             raise InputError(f"a cascade is a list of (reranker, depth), not of {type(entry).__name__}")
         each, own_depth = entry
         check_reranker(each)
-        check_count(own_depth, "the depth of a reranker")
-        if last_depth is not None and own_depth > last_depth:
-            raise InputError(
-                f"depths of a cascade may not grow: {own_depth} comes after {last_depth}, and would mix "
-                "documents that the reranker before has seen with others"
-            )
-        last_depth = own_depth
+        depths.append(own_depth)
+        check_depths(depths)
         taken.append(unused_name(each.name, taken))
         yield Stage(taken[-1], each, own_depth)
 
@@ -179,7 +189,7 @@ def placed(candidates: Sequence[Hit], ranking: Ranking, stage_name: str) -> Rank
         inner = {
             name: value
             for name, value in hit.stage_scores.items()
-            if name != hit.stage and name not in candidate.stage_scores
+            if name not in candidate.stage_scores and not _is_own(name, stage_name)
         }
         order.append(
             replace(
@@ -193,6 +203,11 @@ def placed(candidates: Sequence[Hit], ranking: Ranking, stage_name: str) -> Rank
             )
         )
     return replace(ranking, hits=tuple(order))
+
+
+def _is_own(name: str, stage_name: str) -> bool:
+    """Whether a stage's scores go by a reranker's own name; see `unused_name`."""
+    return stage_name == name or stage_name.startswith(f"{name}:")
 
 
 def next_chunk(left_ms: float, ms_per_document: float | None, num_left: int) -> int:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +18,8 @@ pytest.importorskip("sentence_transformers")
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from test_adapt import corpus
 from training_inputs import BI_ENCODER, CROSS_ENCODER, write_jsonl
+
+PROCESS = Path(__file__).parents[1] / "training" / "adapt_process.py"
 
 
 def _arguments(folder: Path) -> list[object]:
@@ -55,3 +62,56 @@ def test_options_that_do_not_go_together_are_refused(run, tmp_path: Path) -> Non
     unknown = run(*arguments, "--source", "titles")
     assert unknown.exit_code == 1
     assert "title, heading, sentence" in " ".join(unknown.stderr.split())
+
+
+def _dies(point: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(PROCESS), point, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def _without_seconds(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_seconds(each) for key, each in value.items() if key != "seconds"}
+    return [_without_seconds(each) for each in value] if isinstance(value, list) else value
+
+
+def _ended_with(folder: Path) -> tuple[Any, str, dict[str, bytes]]:
+    """What adaptation.json and report.md say, and the bytes of what was made of the documents."""
+    output = folder / "out"
+    found = (output / "adaptation.json").read_text(encoding="utf-8").replace(str(folder), "")
+    report = (output / "report.md").read_text(encoding="utf-8").replace(str(folder), "")
+    report = re.sub(r"## Time.*?(?=## )", "", re.sub(r", [\d,]+ s with", "", report), flags=re.S)
+    training = output / "training"
+    files = [*sorted((training / "collection").rglob("*.*")), training / "negatives.jsonl"]
+    bytes_of = {str(path.relative_to(training)): path.read_bytes() for path in files if path.is_file()}
+    return _without_seconds(json.loads(found)), report, bytes_of
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_command_that_is_killed_again_and_again_ends_with_the_same_report(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    finished = _dies("-", *_arguments(whole))
+    assert finished.returncode == 0, finished.stderr
+    points = {
+        # texts are encoded and written down; their queries are not
+        "crossrank.training.adapt.vectors:RememberedEncoder._encode:1": "making pseudo-queries",
+        "crossrank.training.journal:Journal.append:1": "mining negatives",
+        "crossrank.training.run_folder:RunFolder.commit_checkpoint:2": "training the bi-encoder",
+        # the bi-encoder's folder is whole, and that it is has not been noted
+        "crossrank.training.run_folder:RunFolder.finish:1": "training the bi-encoder",
+        "crossrank.training.adapt.measuring:_Measurer._measured:3": "measuring before and after",
+        "crossrank.training.adapt.adaptation:write_report:1": "calibrating",
+    }
+    for point, words in points.items():
+        process = _dies(point, *_arguments(killed))
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        last = [line for line in process.stderr.splitlines() if ": done in" in line or line == words][-1]
+        assert last.startswith(words), point
+    finished = _dies("-", *_arguments(killed))
+    assert finished.returncode == 0, finished.stderr
+    assert "done in" not in finished.stderr  # only the report was left to be written
+    assert _ended_with(killed) == _ended_with(whole)

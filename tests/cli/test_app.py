@@ -122,6 +122,17 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path: Path) -> Non
     assert (process.returncode, errors) == (141, "")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGPIPE to report")
+@pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["--version"], []])
+def test_a_reader_of_help_that_goes_away_is_the_same(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        command = [sys.executable, "-m", "crossrank", *arguments]
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_every_wording_is_one_of_the_library() -> None:
     said = "\n".join(
         _literal(node)

@@ -56,6 +56,14 @@ def test_two_classes_need_a_threshold_to_be_told_apart(run, tmp_path: Path) -> N
     )
 
 
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_threshold_is_a_number(run, tmp_path: Path, value: str) -> None:
+    path = written(tmp_path / "binary.jsonl", [i % 2 for i in range(40)])
+    result = run("evaluate-pairs", GOLDEN / "bert", path, "--threshold", value)
+    assert result.exit_code == 2
+    assert "must be a finite number" in " ".join(result.stderr.split())
+
+
 def test_classes_go_by_name_or_by_place(run, tmp_path: Path) -> None:
     folder = next(
         path.parent

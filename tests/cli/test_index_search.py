@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from crossrank import Collection, read_run
+from crossrank import Collection, Index, read_run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MODEL = GOLDEN / "sbert_bi_encoder"
@@ -76,6 +76,19 @@ def test_indexing_again_changes_nothing_and_new_rows_are_added(run, rows: Path, 
     rows.write_text("".join(json.dumps(row) + "\n" for row in changed))
     report = json.loads(run("index", rows, "--to", text_index, "--json").stdout)
     assert (report["num_documents"], report["added"], report["replaced"]) == (4, 1, 1)
+
+
+def test_a_first_build_keeps_no_old_versions(run, rows: Path, text_index: Path) -> None:
+    with Index.open(text_index) as index:
+        before = index.info().size_bytes
+        index.optimize(grace_s=0)
+        assert index.info().size_bytes == pytest.approx(before, rel=0.2)
+        assert len(index._table.lance.list_versions()) < 5
+    # with searches under way, those that are there stay for them
+    for _ in range(3):
+        assert run("index", rows, "--to", text_index, "--no-vectors", "--replace").exit_code == 0
+    with Index.open(text_index) as index:
+        assert len(index._table.lance.list_versions()) > 5
 
 
 def test_replace_starts_anew(run, rows: Path, text_index: Path) -> None:

@@ -133,3 +133,38 @@ def test_options_that_contradict_the_index_are_refused(run, index: Path, rows: P
     idle = run("index", rows, "--to", tmp_path / "new", "--no-vectors", "--token-form", "int8")
     assert idle.exit_code == 2
     assert "--late-interaction" in idle.stderr
+
+
+def test_a_query_that_is_too_long_is_cut_where_that_is_allowed(run, index: Path, tmp_path: Path) -> None:
+    long = "the red fox " * 40
+    asked = ("search", index, long, "--retriever", "late", "--reranker", "none", "--json")
+    refused = run(*asked)
+    assert refused.exit_code == 1
+    assert "allow cutting with --long-query truncate" in " ".join(refused.stderr.split())
+    found = run(*asked, "--long-query", "truncate")
+    assert found.exit_code == 0, found.output
+    texts = [f"{row['title']} {row['text']}" if "title" in row else row["text"] for row in ROWS]
+    cut = LateInteraction(MODEL, long_query="truncate").rank(long, texts)
+    hits = json.loads(found.stdout)["hits"]
+    assert [hit["document_id"] for hit in hits] == [ROWS[hit.index]["id"] for hit in cut]
+
+    collection = tmp_path / "collection"
+    (collection / "qrels").mkdir(parents=True)
+    (collection / "corpus.jsonl").write_text(
+        "".join(json.dumps({"_id": row["id"], **row}) + "\n" for row in ROWS)
+    )
+    (collection / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": long}) + "\n")
+    (collection / "qrels" / "test.tsv").write_text(
+        f"query-id\tcorpus-id\tscore\nq\t{hits[0]['document_id']}\t1\n"
+    )
+    measured = ("evaluate", "--index", index, "--collection", collection, "--retriever", "late", "--json")
+    assert run(*measured).exit_code == 1
+    cut_too = run(*measured, "--long-query", "truncate", "--measures", "MRR@10")
+    assert cut_too.exit_code == 0, cut_too.output
+    assert json.loads(cut_too.stdout)["measures"] == {"MRR@10": 1.0}
+
+
+def test_how_long_queries_are_read_is_for_a_model_that_reads_them(run, index: Path) -> None:
+    asked = ("search", index, "fox", "--reranker", "none", "--long-query", "truncate")
+    assert run(*asked, "--retriever", "bm25").exit_code == 2
+    assert run(*asked, "--retriever", "late").exit_code == 0

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from crossrank import BiEncoder, CrossEncoder, Document, load
+from crossrank.runtime.checkpoint import Checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RERANKER = GOLDEN / "bert"
@@ -172,7 +173,28 @@ def test_info_says_what_a_model_is(run, folder: str, kind: str) -> None:
     facts = json.loads(run("info", GOLDEN / folder, "--json").stdout)
     assert facts["kind"] == kind
     assert facts["architecture"] == "bert"
-    assert len(facts["fingerprint"]) == 64
+    assert facts["precision"] == "float32"
+    model = load(GOLDEN / folder)
+    assert facts["fingerprint"] == model.fingerprint
+    assert facts["files_fingerprint"] == Checkpoint.open(GOLDEN / folder).fingerprint
+
+
+def test_the_fingerprint_of_a_model_is_the_one_its_index_names(run, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "a", "text": "the red fox"}\n')
+    model = GOLDEN / "sbert_bi_encoder"
+    assert run("index", rows, "--to", tmp_path / "index", "--model", model).exit_code == 0
+    index = json.loads(run("info", tmp_path / "index", "--json").stdout)
+    facts = json.loads(run("info", model, "--json").stdout)
+    assert index["model_fingerprint"] == facts["fingerprint"]
+    assert index["precision"] == facts["precision"]
+
+
+def test_info_of_a_model_that_does_not_open_says_why(run, t5) -> None:
+    facts = json.loads(run("info", t5(None), "--json").stdout)
+    assert facts["kind"] == "not stated"
+    assert facts["opens"].startswith("no: ")
+    assert "fingerprint" not in facts
 
 
 CARD = """---
@@ -272,14 +294,15 @@ def test_a_t5_that_does_not_say_is_refused(run, t5) -> None:
     folder = t5(None)
     result = run("rerank", QUERY, *DOCUMENTS, "-r", folder)
     assert result.exit_code == 1
-    assert "open it with MonoT5, RankT5 or DuoT5" in " ".join(result.stderr.split())
+    words = " ".join(result.stderr.split())
+    assert "does not say what it was trained for: write what it is into its crossrank.json" in words
     assert json.loads(run("info", folder, "--json").stdout)["kind"] == "not stated"
 
 
 def test_what_gives_no_scores_says_so(run, t5) -> None:
     for model, message in (
         (t5("duo_t5"), "is a DuoT5, which does not score pairs"),
-        (BI_ENCODER, "is a BiEncoder, which is for a first stage"),
+        (BI_ENCODER, "is a bi-encoder, which is for a first stage"),
     ):
         result = run("score", "-r", model, input="a\tb\n")
         assert result.exit_code == 1

@@ -109,3 +109,32 @@ def test_texts_that_cannot_be_compared(run, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "1 documents without text were left out" in result.stderr
     assert "1 texts have no pair" in result.stderr
+
+
+def test_what_cannot_verify_is_refused_before_texts_are_encoded(run, corpus: Path, monkeypatch) -> None:
+    monkeypatch.setattr("crossrank.models.bi_encoder.BiEncoder.encode_documents", None)
+    for command in (("paraphrases", corpus), ("cluster", corpus, "--method", "components")):
+        raw = run(*command, *MODEL, "--verify", GOLDEN / "bert")
+        assert raw.exit_code == 1
+        words = " ".join(raw.stderr.split())
+        assert "bert has neither a calibration nor an activation" in words
+        assert "give --least in that range, or calibrate the model with `crossrank calibrate`" in words
+        bi_encoder = run(*command, *MODEL, "--verify", GOLDEN / "sbert_bi_encoder")
+        assert bi_encoder.exit_code == 1
+        assert "is a bi-encoder, which is for a first stage; give a reranker" in " ".join(
+            bi_encoder.stderr.split()
+        )
+
+
+@pytest.mark.parametrize("command", ["paraphrases", "cluster"])
+def test_a_file_that_is_there_is_replaced_only_where_that_is_said(run, corpus, tmp_path, command) -> None:
+    to = tmp_path / "rows.csv"
+    to.write_text("mine")
+    asked = (command, corpus, *MODEL, "--threshold", 0.6, "--to", to)
+    refused = run(*asked)
+    assert refused.exit_code == 1
+    assert "exists; name another file, or replace it with --replace" in " ".join(refused.stderr.split())
+    assert to.read_text() == "mine"
+    assert run(*asked, "--replace").exit_code == 0
+    assert to.read_text().startswith(("score", "cluster"))
+    assert run(command, corpus, *MODEL, "--replace").exit_code == 2

@@ -37,6 +37,27 @@ def test_it_plans_trains_and_refuses_to_train_over_what_is_there(run, tmp_path: 
     assert "replace it with --replace" in again.stderr
 
 
+def test_a_plan_says_what_would_stop_the_run(run, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "kept.txt").write_text("mine")
+    cut = ("--set", "lengths.max_length=12", "--set", "guards.truncated_positives=0.1")
+    planned = run("train", recipe, "--dry-run", *cut)
+    assert planned.exit_code == 0, planned.stderr
+    said = " ".join(planned.stderr.split())
+    assert "would stop at once: " in said
+    assert "is not empty, and has no training run in it" in said
+    assert "guards.truncated_positives allows 10%" in said
+    (tmp_path / "model" / "kept.txt").unlink()
+    trained = run("train", recipe, "--set", "schedule.steps=1", "--set", "held_out=null")
+    assert trained.exit_code == 0, trained.stderr
+    found = json.loads(run("train", recipe, "--dry-run", "--json").stdout)
+    assert [each.partition("; ")[2] for each in found["obstacles"]] == [
+        "name another output, or replace it with --replace"
+    ]
+    assert json.loads(run("train", recipe, "--dry-run", "--json", "--replace").stdout)["obstacles"] == []
+
+
 def test_a_recipe_that_cannot_be_followed_is_one_line(run, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     result = run("train", recipe, "--set", "schedule.stepps=3")

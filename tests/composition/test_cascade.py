@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from members import DOCUMENTS, Losing, Table
+from members import DOCUMENTS, Losing, PointwiseTable, Table
 
 from crossrank.composition.cascade import Cascade
+from crossrank.depths import Margin, TimeBudget
 from crossrank.errors import InputError, ModelOutputError
 from crossrank.pipeline import Searcher
 from crossrank.types import Hit, Ranking
@@ -92,3 +93,30 @@ def test_the_first_stage_must_return_every_document():
 def test_what_is_no_cascade(arguments, options, message):
     with pytest.raises(InputError, match=message):
         Cascade(*arguments, **options)
+
+
+def test_a_rule_decides_for_each_query_how_many_go_on():
+    second = Table("two", SECOND)
+    cascade = Cascade(Table("one", FIRST), [(second, Margin(1.5, top_k=1))])
+    ranking = cascade.rank("q", DOCUMENTS)  # one: 3 2 1 -2, and 3 - 1.5 lets two go on
+    assert second.calls == [[2]]
+    assert [hit.stage for hit in ranking] == ["two", "two", "one", "one"]
+    assert cascade.rank("q", []).hits == ()
+
+
+def test_a_rule_looks_at_the_latest_stages_scores_alone():
+    third = Table("three", FIRST)
+    cascade = Cascade(Table("one", FIRST), [(Table("two", SECOND), 3), (third, Margin(96.0, top_k=1))])
+    ranking = cascade.rank("q", DOCUMENTS)  # two: 100 5 0 of c b a; 100 - 96 lets two go on
+    assert third.calls == [[2]]
+    assert [hit.stage for hit in ranking] == ["three", "three", "two", "one"]
+
+
+def test_a_time_budget_is_the_stages_own():
+    clock = iter(range(1000))
+    slow = PointwiseTable("two", SECOND)
+    cascade = Cascade(Table("one", FIRST), [(slow, TimeBudget(4000.0))], clock=lambda: float(next(clock)))
+    ranking = cascade.rank("q", DOCUMENTS)
+    done = sum(hit.stage == "two" for hit in ranking)
+    assert 0 < done < 4
+    assert ranking.notes == (f"two scored {done} of 4 candidates within the budget of 4000 ms",)

@@ -19,6 +19,7 @@ from llm_families import asking, local
 
 from crossrank.cache import ScoreCache
 from crossrank.composition.cascade import Cascade
+from crossrank.composition.early_exit import EarlyExit
 from crossrank.composition.ensemble import Ensemble
 from crossrank.composition.tournament import Tournament
 from crossrank.models.cross_encoder import CrossEncoder
@@ -107,6 +108,11 @@ def cascade(*, progress: bool | None = None, cache: ScoreCache | None = None) ->
     return Cascade(first, [(second, 4), (third, 2)])
 
 
+def early_exit(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+    model = cross_encoder("bert_exits")(progress=progress, cache=cache)
+    return EarlyExit(model, 1, [(2, 6), (4, 3)], progress=progress)
+
+
 class ScoreJudge:
     """Prefers the document with the higher score of a pointwise model."""
 
@@ -152,6 +158,8 @@ FAMILIES = [
     Family("CrossEncoder-onnx", cross_encoder("bert_onnx", source="onnx"), cached=True),
     Family("CrossEncoder-label", cross_encoder("camembert", label="entailment"), cached=True),
     Family("CrossEncoder-torch", cross_encoder("roberta", device="cpu"), cached=True, requires=("torch",)),
+    Family("CrossEncoder-exit", cross_encoder("bert_exits", exit_layer=2), cached=True),
+    Family("CrossEncoder-words", cross_encoder("bert", exit_layer=0), cached=True),
     Family("CrossEncoder-windows", cross_encoder("bert", long_documents="max"), cached=True),
     *(Family(f"MonoT5-{name}", t5(MonoT5, name), cached=True) for name in ("t5", "mt5")),
     Family("MonoT5-windows", t5(MonoT5, "t5_v1_1", max_length=100, long_documents="max"), cached=True),
@@ -181,6 +189,7 @@ FAMILIES = [
     Family("Ensemble-rrf", ensemble("rrf"), pointwise=False),
     Family("Ensemble-raw", ensemble(WeightedSum((0.25, 0.75), "none"))),
     Family("Cascade", cascade, pointwise=False, one_scale=False),
+    Family("EarlyExit", early_exit, pointwise=False, one_scale=False),
     Family("Tournament", tournament(AllPairs()), pointwise=False),
     Family("Tournament-heap", tournament(Heap(top_k=3)), pointwise=False),
 ]

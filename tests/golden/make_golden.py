@@ -6,7 +6,7 @@ needs torch, transformers and sentence-transformers (the tests that read the res
 has random weights, biases and norms included, so that a missing term shows. Expected values are computed one
 pair at a time, without padding: what a pair's score is by definition. Beside each checkpoint, `expected.json`
 has the pairs and their token ids, `expected.npz` the logits (pairs, labels) and the last hidden states
-(`tokens_0`, ...) or embeddings.
+(`tokens_0`, ...) or embeddings, and for models with heads at earlier layers their logits (`exit_1`, ...).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling
@@ -153,6 +154,38 @@ def save(
     write_expected(folder, rows, arrays)
 
 
+def save_exits(name: str, kind: str, made: tuple[Tokenizer, dict[str, str]], **settings: object) -> None:
+    """A classifier with heads after its first two layers; `exit_1` and `exit_2` are what these give."""
+    torch.manual_seed(2)
+    model = classifier(kind, made, **settings)
+    save(name, model, made)
+    folder, width = HERE / name, model.config.hidden_size
+    heads = torch.nn.ModuleDict(
+        {
+            str(layer): torch.nn.ModuleList(
+                [torch.nn.Linear(width, width), torch.nn.Linear(width, model.config.num_labels)]
+            )
+            for layer in (1, 2)
+        }
+    )
+    randomise(heads)
+    save_file(heads.state_dict(), folder / "exits.safetensors")
+    with np.load(folder / "expected.npz") as stored:
+        arrays = dict(stored)
+    rows = json.loads((folder / "expected.json").read_text(encoding="utf-8"))["rows"]
+    for layer, (dense, out) in heads.items():
+        logits = []
+        for row in rows:
+            inputs = {"input_ids": torch.tensor([row["ids"]])}
+            if made is BERT_TOKENS:
+                inputs["token_type_ids"] = torch.tensor([row["types"]])
+            with torch.no_grad():
+                states = model.base_model(**inputs, output_hidden_states=True).hidden_states
+                logits.append(out(torch.tanh(dense(states[int(layer)][:, 0])))[0].numpy())
+        arrays[f"exit_{layer}"] = np.stack(logits)
+    write_expected(folder, rows, arrays)
+
+
 def save_onnx(name: str, source: str) -> None:
     """A folder that has an ONNX export by torch in place of safetensors."""
     folder = HERE / name
@@ -269,6 +302,8 @@ def main() -> None:
         similarity_fn_name="dot",
     )
     save_bi_encoder("sbert_bi_encoder", encoder)
+    save_exits("bert_exits", "bert", BERT_TOKENS, num_hidden_layers=4)
+    save_exits("roberta_exits", "roberta", ROBERTA_TOKENS, **roberta, num_hidden_layers=3, num_labels=2)
 
 
 if __name__ == "__main__":

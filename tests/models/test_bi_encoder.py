@@ -29,6 +29,7 @@ from crossrank.retrieval.dense import Dense
 from crossrank.types import Document
 
 GOLDEN = Path(__file__).parent / "golden_bi"
+TESTS = Path(__file__).parents[1]
 LAYOUTS = ["mean", "cls_dense", "last_norm", "weighted_gelu", "max_without_prompt", "joined"]
 TEXT = "the red fox runs over the blue whale"
 
@@ -224,6 +225,18 @@ def test_a_plain_folder_needs_a_pooling(changed: Callable[..., Path]) -> None:
     )
     with pytest.raises(InputError, match="states mean"):
         BiEncoder(GOLDEN / "mean", pooling="cls")
+
+
+def test_rerankers_are_named_as_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="bert is a cross-encoder; open it with CrossEncoder"):
+        BiEncoder(TESTS / "golden" / "bert")
+    with pytest.raises(CheckpointError, match="t5 is a T5 without a Pooling module, and so no bi-encoder"):
+        BiEncoder(TESTS / "golden_t5" / "t5")
+    shutil.copytree(TESTS / "golden_t5" / "t5", tmp_path / "mono")
+    declared = {"kind": "mono_t5", "tokens": ["▁false", "▁true"]}
+    (tmp_path / "mono" / "crossrank.json").write_text(json.dumps(declared))
+    with pytest.raises(CheckpointError, match="mono is a mono T5; open it with MonoT5"):
+        BiEncoder(tmp_path / "mono")
 
 
 def test_modules_that_do_not_fit(changed: Callable[..., Path]) -> None:

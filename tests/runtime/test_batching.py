@@ -35,6 +35,15 @@ def test_every_row_once_within_the_budget(lengths, budget):
             assert batch.length == padded_length(lengths[row])
 
 
+@given(LENGTHS, st.integers(1, 3000), st.integers(1, 4))
+def test_exact_batches_have_rows_of_one_length(lengths, budget, parallel):
+    batches = plan(np.array(lengths, dtype=np.int64), budget, parallel=parallel, exact=True)
+    assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch.rows) == 1 or len(batch.rows) * batch.length <= budget
+        assert {lengths[row] for row in batch.rows} == {batch.length}
+
+
 @given(LENGTHS, LENGTHS, st.integers(1, 3000))
 def test_neighbours_do_not_change_a_rows_padding(lengths, others, budget):
     def padded_by_row(all_lengths):
@@ -81,7 +90,8 @@ def test_empty_rows_are_refused(lengths):
 
 
 def test_rows_over_the_limit_and_budgets_below_one_are_refused():
-    with pytest.raises(InputError, match="at most 512"):
-        plan([513], 1024, limit=512)
+    for exact in (False, True):
+        with pytest.raises(InputError, match="at most 512"):
+            plan([513], 1024, limit=512, exact=exact)
     with pytest.raises(InputError, match="token_budget"):
         plan([5], 0)

@@ -57,6 +57,23 @@ def one_by_one(arrays: Arrays) -> list[ModelInputs]:
     return [ModelInputs(*(array[[row]] for array in arrays)) for row in range(len(arrays[0]))]
 
 
+@pytest.mark.parametrize(
+    "name", ["bert", "deberta_v3", "distilbert", "electra", "modernbert", "modernbert_mean", "xlm_roberta"]
+)
+def test_rows_without_padding_have_a_graph_of_their_own_and_the_same_scores(name: str) -> None:
+    arrays, logits = batch(name)
+    checkpoint = Checkpoint.open(GOLDEN / name)
+    exact = build_graph(checkpoint, "logits", padded=False).model()
+    assert "attention_mask" in {value.name for value in build_graph(checkpoint, "logits").model().graph.input}
+    assert "attention_mask" not in {value.name for value in exact.graph.input}
+    engine = open_engine(checkpoint, output="logits", threads=1)
+    for row in range(len(logits)):
+        size = int(arrays[1][row].sum())
+        alone = engine.run(*(array[[row], :size] for array in arrays))
+        np.testing.assert_allclose(alone, logits[[row]], atol=1e-5)
+    np.testing.assert_allclose(engine.run(*arrays), logits, atol=1e-5)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_many_batches_come_in_order_from_any_number_of_threads(checkpoint: Checkpoint, threads: int) -> None:
     arrays, logits = batch()

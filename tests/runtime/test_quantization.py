@@ -204,3 +204,20 @@ def test_compare_by_hand() -> None:
     assert parity.max_delta == 1.0
     assert parity.mean_delta == pytest.approx(0.5)
     assert parity.kendall_tau == pytest.approx((1 / 3 + 1.0) / 2)
+
+
+def test_layers_that_read_the_same_input_round_it_once(tmp_path: Path) -> None:
+    checkpoint = quantised("bert", tmp_path / "model")
+    tensors = checkpoint.int8_tensors()
+    names = [f"bert.encoder.layer.0.attention.self.{part}" for part in ("query", "key", "value")]
+    for part in ("input_scale", "input_zero_point"):
+        assert len({tensors[f"{name}.{part}"].tobytes() for name in names}) == 1
+    graph = build_graph(checkpoint, "logits", Int8Linear(), tensors).model().graph
+    rounded = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    products = [node for node in graph.node if node.op_type == "MatMulIntegerToFloat"]
+    reads = [node.input[0] for node in products if node.input[0] in rounded]
+    first_layer = [
+        node.input[0] for node in products if node.input[1].startswith("bert.encoder.layer.0.atten")
+    ]
+    assert len(set(first_layer)) == 2  # one for the three, one for the projection behind attention
+    assert len(reads) == len(products)

@@ -67,3 +67,15 @@ def test_what_cannot_verify_is_refused(model, pairs) -> None:
         verify(pairs, TEXTS, model, band=(0.5, 0.5))
     with pytest.raises(InputError, match="most"):
         verify(pairs, TEXTS, model, most=0)
+
+
+def test_raw_scores_are_not_compared_with_a_probability(pairs) -> None:
+    raw = CrossEncoder(GOLDEN / "bert", threads=1)
+    with pytest.raises(
+        InputError, match="bert has neither a calibration nor an activation: its values are raw"
+    ):
+        verify(pairs, TEXTS, raw)
+    values = verify(pairs, TEXTS, raw, least=-1e9).values
+    least = float(np.nanmedian(values))
+    found = verify(pairs, TEXTS, raw, least=least)
+    assert found.num_rejected == (values < least).sum() > 0

@@ -34,6 +34,20 @@ def test_documents_come_back_as_they_were(index: Index, corpus: list[Document]) 
     assert len(index) == index.count() == len(corpus)
 
 
+def test_ids_are_those_of_the_documents(index: Index, corpus: list[Document], monkeypatch) -> None:
+    monkeypatch.setattr("crossrank.store.lance._IDS_AT_A_TIME", 7)
+    assert list(index.ids()) == [document.id for document in index.documents()]
+    condition = "year < 1990"
+    matching = [document.id for document in index.documents(condition)]
+    assert 0 < len(matching) < len(corpus)
+    assert list(index.ids(condition)) == matching
+    assert list(index.ids({"year": {"<": 1990}})) == matching
+    index.delete(matching[:2])
+    assert list(index.ids(condition)) == matching[2:]
+    with pytest.raises(InputError, match="colour"):
+        index.ids("colour = 'red'")  # before the first id is asked for
+
+
 @pytest.mark.parametrize(
     "document",
     [

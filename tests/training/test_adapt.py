@@ -19,8 +19,9 @@ from crossrank import BiEncoder, Collection, CrossEncoder, Document, evaluate
 from crossrank.errors import InputError
 from crossrank.training.adapt import adaptation
 from crossrank.training.adapt.adaptation import STAGES, adapt
-from crossrank.training.adapt.recipes import recipe_for, steps_within
+from crossrank.training.adapt.recipes import DEV_QUERIES, recipe_for
 from crossrank.training.adapt.settings import AdaptationSettings, TrainingSize
+from crossrank.training.adapt.sizing import Cost, Size, sized
 
 SETTINGS = AdaptationSettings(
     reranker=str(CROSS_ENCODER),
@@ -104,6 +105,13 @@ def test_nothing_held_out_is_trained_with(adapted) -> None:
 def test_what_is_better_is_kept_and_opens_and_gives_the_measured_figures(adapted) -> None:
     (measured,) = adapted.stages["measured"]
     assert any(adapted.kept.values()), "these settings and seeds are to keep something"
+    if "bi_encoder" in measured["comparisons"]:  # for what the search does with it, not for itself
+        first = measured["comparisons"]["bi_encoder"]
+        systems = measured["systems"]
+        assert first["mean"]["value"] == pytest.approx(systems["BM25 + bi-encoder after"])
+        assert first["other_mean"]["value"] == pytest.approx(systems["BM25 + bi-encoder before"])
+        alone = measured["comparisons"]["bi_encoder_alone"]
+        assert alone["mean"]["value"] == pytest.approx(systems["bi-encoder after"])
     for part, kept in adapted.kept.items():
         assert (adapted.output / part).is_dir() == kept
         if part in measured["comparisons"]:
@@ -174,8 +182,8 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same(
     told: list[str] = []
     resumed = adapt(corpus(), output, SETTINGS, on_stage=told.append)
     done = [words for words in told if words.endswith(": done before")]
-    assert len(told) == len(STAGES)
     assert len(done) == len(STAGES) - 2
+    assert [words.partition(": done in ")[1] for words in told[len(done) :]] == ["", ": done in "] * 2
     for stage, found in whole.stages.items():
         again = resumed.stages[stage]
         if stage in ("bi_encoder", "reranker"):
@@ -250,11 +258,19 @@ def test_too_few_documents_are_refused_with_what_to_do(tmp_path: Path) -> None:
 
 def test_a_budget_gives_steps_up_to_the_epochs(tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, steps=None, budget_minutes=3.0, max_epochs=2.0)
+    cost = Cost(step_s=2.0, query_s=0.01)  # 200 dev queries, seven times: 14 s
+
+    def of(part: Any, num_queries: int, seconds: float, cost: Cost = cost) -> Size:
+        return sized(settings, part, num_queries, seconds=seconds, cost=cost)
+
     # a third of 180 s, and two thirds
-    assert steps_within(settings, "bi_encoder", 10_000, seconds_a_step=2.0) == 30
-    assert steps_within(settings, "reranker", 10_000, seconds_a_step=2.0) == 60
-    assert steps_within(settings, "reranker", 40, seconds_a_step=2.0) == 20  # 40 queries, 4 a step, twice
-    assert steps_within(settings, "reranker", 40, seconds_a_step=1e9) == 1
+    assert of("bi_encoder", 10_000, 180.0) == Size((60 - 14) // 2, DEV_QUERIES)
+    assert of("reranker", 10_000, 180.0) == Size((120 - 14) // 2, DEV_QUERIES)
+    assert of("reranker", 40, 180.0).steps == 20  # 40 queries, 4 a step, twice
+    slow = of("reranker", 10_000, 180.0, Cost(step_s=2.0, query_s=0.1))
+    assert slow.dev_queries == int(30 / 0.7)  # a quarter of 120 s, seven times
+    assert slow.steps == int((120 - slow.dev_queries * 0.7) / 2)
+    assert of("reranker", 10_000, 0.0) == Size(10, 20)  # the fewest of both
     recipe = recipe_for(
         "reranker",
         settings,
@@ -270,5 +286,12 @@ def test_a_budget_gives_steps_up_to_the_epochs(tmp_path: Path) -> None:
 def test_a_budget_is_measured_and_kept_to(tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, steps=None, budget_minutes=0.02, max_epochs=1.0)
     report = adapt(corpus(), tmp_path / "out", settings)
+    sizes = report.stages["steps"]
     for part in ("bi_encoder", "reranker"):
-        assert 1 <= report.stages["steps"][part] <= -(-report.stages["negatives"]["rows"] // 4)
+        assert 1 <= sizes[part] <= -(-report.stages["negatives"]["rows"] // 4)
+        assert sizes["costs"][part]["step_s"] > 0
+    assert sizes["for_later_s"] > 0
+    assert {*report.seconds} == {*STAGES}
+    text = report.report.read_text(encoding="utf-8")
+    assert "minutes in all, of 0.0 that were given" in text
+    assert not [*(report.output / "training").glob("vectors*")]

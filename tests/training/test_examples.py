@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mining_inputs import OverlapTeacher
 from training_inputs import write_jsonl
@@ -14,9 +15,9 @@ from crossrank import BM25, Document
 from crossrank.errors import FileFormatError, InputError
 from crossrank.training.examples import TrainingList, read_examples, read_lists
 from crossrank.training.forms import columns_of
-from crossrank.training.held_out import spearman
+from crossrank.training.held_out import open_held_out
 from crossrank.training.negatives import Filters, Source, mine
-from crossrank.training.recipes import DataSource
+from crossrank.training.recipes import DataSource, HeldOut
 
 DOCUMENTS = [
     Document("fox", "a red fox in the wood"),
@@ -153,10 +154,27 @@ def test_what_the_data_lacks_for_a_loss_is_said(form: str, labels: list[float], 
         columns_of(form, [_list(labels)], list_size=8, seed=0)
 
 
-def test_spearman_is_that_of_scipy_with_ties() -> None:
+def test_held_out_pairs_are_measured_by_spearman(tmp_path: Path) -> None:
+    labels = [2, 1, 3, 3, 6, 4]
+    rows = [{"text1": "a", "text2": f"{i}", "label": label} for i, label in enumerate(labels)]
+    choice = HeldOut(file=str(write_jsonl(tmp_path / "pairs.jsonl", rows)), measure="spearman")
+    held_out = open_held_out(choice, seed=0)
+
+    def measured(*scores: float) -> float:
+        return held_out.measured([np.float32([score]) for score in scores]).value
+
     # scipy.stats.spearmanr([1, 2, 2, 4, 5, 5], [2, 1, 3, 3, 6, 4]).statistic
-    assert spearman([1, 2, 2, 4, 5, 5], [2, 1, 3, 3, 6, 4]) == pytest.approx(0.8508410, abs=1e-6)
-    assert spearman([1, 1, 1], [1, 2, 3]) == 0.0
+    assert measured(1, 2, 2, 4, 5, 5) == pytest.approx(0.8508410, abs=1e-6)
+    assert measured(1, 1, 1, 1, 1, 1) == 0.0  # it orders nothing
+    same = write_jsonl(tmp_path / "same.jsonl", [{**row, "label": 1} for row in rows])
+    with pytest.raises(InputError, match="the same label everywhere"):
+        open_held_out(HeldOut(file=str(same), measure="spearman"), seed=0)
+
+
+def test_a_share_that_leaves_no_query_is_refused(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"query": "a", "documents": ["b", "c"], "labels": [1, 0]}])
+    with pytest.raises(InputError, match=r"a\.jsonl: a share of 0\.1 is none of its queries, which are 1"):
+        read_examples([DataSource(str(path), share=0.1)], 0)
 
 
 def test_the_files_that_were_read_are_known_by_their_bytes(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("accelerate")
 
-from crossrank.errors import InputError
+from crossrank.errors import CheckpointError, InputError
 from crossrank.models.late_interaction import LateInteraction
 from crossrank.training.recipes import recipe_of
 from crossrank.training.train import plan, train
@@ -117,5 +117,10 @@ def test_choices_that_cannot_be_are_refused(lists: Path, tmp_path: Path) -> None
         student = {"kind": "late_interaction", "base": str(base), "dimensions": dimensions}
         with pytest.raises(InputError, match=message):
             plan(recipe(lists, base, tmp_path / "out", student=student))
+    student = {"kind": "late_interaction", "base": "crossrank-mini"}  # which is written out as float32 before
+    with pytest.raises(
+        CheckpointError, match=r"student\.base: crossrank-mini is of the kind cross_encoder; a late"
+    ):
+        plan(recipe(lists, MODELS, tmp_path / "out", student=student))
     with pytest.raises(InputError, match="there are mnr, cached_mnr, margin_mse, kl"):
         recipe(lists, MODELS / "golden_late" / "pylate", tmp_path / "out", loss={"name": "lce"})

@@ -48,7 +48,23 @@ def test_a_number_that_yaml_takes_for_a_text_is_a_number(tmp_path: Path) -> None
     ("values", "message"),
     [
         (_changed(sead=1), r"there is no sead; did you mean seed\?"),
-        (_changed(schedule={"steps": 10, "lr": 1}), r"there is no schedule\.lr"),
+        (
+            _changed(schedule={"steps": 10, "lr": 1}),
+            r"there is no schedule\.lr\. The keys here: epochs, steps",
+        ),
+        (
+            _changed(schedule={"steps": 10, "list_size": 1}),
+            r"schedule: list_size is 1, which leaves a positive",
+        ),
+        (_changed(data=[{"file": "a", "share": 0}]), r"data\[0\]: share is 0, which leaves no query"),
+        (
+            _changed(student={"kind": "cross_encoder", "base": "b", "dimensions": 8}),
+            r"student\.dimensions is for the kind late_interaction, not for cross_encoder",
+        ),
+        (
+            _changed(student={"kind": "mono_t5", "base": "b", "classes": ["a", "b"]}, loss={"name": "bce"}),
+            r"student\.classes is for the kind cross_encoder, not for mono_t5",
+        ),
         (_changed(schedule={"steps": "ten"}), r"schedule\.steps must be a whole number or null, not 'ten'"),
         (_changed(schedule={"steps": True}), r"schedule\.steps must be a whole number"),
         (_changed(schedule={"steps": 0}), r"schedule\.steps must be at least 1, not 0"),

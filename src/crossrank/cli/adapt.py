@@ -34,7 +34,13 @@ def adapt(
     ] = None,
     budget_minutes: Annotated[
         float | None,
-        typer.Option(min=0, help="Minutes for both trainings together, measured on this machine."),
+        typer.Option(
+            min=0,
+            help="Minutes for the whole command: making and filtering queries, encoding, mining, training, "
+            "int8 forms, measuring (on --judged, too). What comes before the trainings is timed, what comes "
+            "after is reckoned, and they get the rest, at least 10 steps each: a corpus too large for the "
+            "budget takes longer, and the report says how long.",
+        ),
     ] = None,
     source: Annotated[
         list[str] | None,

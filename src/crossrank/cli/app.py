@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -12,11 +13,13 @@ from typer.core import TyperGroup
 
 from crossrank.cli import (
     adapt,
+    bench,
     calibrate,
     encode,
     evaluate,
     evaluate_pairs,
     explain,
+    export,
     index,
     info,
     mine,
@@ -37,24 +40,40 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
+@contextmanager
+def _closed_pipes() -> Iterator[None]:
+    """Give a pipe whose reader went away its exit code, whoever was writing: a command, or --help."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # a closed pipe must show here, not while the interpreter shuts down
+    except (BrokenPipeError, SystemExit) as error:
+        # rich, which prints help, answers a closed pipe with an exit code of 1.
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        # Whoever read our output has what they wanted. Python flushes once more at exit: give it
+        # somewhere to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(PIPE_CLOSED) from None
+
+
 class _Commands(TyperGroup):
     """Turns what a command raises into one clear line and an exit code."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _closed_pipes():  # --help and --version print here
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()  # a closed pipe must show here, not while the interpreter shuts down
-        except BrokenPipeError:
-            # Whoever read our output has what they wanted. Python flushes once more at exit: give it
-            # somewhere to write to.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(PIPE_CLOSED) from None
+            with _closed_pipes():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except (CrossrankError, OSError) as error:
             show_error(error)
             raise typer.Exit(FAILED) from None
-        return result
 
 
 app = typer.Typer(
@@ -105,7 +124,9 @@ for _command in (
     train.train,
     adapt.adapt,
     quantize.quantize,
+    export.export,
     calibrate.calibrate,
+    bench.bench,
     similar.paraphrases,
     similar.cluster,
     info.info,

@@ -24,6 +24,7 @@ from crossrank.cli.loading import (
     open_bi_encoder,
 )
 from crossrank.cli.output import emit_json, messages
+from crossrank.cli.usage import ReplaceFileOption, check_new, refuse
 
 __all__ = ["encode"]
 
@@ -36,6 +37,7 @@ class Role(str, Enum):
 
 
 def encode(
+    ctx: typer.Context,
     input: Annotated[  # the argument's name
         Path, typer.Argument(help="Texts: lines or JSON lines; '-' is standard input.")
     ] = STDIN,
@@ -44,6 +46,7 @@ def encode(
         Path | None,
         typer.Option("--to", help="Write a .npy array (n, dim) float32 here; '-' is standard output."),
     ] = None,
+    replace: ReplaceFileOption = False,
     role: Annotated[Role, typer.Option("--as", help="What the texts are.")] = Role.document,
     model: Annotated[
         str, typer.Option("--model", "-m", help="A built-in model, a folder, or a hub name.")
@@ -72,6 +75,9 @@ def encode(
         raise typer.BadParameter("--to - and --json would both write to standard output; name a file")
     if to == STDIN and sys.stdout.isatty():
         raise typer.BadParameter("--to - would write an array to the terminal; redirect standard output")
+    if to is None or to == STDIN:
+        refuse(ctx, "replace", because="no file is written (--to)")
+    check_new(to, replace=replace)
     texts = [document.full_text for document in read_documents(input)]
     encoder = open_bi_encoder(
         model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,6 +70,8 @@ def evaluate_pairs(
     """
     from crossrank.evaluation.pairs import pair_values, read_labelled_pairs
 
+    if threshold is not None and not math.isfinite(threshold):
+        raise typer.BadParameter(f"--threshold must be a finite number, not {threshold}")
     if threshold is not None and choose_on is not None:
         raise typer.BadParameter("give --threshold or --choose-on, not both")
     if pairs == STDIN and choose_on == STDIN:
@@ -117,7 +120,8 @@ def _open(
     )
     if not isinstance(model, CrossEncoder):
         raise InputError(
-            f"{name} is a {type(model).__name__}; sentence pairs are for a cross-encoder or a bi-encoder"
+            f"{name} does not read two texts together, as cross-encoders do, and is no bi-encoder; sentence "
+            "pairs are for these"
         )
     return model
 

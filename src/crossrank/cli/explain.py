@@ -22,12 +22,14 @@ from crossrank.cli.loading import (
     LongQueryOption,
     Precision,
     PrecisionOption,
+    RerankerOption,
     RevisionOption,
     ThreadsOption,
     Where,
     open_reranker,
 )
 from crossrank.cli.output import console, emit_json, messages
+from crossrank.cli.usage import ReplaceFileOption, check_new, refuse
 from crossrank.errors import FileFormatError
 
 __all__ = ["explain"]
@@ -42,14 +44,13 @@ class Method(str, Enum):
 
 
 def explain(
+    ctx: typer.Context,
     query: Annotated[str, typer.Argument(help="The query.")],
     document: Annotated[
         str, typer.Argument(help="The document's text; @FILE reads it from a file, @- from standard input.")
     ],
     *,
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="The reranker: a built-in model, a folder, or a hub name.")
-    ] = DEFAULT_RERANKER,
+    reranker: RerankerOption = DEFAULT_RERANKER,
     method: Annotated[
         Method | None,
         typer.Option(
@@ -62,6 +63,7 @@ def explain(
         Path | None,
         typer.Option(help="Write a page of HTML to this file instead of printing.", dir_okay=False),
     ] = None,
+    replace: ReplaceFileOption = False,
     label: LabelOption = None,
     long_query: LongQueryOption = LongQuery.error,
     long_documents: LongDocumentsOption = LongDocuments.truncate,
@@ -86,9 +88,12 @@ def explain(
         raise typer.BadParameter("the query is empty")
     if html is not None and json:
         raise typer.BadParameter("give --html or --json, not both")
+    if html is None:
+        refuse(ctx, "replace", because="no file is written (--html)")
+    check_new(html, replace=replace)
     text = _text(document)
-    reranker = open_reranker(
-        model,
+    opened = open_reranker(
+        reranker,
         precision=precision,
         threads=threads,
         revision=revision,
@@ -99,7 +104,7 @@ def explain(
     )
     from crossrank.explanation.explain import explain as explain_pair
 
-    explanation = explain_pair(query, text, reranker, method=None if method is None else method.value)
+    explanation = explain_pair(query, text, opened, method=None if method is None else method.value)
     if json:
         emit_json(explanation.to_dict())
     elif html is not None:

@@ -131,6 +131,7 @@ def index(
 
     Example: `crossrank index news.csv --to my-index --field year:int --text-column body`
     """
+    from crossrank.store.lance import Index
     from crossrank.store.readers import DocumentReader
 
     if to == STDIN:
@@ -155,6 +156,7 @@ def index(
             ]
 
         readers = new_readers()
+        is_new = not Index.exists(to)
         opened = _open(
             ctx,
             to,
@@ -187,6 +189,9 @@ def index(
                 again = " without --replace" if replace_index else ""
                 messages().print(f"interrupted; the same command{again} goes on from here")
                 raise
+            if is_new and opened.count():
+                # Nobody had this index open before, so no old version of it is kept for readers.
+                opened.optimize(grace_s=0)
             rejected = [
                 _as_named(row, path, reader)
                 for path, reader, report in zip(paths, readers, reports, strict=True)

@@ -13,6 +13,8 @@ from rich.text import Text
 from crossrank.cli.loading import JsonOption
 from crossrank.cli.models import model_facts
 from crossrank.cli.output import console, emit_json, table
+from crossrank.cli.wording import in_options
+from crossrank.errors import CrossrankError
 from crossrank.models.hub import resolve
 
 if TYPE_CHECKING:
@@ -129,7 +131,19 @@ def _facts_of(target: str) -> dict[str, Any]:
     is_model = (folder / "config.json").is_file() or (folder / "modules.json").is_file()
     if folder.is_dir() and not is_model:
         return _index_facts(folder)
-    return {"name": target, **model_facts(resolve(target, kind="cross-encoder"))}
+    facts = {"name": target, **model_facts(resolve(target, kind="cross-encoder"))}
+    return {**facts, **_opened_facts(target)}
+
+
+def _opened_facts(name: str) -> dict[str, Any]:
+    """Say what a model is as it opens by default: what an index has the fingerprint of."""
+    from crossrank.models.load import load
+
+    try:
+        model = load(name)
+    except CrossrankError as error:  # that it does not open is a fact, too
+        return {"opens": f"no: {in_options(str(error))}"}
+    return {"precision": model.precision, "fingerprint": model.fingerprint}
 
 
 def _token_facts(found: IndexInfo) -> dict[str, Any]:

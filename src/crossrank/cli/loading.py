@@ -149,8 +149,11 @@ def open_reranker(
         scores_pairs: whether it must give each pair a score, and not only an order.
         where: see `BackendOption` and `DeviceOption`.
     """
-    from crossrank.models.load import load
+    from crossrank.models.hub import resolve
+    from crossrank.models.load import kind_of, load
 
+    if kind_of(resolve(name, kind="cross-encoder", revision=revision), name) == "bi_encoder":
+        raise InputError(f"{name} is a bi-encoder, which is for a first stage; give a reranker")
     options: dict[str, Any] = {"precision": precision.value, "threads": threads, **where.options}
     # Not every kind has these.
     if long_query is not LongQuery.error:
@@ -164,8 +167,6 @@ def open_reranker(
     except UnknownOptionError as error:
         given = ", ".join(f"--{option.replace('_', '-')}" for option in error.options)
         raise typer.BadParameter(f"{given}: {name} is of a kind that has no such setting") from error
-    if not callable(getattr(model, "rank", None)):
-        raise InputError(f"{name} is a {type(model).__name__}, which is for a first stage; give a reranker")
     if scores_pairs and not callable(getattr(model, "score", None)):
         raise InputError(
             f"{name} is a {type(model).__name__}, which does not score pairs: it compares documents"
@@ -236,6 +237,7 @@ def open_index(
     revision: str | None = None,
     filter: Filter | None = None,
     late_interaction: LateInteraction | Literal["its own"] | None = None,
+    long_query: LongQuery = LongQuery.error,
     where: Where = Where(),
 ) -> Index:
     """Open an index and, where it has vectors and they are needed, the bi-encoder it was made with.
@@ -250,6 +252,7 @@ def open_index(
         filter: a condition that must fit the index's fields: an error before a model is loaded.
         late_interaction: the model that its token vectors are to be compared by; "its own" opens the one it
             was made with, if any.
+        long_query: what that one does with a query that is too long for it.
         where: see `BackendOption` and `DeviceOption`; models of an index that are in int8 run on the CPU.
     """
     from crossrank.store.lance import Index
@@ -266,6 +269,7 @@ def open_index(
                 made_with.name,
                 precision=_precision(made_with.precision, precision),
                 threads=threads,
+                long_query=long_query,
                 where=_of_index(where, made_with.precision),
             )
     if stored is None and late_interaction is None:

@@ -62,6 +62,7 @@ def model_facts(folder: Path) -> dict[str, Any]:
     from crossrank.models.calibration import read_calibration
     from crossrank.models.load import kind_of
     from crossrank.runtime.checkpoint import Checkpoint
+    from crossrank.runtime.exits import Exits
 
     checkpoint = Checkpoint.open(folder)
     try:
@@ -76,6 +77,8 @@ def model_facts(folder: Path) -> dict[str, Any]:
     if kind == "cross_encoder":
         facts["labels"] = list(checkpoint.labels)
         facts["activation"] = checkpoint.activation
+        if exits := Exits(checkpoint).layers:
+            facts["exit_layers"] = list(exits)
         try:
             calibration = read_calibration(folder)
             facts["calibration"] = None if calibration is None else calibration.holds_for
@@ -84,9 +87,8 @@ def model_facts(folder: Path) -> dict[str, Any]:
     weights = checkpoint.weight_files or checkpoint.onnx_files
     if checkpoint.int8_file is not None:
         weights = (*weights, checkpoint.int8_file)
-    facts["int8"] = checkpoint.int8_file is not None
     facts["size_mb"] = round(sum(file.stat().st_size for file in weights) / 1e6, 1)
-    facts["fingerprint"] = checkpoint.fingerprint
+    facts["files_fingerprint"] = checkpoint.fingerprint
     facts["folder"] = str(folder)
     return {**facts, **_card_facts(folder / "README.md")}
 

@@ -149,6 +149,10 @@ def _print(report: QuantizationReport) -> None:
             f"{figures['delta_ndcg@10']:+.4f}",
             f"±{limits['delta_ndcg@10']:g}",
         )
+    for layer, at_exit in report.exits.items():
+        shown.add_row(f"after layer {layer}, mean of |Δ|", "", "", f"{at_exit['mean_delta']:.4f}")
+        if at_exit["kendall_tau"] is not None:
+            shown.add_row(f"after layer {layer}, Kendall's tau", "", "", f"{at_exit['kendall_tau']:.4f}")
     console().print(shown)
     messages().print(
         f"{report.kind}; calibrated on {report.num_calibration_pairs} pairs of "

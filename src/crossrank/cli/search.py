@@ -32,7 +32,6 @@ from crossrank.cli.loading import (
     LongDocuments,
     LongDocumentsOption,
     LongQuery,
-    LongQueryOption,
     MinProbabilityOption,
     Precision,
     ThreadsOption,
@@ -74,6 +73,7 @@ __all__ = [
     "RerankerRevisionOption",
     "RetrieverName",
     "RetrieverOption",
+    "SearchLongQueryOption",
     "SearchRerankerOption",
     "check_queries",
     "open_searcher",
@@ -133,6 +133,10 @@ IndexModelOption = Annotated[
 IndexRevisionOption = Annotated[
     str | None, typer.Option(help="Commit, tag or branch of the index's bi-encoder, if it is from the hub.")
 ]
+SearchLongQueryOption = Annotated[
+    LongQuery,
+    typer.Option(help="What the reranker, or --retriever late, does with a query that is too long for it."),
+]
 RerankerRevisionOption = Annotated[
     str | None, typer.Option(help="Commit, tag or branch of a reranker from the hub.")
 ]
@@ -146,10 +150,13 @@ def refuse_idle_options(ctx: typer.Context, *, retriever: RetrieverName, reranke
     if reranker == NO_RERANKER:
         refuse(
             ctx,
-            *("fuse", "budget_ms", "label", "long_query", "long_documents", "precision", "revision"),
-            "min_probability",
+            *("fuse", "budget_ms", "label", "long_documents", "precision", "revision", "min_probability"),
             because="there is no reranker (--reranker)",
         )
+        if retriever is not RetrieverName.late:
+            refuse(
+                ctx, "long_query", because="no reranker (--reranker) and no --retriever late reads queries"
+            )
     if retriever in (RetrieverName.bm25, RetrieverName.late):
         refuse(ctx, "model", "model_revision", because=f"--retriever {retriever.value} needs no bi-encoder")
 
@@ -195,6 +202,7 @@ def open_searcher(
                 where=where,
                 filter=None if filter is None else as_filter(filter),
                 late_interaction="its own" if retriever is RetrieverName.late else None,
+                long_query=long_query,
             )
         )
         first = index_retriever(index, retriever.value)
@@ -270,7 +278,7 @@ def search(
     model_revision: IndexRevisionOption = None,
     revision: RerankerRevisionOption = None,
     label: LabelOption = None,
-    long_query: LongQueryOption = LongQuery.error,
+    long_query: SearchLongQueryOption = LongQuery.error,
     long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: RerankerPrecisionOption = Precision.auto,
     threads: ThreadsOption = None,

@@ -33,13 +33,14 @@ from crossrank.cli.loading import (
     open_reranker,
 )
 from crossrank.cli.output import console, emit_json, messages, table
-from crossrank.cli.usage import refuse
+from crossrank.cli.usage import ReplaceFileOption, check_new, refuse
 from crossrank.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from crossrank.models.cross_encoder import CrossEncoder
     from crossrank.similarity.paraphrases import SimilarPairs
     from crossrank.similarity.verification import Verification
     from crossrank.types import Document
@@ -67,7 +68,11 @@ BandOption = Annotated[
     str, typer.Option(help="LOW:HIGH, the cosines of the pairs that --verify reads; others stay as they are.")
 ]
 LeastOption = Annotated[
-    float, typer.Option(help="The value --verify must give: its probability, or its activated score.")
+    float | None,
+    typer.Option(
+        help="The value --verify must give: its probability, or its activated score; default 0.5. For a "
+        "model with neither it must be given, and is a raw score."
+    ),
 ]
 MostOption = Annotated[
     int, typer.Option(min=1, help="Pairs that --verify reads; more in the band are dropped.")
@@ -76,13 +81,25 @@ VERIFY_OPTIONS = ("band", "least", "most", "label")
 
 
 class SecondLook(NamedTuple):
-    """What --verify and the options beside it say."""
+    """The model of --verify, and what the options beside it say."""
 
-    model: str
-    label: str | None
+    model: CrossEncoder
     band: tuple[float, float]
-    least: float
+    least: float | None
     most: int
+
+    def at(self, pairs: SimilarPairs, documents: Sequence[Document]) -> Verification:
+        """Read the pairs of the band, and say how many were."""
+        from crossrank.similarity.verification import verify
+
+        texts = [document.full_text for document in documents]
+        found = verify(pairs, texts, self.model, band=self.band, least=self.least, most=self.most)
+        unread = f", {found.num_unread:,} beyond --most were dropped unread" if found.num_unread else ""
+        messages().print(
+            f"{found.num_borderline:,} borderline pairs: {found.num_verified:,} read, "
+            f"{found.num_rejected:,} rejected{unread}"
+        )
+        return found
 
 
 class MethodName(str, Enum):
@@ -101,10 +118,11 @@ def paraphrases(
     threshold: Annotated[float, typer.Option(min=-1, max=1, help="The least cosine.")] = 0.8,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="The most pairs, best first.")] = 100_000,
     to: ToOption = None,
+    replace: ReplaceFileOption = False,
     model: ModelOption = DEFAULT_BI_ENCODER,
     verify: VerifyOption = None,
     band: BandOption = "-1:1",
-    least: LeastOption = 0.5,
+    least: LeastOption = None,
     most: MostOption = 10_000,
     label: LabelOption = None,
     precision: PrecisionOption = Precision.auto,
@@ -122,16 +140,17 @@ def paraphrases(
     """
     from crossrank.similarity.paraphrases import similar_pairs
 
-    limits = _checked(ctx, to, verify, band, as_json=json)
+    limits = _checked(ctx, to, verify, band, replace=replace, as_json=json)
+    where, look = Where(backend, device), None
+    if verify is not None:
+        look = SecondLook(_verifier(verify, label, threads, least, where), limits, least, most)
     documents = _read(paths)
-    where = Where(backend, device)
     vectors = _encoded(documents, model, precision=precision, threads=threads, revision=revision, where=where)
     pairs = similar_pairs(vectors, threshold=threshold, top_k=top_k)
     values = None
-    if verify is not None:
-        checked = _verify(pairs, documents, SecondLook(verify, label, limits, least, most), threads, where)
+    if look is not None:
+        checked = look.at(pairs, documents)
         pairs, values = checked.pairs, checked.values
-        _say_verified(checked)
     rows = [_pair_row(documents, pairs, values, place) for place in range(len(pairs))]
     if pairs.num_above > top_k:
         messages().print(
@@ -161,10 +180,11 @@ def cluster(
         typer.Option(help="communities: around a centre; components: chains; average, complete: linkage."),
     ] = MethodName.communities,
     to: ToOption = None,
+    replace: ReplaceFileOption = False,
     model: ModelOption = DEFAULT_BI_ENCODER,
     verify: VerifyOption = None,
     band: BandOption = "-1:1",
-    least: LeastOption = 0.5,
+    least: LeastOption = None,
     most: MostOption = 10_000,
     label: LabelOption = None,
     precision: PrecisionOption = Precision.auto,
@@ -186,13 +206,15 @@ def cluster(
     from crossrank.similarity.clusters import clusters_of_pairs
     from crossrank.similarity.paraphrases import similar_pairs
 
-    limits = _checked(ctx, to, verify, band, as_json=json)
+    limits = _checked(ctx, to, verify, band, replace=replace, as_json=json)
     if verify is not None and method is not MethodName.components:
         raise typer.BadParameter("--verify looks at pairs; it goes with --method components")
+    where, look = Where(backend, device), None
+    if verify is not None:
+        look = SecondLook(_verifier(verify, label, threads, least, where), limits, least, most)
     documents = _read(paths)
-    where = Where(backend, device)
     vectors = _encoded(documents, model, precision=precision, threads=threads, revision=revision, where=where)
-    if verify is None:
+    if look is None:
         found = find_clusters(vectors, threshold=threshold, min_size=min_size, method=method.value)
     else:
         pairs = similar_pairs(vectors, threshold=threshold, top_k=MOST_PAIRS)
@@ -201,8 +223,7 @@ def cluster(
                 f"{pairs.num_above:,} pairs are at or above {threshold:g}, more than {MOST_PAIRS:,}; give a "
                 "higher --threshold"
             )
-        checked = _verify(pairs, documents, SecondLook(verify, label, limits, least, most), threads, where)
-        _say_verified(checked)
+        checked = look.at(pairs, documents)
         ends = list(zip(checked.pairs.first.tolist(), checked.pairs.second.tolist(), strict=True))
         found = clusters_of_pairs(vectors, ends, min_size=min_size)
     rows = [
@@ -230,13 +251,16 @@ MOST_PAIRS = 5_000_000
 
 
 def _checked(
-    ctx: typer.Context, to: Path | None, verify: str | None, band: str, *, as_json: bool
+    ctx: typer.Context, to: Path | None, verify: str | None, band: str, *, replace: bool, as_json: bool
 ) -> tuple[float, float]:
     """Look at options that stand alone; returns the band."""
     if to is not None and to.suffix.lower() not in (".jsonl", ".csv"):
         raise typer.BadParameter(f"--to {to}: the file's name ends in .jsonl or .csv")
     if to is not None and as_json:
         raise typer.BadParameter("--to and --json both ask for all rows; give one")
+    if to is None:
+        refuse(ctx, "replace", because="no file is written (--to)")
+    check_new(to, replace=replace)
     if verify is None:
         refuse(ctx, *VERIFY_OPTIONS, because="there is no cross-encoder (--verify)")
     low, _, high = band.partition(":")
@@ -280,24 +304,17 @@ def _encoded(
     return encoder.encode_documents(documents)
 
 
-def _verify(
-    pairs: SimilarPairs, documents: Sequence[Document], look: SecondLook, threads: int | None, where: Where
-) -> Verification:
-    from crossrank.similarity.verification import verify
+def _verifier(
+    name: str, label: str | None, threads: int | None, least: float | None, where: Where
+) -> CrossEncoder:
+    """Open the model of --verify, and find out before texts are encoded whether it can be used."""
+    from crossrank.similarity.verification import check_verifier
 
-    model = open_reranker(
-        look.model, threads=threads, label=look.label, long_query=LongQuery.truncate, where=where
+    model: CrossEncoder = open_reranker(
+        name, threads=threads, label=label, long_query=LongQuery.truncate, where=where
     )
-    texts = [document.full_text for document in documents]
-    return verify(pairs, texts, model, band=look.band, least=look.least, most=look.most)
-
-
-def _say_verified(found: Verification) -> None:
-    unread = f", {found.num_unread:,} beyond --most were dropped unread" if found.num_unread else ""
-    messages().print(
-        f"{found.num_borderline:,} borderline pairs: {found.num_verified:,} read, "
-        f"{found.num_rejected:,} rejected{unread}"
-    )
+    check_verifier(model, least)
+    return model
 
 
 def _say_more(count: int, what: str) -> None:

@@ -13,6 +13,7 @@ import typer
 
 from crossrank.cli.loading import JsonOption
 from crossrank.cli.output import console, emit_json, messages, table
+from crossrank.cli.wording import in_options
 
 if TYPE_CHECKING:
     from crossrank.training.guards import Progress
@@ -60,11 +61,14 @@ def train(
     from crossrank.training.train import train as train_model
 
     if dry_run:
-        found = plan(wanted)
+        found = plan(wanted, overwrite=replace)
+        obstacles = [in_options(each) for each in found.obstacles]
         if json:
-            emit_json({**vars(found), "prepared": _counts(found)})
+            emit_json({**vars(found), "prepared": _counts(found), "obstacles": obstacles})
         else:
             _print_plan(found)
+            for each in obstacles:
+                messages().print(f"the run would stop at once: {each}", markup=False)
         return
     measure = wanted.held_out.measure if wanted.held_out else ""
     with shown(measure) as report:

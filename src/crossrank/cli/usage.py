@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-__all__ = ["refuse"]
+from crossrank.errors import InputError
+
+__all__ = ["ReplaceFileOption", "check_new", "refuse"]
+
+ReplaceFileOption = Annotated[bool, typer.Option("--replace", help="Replace a file that is there.")]
 
 
 def refuse(ctx: typer.Context, *names: str, because: str) -> None:
@@ -22,3 +29,17 @@ def refuse(ctx: typer.Context, *names: str, because: str) -> None:
         if source is not None and source.name == "COMMANDLINE":
             option = max(parameter.opts, key=len)
             raise typer.BadParameter(f"{option} would do nothing: {because}")
+
+
+def check_new(file: Path | None, *, replace: bool) -> None:
+    """Find out, before models are loaded, that a file to write is there and must not be replaced.
+
+    Args:
+        file: where a result goes; None or "-" is no file.
+        replace: whether it may be replaced.
+
+    Raises:
+        InputError: it is there.
+    """
+    if file is not None and str(file) != "-" and file.exists() and not replace:
+        raise InputError(f"{file} exists; name another file, or replace it with --replace")

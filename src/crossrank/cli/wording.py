@@ -30,6 +30,9 @@ WORDING = {
     "or allow cutting with long_query='truncate'": (
         "Shorten it, or allow cutting with --long-query truncate"
     ),
+    "open the model with a larger query_length, or allow cutting with long_query='truncate'": (
+        "or allow cutting with --long-query truncate"
+    ),
     "open it with label= the one to explain": "name the one to explain with --label",
     "use method='occlusion'": "use --method occlusion",
     "open it with label= the one to rank by, or use score()": (
@@ -53,6 +56,19 @@ WORDING = {
     ", or give api_key; for another server give base_url": "; for another server give --base-url",
     "a larger round_trip_top, or queries of": "a larger --round-trip-top, or --queries of",
     "; open it with CrossEncoder": ", and a bi-encoder is needed here",
+    "open it with label= the one that means similar": "name the one that means similar with --label",
+    "give the least that counts, in that range, or calibrate the model": (
+        "give --least in that range, or calibrate the model with `crossrank calibrate`"
+    ),
+    "; open it with LateInteraction": ", and a bi-encoder is needed here",
+    "; open it with MonoT5": ", and a bi-encoder is needed here",
+    "; open it with RankT5": ", and a bi-encoder is needed here",
+    "; open it with DuoT5": ", and a bi-encoder is needed here",
+    "open it with MonoT5, RankT5 or DuoT5, or write": "write",
+    "Fine-tune it first, open it with BiEncoder and the pooling its card names, or write": (
+        "Fine-tune it first, or write"
+    ),
+    "open a bi-encoder with BiEncoder, or train a": "train a",
     ", or clean it with text.encode('utf-8', 'replace').decode('utf-8')": "",
     ", for example with text.encode(errors='replace').decode()": "",
 }

@@ -9,14 +9,15 @@ from typing import get_args
 
 from crossrank.checks import as_list
 from crossrank.composition.members import as_given, numbered, rank_all, unscored
+from crossrank.depths import Depth
 from crossrank.errors import InputError
 from crossrank.models.requests import Requests
-from crossrank.models.reranker import Reranker
+from crossrank.models.reranker import Reranker, asked_once
 from crossrank.stage_runner import OnError, StageRunner
 from crossrank.stages import Search, Stage, check_reranker, placed, stages_of
 from crossrank.types import Document, Ranking
 
-__all__ = ["Cascade"]
+__all__ = ["Cascade", "rank_in_stages"]
 
 
 class Cascade:
@@ -31,7 +32,8 @@ class Cascade:
 
     Args:
         first: sees every document.
-        then: (reranker, depth) in the order they run; depths may not grow.
+        then: (reranker, depth) in the order they run. A depth is a number of documents, which may not grow,
+            or a rule that decides for each query: `Margin`, `TimeBudget` (see `crossrank.depths`).
         name: of this reranker.
         on_error: what a failing reranker after the first does: "raise", or "degrade", after which the order
             before it stands and the ranking says so (an `InputError` is raised all the same).
@@ -55,7 +57,7 @@ class Cascade:
     def __init__(
         self,
         first: Reranker,
-        then: Sequence[tuple[Reranker, int]],
+        then: Sequence[tuple[Reranker, Depth]],
         *,
         name: str = "cascade",
         on_error: OnError = "raise",
@@ -70,6 +72,11 @@ class Cascade:
         )
         self._runner = StageRunner(name, on_error, clock)
         self._clock = clock
+
+    @property
+    def asked_once(self) -> bool:
+        """See `crossrank.models.reranker.asked_once`."""
+        return asked_once(*(stage.reranker for stage in self.stages))
 
     def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
         """Order one query's documents, best first.
@@ -93,48 +100,61 @@ class Cascade:
     ) -> list[Ranking]:
         """Order many queries' documents, in one call of each member.
 
-        Args:
-            queries: not empty each.
-            documents: one list for each query.
-            top_k: how many hits to return for each query; None returns all.
-
-        Raises:
-            InputError: as `rank`, and when there is not one list for each query.
-            ModelOutputError: as `rank`.
+        Arguments and errors are those of `rank`, with one list of documents for each query; see
+        `crossrank.models.reranker.Reranker.rank_many`.
         """
         return self._rank(Requests.several(queries, documents, top_k), top_k)
 
     def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
-        start = self._clock()
-        first = self.stages[0]
-        documents = [numbered(each) for each in requests.documents]
-        rankings = rank_all(first.reranker, requests.queries, documents)
-        elapsed_ms = (self._clock() - start) * 1000
-        num_documents = max(1, sum(map(len, documents)))
-        searches = [
-            Search(
-                query=query,
-                query_id=None,
-                hits=list(placed(unscored(asked), ranking, first.name)),
-                timings_ms={first.name: elapsed_ms * len(asked) / num_documents},
-                status=ranking.status,
-                notes=[f"{first.name}: {note}" for note in ranking.notes],
-            )
-            for query, asked, ranking in zip(requests.queries, documents, rankings, strict=True)
-        ]
-        for stage in self.stages[1:]:
-            self._runner.run(searches, stage)
-        return [
-            Ranking(
-                search.query,
-                tuple(as_given(hit, given, rank) for rank, hit in enumerate(search.hits[:top_k], start=1)),
-                timings_ms=search.timings_ms,
-                status=search.status,
-                notes=tuple(search.notes),
-            )
-            for search, given in zip(searches, requests.documents, strict=True)
-        ]
+        return rank_in_stages(self.stages, self._runner, self._clock, requests, top_k)
 
     def __repr__(self) -> str:
-        then = ", ".join(f"{stage.name} of {stage.depth}" for stage in self.stages[1:])
+        then = ", ".join(f"{stage.name} of {stage.depth!r}" for stage in self.stages[1:])
         return f"Cascade({', then '.join(filter(None, (self.stages[0].name, then)))})"
+
+
+def rank_in_stages(
+    stages: Sequence[Stage],
+    runner: StageRunner,
+    clock: Callable[[], float],
+    requests: Requests,
+    top_k: int | None,
+) -> list[Ranking]:
+    """Order documents by the first stage, and the best of them by those after it.
+
+    Args:
+        stages: the first sees every document, whatever its depth.
+        runner: of the others.
+        clock: see `Cascade`.
+        requests: checked.
+        top_k: how many hits to return for each query; None returns all.
+    """
+    start = clock()
+    first = stages[0]
+    documents = [numbered(each) for each in requests.documents]
+    rankings = rank_all(first.reranker, requests.queries, documents)
+    elapsed_ms = (clock() - start) * 1000
+    num_documents = max(1, sum(map(len, documents)))
+    searches = [
+        Search(
+            query=query,
+            query_id=None,
+            hits=list(placed(unscored(asked), ranking, first.name)),
+            timings_ms={first.name: elapsed_ms * len(asked) / num_documents},
+            status=ranking.status,
+            notes=[f"{first.name}: {note}" for note in ranking.notes],
+        )
+        for query, asked, ranking in zip(requests.queries, documents, rankings, strict=True)
+    ]
+    for stage in stages[1:]:
+        runner.run(searches, stage)
+    return [
+        Ranking(
+            search.query,
+            tuple(as_given(hit, given, rank) for rank, hit in enumerate(search.hits[:top_k], start=1)),
+            timings_ms=search.timings_ms,
+            status=search.status,
+            notes=tuple(search.notes),
+        )
+        for search, given in zip(searches, requests.documents, strict=True)
+    ]

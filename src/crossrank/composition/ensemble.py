@@ -14,7 +14,7 @@ from crossrank.composition.members import as_given, numbered, rank_all
 from crossrank.errors import InputError, ModelOutputError
 from crossrank.evaluation.trec import descending_scores
 from crossrank.models.requests import Requests, check_pairs
-from crossrank.models.reranker import Reranker
+from crossrank.models.reranker import Reranker, asked_once
 from crossrank.retrieval.fusion import RRF, Borda, Fusion, Metric, Normalisation, WeightedSum, tune
 from crossrank.stages import check_reranker, unused_name
 from crossrank.types import Document, Pair, Qrels, Ranking
@@ -126,6 +126,11 @@ class Ensemble:
         return ensemble
 
     @property
+    def asked_once(self) -> bool:
+        """See `crossrank.models.reranker.asked_once`."""
+        return asked_once(*self.rerankers)
+
+    @property
     def score(self) -> Callable[[Sequence[Pair | tuple[str, str]]], npt.NDArray[np.float32]]:
         """Score pairs: float32 (n,), the weighted sum of the members' raw scores.
 
@@ -168,14 +173,8 @@ class Ensemble:
     ) -> list[Ranking]:
         """Order many queries' documents, in one call of each member.
 
-        Args:
-            queries: not empty each.
-            documents: one list for each query.
-            top_k: how many hits to return for each query; None returns all.
-
-        Raises:
-            InputError: as `rank`, and when there is not one list for each query.
-            ModelOutputError: as `rank`.
+        Arguments and errors are those of `rank`, with one list of documents for each query; see
+        `crossrank.models.reranker.Reranker.rank_many`.
         """
         return self._rank(Requests.several(queries, documents, top_k), top_k)
 

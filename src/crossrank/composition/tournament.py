@@ -14,7 +14,7 @@ from crossrank.composition.members import as_given, numbered, rank_all, unscored
 from crossrank.errors import InputError
 from crossrank.models.pairwise import AllPairs, ComparisonPlan, Outcome, check_calls, check_plan, compare_many
 from crossrank.models.requests import Requests
-from crossrank.models.reranker import Reranker
+from crossrank.models.reranker import Reranker, asked_once
 from crossrank.progress import track
 from crossrank.stages import check_reranker, placed, unused_name
 from crossrank.types import Document, Ranking
@@ -103,6 +103,11 @@ class Tournament:
         self.name = judge.name if name is None else name
         self._progress = progress
 
+    @property
+    def asked_once(self) -> bool:
+        """See `crossrank.models.reranker.asked_once`."""
+        return asked_once(self.judge, self.first)
+
     def calls(self, count: int) -> int:
         """Return the most comparisons that ranking `count` documents can take."""
         return self.plan.calls(min(count, self.depth))
@@ -136,14 +141,8 @@ class Tournament:
     ) -> list[Ranking]:
         """Order many queries' documents; a round of comparisons of all of them is one call of the judge.
 
-        Args:
-            queries: not empty each.
-            documents: one list for each query.
-            top_k: how many hits to return for each query; None returns all.
-
-        Raises:
-            InputError: as `rank`, and when there is not one list for each query.
-            ModelOutputError: as `rank`.
+        Arguments and errors are those of `rank`, with one list of documents for each query; see
+        `crossrank.models.reranker.Reranker.rank_many`.
         """
         return self._rank(Requests.several(queries, documents, top_k), top_k)
 

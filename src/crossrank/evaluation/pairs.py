@@ -168,7 +168,9 @@ def pearson(values: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
 
 def spearman(values: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Return the correlation of two columns' ranks; equal entries share the mean of their ranks.
+    """Return Spearman's correlation: of two columns' ranks; equal entries share the mean of their ranks.
+
+    A constant column has no ranks, and so no correlation with anything.
 
     Raises:
         InputError: see `pearson`.

@@ -9,7 +9,7 @@ from typing import Any
 from crossrank.errors import InputError, require
 from crossrank.evaluation.probabilities import Bin, Roc
 
-__all__ = ["FORMATS", "check_plot", "plot_reliability", "plot_roc"]
+__all__ = ["FORMATS", "check_plot", "plot_reliability", "plot_roc", "save_plot"]
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -65,7 +65,7 @@ def plot_reliability(bins: Mapping[str, Sequence[Bin]], path: Path, *, title: st
     upper.set(ylabel="share of relevant pairs", xlim=(0, 1), ylim=(0, 1), title=title)
     upper.legend(loc="upper left")
     lower.set(xlabel="probability", ylabel="pairs", yscale="log")
-    _save(figure, path)
+    save_plot(figure, path)
 
 
 def plot_roc(curves: Mapping[str, Roc], path: Path, *, title: str = "") -> None:
@@ -94,10 +94,11 @@ def plot_roc(curves: Mapping[str, Roc], path: Path, *, title: str = "") -> None:
         title=title,
     )
     axes.legend(loc="lower right")
-    _save(figure, path)
+    save_plot(figure, path)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_plot(figure: Any, path: Path) -> None:
+    """Write a figure: the same figure, the same bytes."""
     with require("matplotlib", "train").rc_context({"svg.hashsalt": _SALT}):
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
         figure.savefig(path, dpi=_RESOLUTION, metadata=metadata)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.errors import ModelOutputError
-from crossrank.explanation.result import Explanation, Link, Term
+from crossrank.explanation.result import Explanation, Link, Term, wordless
 from crossrank.explanation.spans import Span, units
 from crossrank.models.maxsim import Aligned
 
@@ -67,7 +67,9 @@ def explain_alignment(query: str, document: str, reranker: Aligner) -> Explanati
                 of_document[j] += value
             if i >= 0 and j >= 0:
                 met[i, j] = met.get((i, j), 0.0) + value
-    notes = []
+    query_terms = _terms(query, query_units, of_query)
+    document_terms = _terms(document, document_units, of_document)
+    notes = wordless(query_terms, document, document_terms)
     if unowned:
         notes.append(f"{unowned:.4g} of the score is of tokens that stand for no characters")
     if aligned.cut:
@@ -78,8 +80,8 @@ def explain_alignment(query: str, document: str, reranker: Aligner) -> Explanati
         model=reranker.name,
         method="alignment",
         score=score,
-        query_terms=_terms(query, query_units, of_query),
-        document_terms=_terms(document, document_units, of_document),
+        query_terms=query_terms,
+        document_terms=document_terms,
         links=tuple(
             Link(i, j, weight) for (i, j), weight in sorted(met.items(), key=lambda each: -abs(each[1]))
         ),

@@ -66,8 +66,8 @@ def explain(
     if method == "alignment":
         if not isinstance(reranker, Aligner):
             raise InputError(
-                f"{getattr(reranker, 'name', type(reranker).__name__)} has no token similarities (no method "
-                "alignments), which late-interaction models have; use method='occlusion'"
+                f"{getattr(reranker, 'name', type(reranker).__name__)} has no token similarities, "
+                "which late-interaction models have; use method='occlusion'"
             )
         return explain_alignment(query, text, reranker)
     raise InputError(f"method is {method!r}; choose one of {', '.join(get_args(Method))}")

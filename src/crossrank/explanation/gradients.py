@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from crossrank.checks import check_count
 from crossrank.errors import ModelOutputError
-from crossrank.explanation.result import Explanation, Term
+from crossrank.explanation.result import Explanation, Term, wordless
 from crossrank.explanation.spans import units
 from crossrank.explanation.torch_scorers import open_scorer
 from crossrank.models.cross_encoder import CrossEncoder
@@ -110,6 +110,7 @@ class IntegratedGradients:
             notes.append(f"the weights miss {missed:.3g} of score - baseline; more steps bring them nearer")
         query_terms, query_rest = _by_unit(query, pair.query_spans, tokens[pair.of_query])
         document_terms, document_rest = _by_unit(document, pair.document_spans, tokens[pair.of_document])
+        notes += wordless(query_terms, document, document_terms)
         if query_rest or document_rest:
             notes.append(
                 f"{query_rest + document_rest:.3g} is of tokens without characters, such as a prompt"

@@ -10,7 +10,7 @@ import numpy as np
 
 from crossrank.checks import check_count
 from crossrank.errors import InputError
-from crossrank.explanation.result import Explanation, Link, Term
+from crossrank.explanation.result import Explanation, Link, Term, wordless
 from crossrank.explanation.spans import Span, groups, sentences, without, words_in
 from crossrank.progress import Track, track
 from crossrank.retrieval.text import word_spans
@@ -99,6 +99,7 @@ class Occlusion:
             links: list[Link] = []
             if len(query_words) > 1:
                 links = self._links((query, document), query_terms, terms, score, scorer)
+            notes += wordless(query_terms, document, terms)
             if unread := scorer.unread(query, document):
                 notes.append(f"the model did not read the last {unread} tokens of the document")
             tracked.advance((tracked.total or 0) - tracked.done)  # a long document may take fewer
@@ -187,8 +188,8 @@ class _Scorer:
         self.name = str(getattr(reranker, "name", type(reranker).__name__))
         if not callable(getattr(reranker, "score", None)):
             raise InputError(
-                f"{self.name} has no score of a pair by itself (no method score), so leaving words out says "
-                "nothing; explain one of its pointwise members, or a CrossEncoder"
+                f"{self.name} has no score of a pair by itself, so leaving words out "
+                "says nothing; explain one of its pointwise members, or another reranker"
             )
         self.calls = 0
         self._reranker = reranker

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["Explanation", "Link", "Method", "Term"]
+__all__ = ["Explanation", "Link", "Method", "Term", "wordless"]
 
 Method = Literal["occlusion", "integrated-gradients", "alignment"]
 
@@ -95,3 +96,15 @@ class Explanation:
         from crossrank.explanation.terminal import rendered
 
         return rendered(self)
+
+
+def wordless(query_terms: Sequence[Term], document: str, document_terms: Sequence[Term]) -> list[str]:
+    """Return the notes on texts that have no terms, so that an explanation without any says why."""
+    notes = []
+    if not query_terms:
+        notes.append("the query has no words, so none has a weight")
+    if not document.strip():
+        notes.append("the document is empty: the score is what the model gives the query alone")
+    elif not document_terms:
+        notes.append("the document has no words, so none has a weight")
+    return notes

@@ -29,7 +29,8 @@ def rendered(explanation: Explanation) -> RenderableType:
         Text(),
     ]
     parts += [Text("document", style="bold"), *_document(explanation, shading), Text()]
-    parts.append(_weights(explanation, shading))
+    if explanation.query_terms or explanation.document_terms:
+        parts.append(_weights(explanation, shading))
     if explanation.links:
         parts += [Text(), _links(explanation)]
     parts += [Text(f"note: {visible(note)}", style="yellow") for note in explanation.notes]

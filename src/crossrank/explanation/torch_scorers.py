@@ -61,6 +61,11 @@ def open_scorer(reranker: Any) -> TorchScorer:
             f"{name} gives {len(reranker.labels)} scores ({', '.join(reranker.labels)}); open it with label= "
             "the one to explain"
         )
+    if reranker.exit_layer is not None:
+        raise InputError(
+            f"{name} is cut after layer {reranker.exit_layer}, and integrated gradients are of whole models; "
+            "occlusion explains any reranker that scores pairs"
+        )
     checkpoint = Checkpoint.open(reranker.folder)
     if checkpoint.is_modular_cross_encoder or not checkpoint.has_weights:
         raise InputError(

@@ -230,7 +230,8 @@ class BiEncoder:
         lengths = np.array([len(each) for each in ids], dtype=np.int64)
         lengths += self._tokenizer.num_single_special_tokens
         pooled: npt.NDArray[np.float32] | None = None
-        batches = plan(lengths, self._token_budget, self._checkpoint.max_positions, self._engine.threads)
+        engine, positions = self._engine, self._checkpoint.max_positions
+        batches = plan(lengths, self._token_budget, positions, engine.threads, exact=engine.wants_exact)
         inputs = (
             self._tokenizer.single_inputs([ids[row] for row in batch.rows], batch.length) for batch in batches
         )
@@ -334,6 +335,24 @@ def _blocks(texts: Sequence[str]) -> Iterator[slice]:
         start = stop
 
 
+def _refuse_rerankers(checkpoint: Checkpoint) -> None:
+    """Say what a folder is where it says so itself: no pooling makes it a bi-encoder."""
+    from crossrank.models.load import KINDS, kind_of
+
+    try:
+        kind = kind_of(checkpoint.folder)
+    except CheckpointError:
+        if checkpoint.architecture != "t5":
+            return
+        raise CheckpointError(
+            f"{checkpoint.folder} is a T5 without a Pooling module, and so no bi-encoder; rerankers made of "
+            "T5s are opened with MonoT5, RankT5 or DuoT5"
+        ) from None
+    if kind != "bi_encoder":
+        words = kind.replace("_t5", " T5").replace("_", "-")
+        raise CheckpointError(f"{checkpoint.folder} is a {words}; open it with {KINDS[kind][1]}")
+
+
 def _modules(checkpoint: Checkpoint, pooling: PoolingMode | None) -> tuple[Pooling, list[Module]]:
     """Return the pooling and the modules after it."""
     if checkpoint.is_modular_cross_encoder:
@@ -346,6 +365,7 @@ def _modules(checkpoint: Checkpoint, pooling: PoolingMode | None) -> tuple[Pooli
     stated = checkpoint.pooling
     if stated is None:
         if pooling is None:
+            _refuse_rerankers(checkpoint)
             raise CheckpointError(
                 f"{checkpoint.folder} does not say how token vectors become one (no Pooling module in "
                 "modules.json); pass the pooling its model card names, such as pooling='mean' or 'cls'"

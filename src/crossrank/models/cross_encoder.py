@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import asdict
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,10 +24,14 @@ from crossrank.models.hub import resolve
 from crossrank.models.pair_scorer import PairScorer, PairScores
 from crossrank.models.pair_settings import LongQuery, PairSettings
 from crossrank.models.requests import Requests, check_pairs
+from crossrank.models.word_similarity import WordSimilarity, WordSimilarityScorer
 from crossrank.runtime.backends import Backend, Precision, open_backend
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.engine import Engine, Source
+from crossrank.runtime.engine import Engine, SessionEngine, Source, open_engine
+from crossrank.runtime.exits import Exits, exit_identity
+from crossrank.runtime.limits import num_threads
+from crossrank.runtime.staged_engine import KeptStates, StagedEngine, StageEngine
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K, LongDocuments
 from crossrank.types import Document, Hit, Pair, Ranking
@@ -67,6 +73,10 @@ class CrossEncoder:
         activation: what `activate` applies. Default: what the model's config says, else "identity". Scores
             are always raw logits.
         label: for models with several labels: the one to rank by, by name or position.
+        exit_layer: score with the head after this layer and leave the layers behind it out: for folders with
+            `exits.safetensors` (see `crossrank.runtime.exits`). 0 compares word embeddings before the first
+            layer, for any folder that has them (see `crossrank.models.word_similarity`). None is the whole
+            model.
         prompt: put before every query. Default: the model's own default prompt; "" for none.
         token_budget: tokens of one forward, padding included; on a GPU forwards are joined to larger ones.
         threads: batches that run at a time, 1 to 1024. Default: the cores this process may use. Of ONNX
@@ -75,7 +85,7 @@ class CrossEncoder:
         progress: a progress bar for long calls; None shows one on a terminal.
 
     Attributes:
-        name: of the model; the stage of its hits.
+        name: of the model; the stage of its hits. With an `exit_layer`, "@" and the layer follow it.
         folder: the local folder that holds it.
         activation: what `activate` applies.
         settings: how pairs are made, defaults filled in.
@@ -115,6 +125,7 @@ class CrossEncoder:
         top_windows: int = MEAN_TOP_K,
         activation: Activation | None = None,
         label: str | int | None = None,
+        exit_layer: int | None = None,
         prompt: str | None = None,
         token_budget: int = DEFAULT_TOKEN_BUDGET,
         threads: int | None = None,
@@ -128,6 +139,10 @@ class CrossEncoder:
         self.folder = folder
         checkpoint = Checkpoint.open(folder)
         self.name = model if isinstance(model, str) and model != str(folder) else folder.resolve().name
+        self._checkpoint = checkpoint
+        self.exit_layer = self._check_exit(exit_layer, source)
+        if self.exit_layer is not None:
+            self.name = f"{self.name}@{self.exit_layer}"
         self.labels = self._read_labels(checkpoint)
         self.activation: Activation | Literal["exp"] = _activation(activation, checkpoint)
         self._label = self._find_label(label)
@@ -147,18 +162,20 @@ class CrossEncoder:
         )
         self._backend: Backend = backend
         self._device = device
-        self._engine = self._open_engine(checkpoint, precision, threads, source)
-        self._scorer = PairScorer(
-            tokenizer,
-            self._engine,
-            self.settings,
-            num_labels=len(self.labels),
-            max_positions=checkpoint.max_positions,
-            token_budget=token_budget,
-            fingerprint=lambda: self.fingerprint,
-            cache=cache,
-        )
+        self._engine: Engine | WordSimilarity = self._open_engine(checkpoint, precision, threads, source)
+        self._tokenizer, self._token_budget, self._cache = tokenizer, token_budget, cache
+        self._scorer = self._make_scorer()
         self.calibration, self.why_uncalibrated = self._read_calibration(folder)
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """The layers before the last that `exit_layer` can name."""
+        return Exits(self._checkpoint).layers
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers the whole model has."""
+        return self._checkpoint.num_layers or 0
 
     @property
     def label_position(self) -> int | None:
@@ -289,16 +306,108 @@ class CrossEncoder:
 
     def _open_engine(
         self, checkpoint: Checkpoint, precision: Precision, threads: int | None, source: Source
-    ) -> Engine:
-        return open_backend(
+    ) -> Engine | WordSimilarity:
+        if self.exit_layer is None:
+            return open_backend(
+                checkpoint,
+                output="logits",
+                backend=self._backend,
+                device=self._device,
+                precision=precision,
+                threads=threads,
+                source=source,
+            )
+        if self._backend == "torch" or self._device is not None or precision == "bf16":
+            raise InputError("exit_layer is of backend='onnx'; torch runs a model whole")
+        if self.exit_layer == 0:
+            return WordSimilarity(checkpoint, num_threads(threads))
+        return open_engine(
             checkpoint,
-            output="logits",
-            backend=self._backend,
-            device=self._device,
+            output=Exits(checkpoint).cut(self.exit_layer),
             precision=precision,
             threads=threads,
-            source=source,
+            identity=exit_identity(self.exit_layer),
+            exits=True,
         )
+
+    def _make_scorer(self) -> PairScorer:
+        options: dict[str, Any] = {
+            "num_labels": len(self.labels),
+            "max_positions": self._checkpoint.max_positions,
+            "token_budget": self._token_budget,
+            "fingerprint": lambda: self.fingerprint,
+            "cache": self._cache,
+        }
+        if isinstance(self._engine, WordSimilarity):
+            return WordSimilarityScorer(self._tokenizer, self._engine, self.settings, **options)
+        return PairScorer(self._tokenizer, self._engine, self.settings, **options)
+
+    def _check_exit(self, layer: int | None, source: Source) -> int | None:
+        """The layer to cut after; None for the whole model."""
+        if layer is None:
+            return None
+        if source == "onnx":
+            raise InputError("exit_layer cuts the weights' own graph; an ONNX file is run whole")
+        if _is_zero(layer):
+            return 0
+        exits = Exits(self._checkpoint)
+        exits.check(layer)
+        return None if layer == exits.num_layers else int(layer)
+
+    def staged(self, layers: Sequence[int]) -> Callable[[], list[CrossEncoder]]:
+        """Open this model in parts, each of which goes on from where the one before has left a pair.
+
+        Args:
+            layers: after which there are scores, ascending; `num_layers` is the whole model, and 0 compares
+                word embeddings before all layers. The weights are opened once more, in all parts together.
+
+        Returns:
+            What gives, for one call, a cross-encoder for each layer: what one of them has computed for a pair
+            is kept for the next until all are dropped. Their scores are those of `exit_layer`.
+
+        Raises:
+            InputError: a layer without a head, or layers that do not ascend.
+            CheckpointError: heads that do not fit the model, or no such form of it in this precision.
+            UnsupportedArchitectureError: a model that cannot be cut.
+        """
+        layers = list(layers)
+        if not layers or any(later <= earlier for earlier, later in pairwise(layers)):
+            raise InputError(f"layers must ascend, and be one at least, not {layers}")
+        if self.exit_layer is not None:
+            raise InputError(f"{self.name} is cut after layer {self.exit_layer}; open the whole model")
+        if not isinstance(self._engine, SessionEngine):
+            raise InputError(f"{self.name} runs on torch, which runs it whole; open it with backend='onnx'")
+        before: list[CrossEncoder] = []
+        if _is_zero(layers[0]):
+            before = [self._stage(0, WordSimilarity(self._checkpoint, self._engine.threads))]
+            layers = layers[1:]
+        parts = StagedEngine(
+            self._checkpoint, layers, precision=self._stored_precision, threads=self._engine.threads
+        )
+
+        def begin() -> list[CrossEncoder]:
+            kept = KeptStates()
+            engines = [StageEngine(parts, stage, kept) for stage in range(len(layers))]
+            after = [self._stage(layer, engine) for layer, engine in zip(layers, engines, strict=True)]
+            return [*before, *after]
+
+        return begin
+
+    @property
+    def _stored_precision(self) -> Literal["float32", "int8"]:
+        return "int8" if self._engine.precision == "int8" else "float32"
+
+    def _stage(self, layer: int, engine: Engine | WordSimilarity) -> CrossEncoder:
+        """This model with another engine, which gives the scores after a layer."""
+        stage = copy(self)
+        stage.__dict__.pop("fingerprint", None)  # it is the engine's
+        stage._engine = engine
+        stage._scorer = stage._make_scorer()
+        if layer != self.num_layers:
+            stage.exit_layer, stage.name = layer, f"{self.name}@{layer}"
+            stage.calibration = None
+            stage.why_uncalibrated = f"{self.name} is calibrated, if at all, for its last layer"
+        return stage
 
     def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
         if self._label is None:
@@ -387,6 +496,10 @@ class CrossEncoder:
     def __repr__(self) -> str:
         length = self.settings.max_length
         return f"{type(self).__name__}({self.name!r}, precision={self.precision!r}, max_length={length})"
+
+
+def _is_zero(layer: Any) -> bool:
+    return isinstance(layer, (int, np.integer)) and not isinstance(layer, bool) and layer == 0
 
 
 def _activation(stated: Activation | None, checkpoint: Checkpoint) -> Activation:

@@ -154,10 +154,9 @@ class DuoT5:
                 f"max_query_length is {self.settings.max_query_length}; with max_length "
                 f"{self.settings.max_length} that leaves no room for two documents"
             )
-        false, true = self.token_ids
         self._engine = open_step(
             checkpoint,
-            TokenScore(true, against=false),
+            self.token_score,
             precision=precision,
             backend=backend,
             device=device,
@@ -169,6 +168,12 @@ class DuoT5:
         self._tournament = Tournament(
             self, pointwise, depth=depth, plan=plan, max_calls=max_calls, progress=progress
         )
+
+    @property
+    def token_score(self) -> TokenScore:
+        """What a preference is read off: the logit of "true" less that of "false"."""
+        false, true = self.token_ids
+        return TokenScore(true, against=false)
 
     @property
     def precision(self) -> str:
@@ -254,15 +259,8 @@ class DuoT5:
     ) -> list[Ranking]:
         """Order many queries' documents; the comparisons of all share batches.
 
-        Args:
-            queries: each as in `rank`.
-            documents: one list for each query.
-            top_k: how many hits to return for each query; None returns all.
-
-        Raises:
-            InputError: as `rank`, and when there is not one list for each query.
-            QueryTooLongError: as `rank`.
-            ModelOutputError: as `rank`.
+        Arguments and errors are those of `rank`, with one list of documents for each query; see
+        `crossrank.models.reranker.Reranker.rank_many`.
         """
         return self._rank(Requests.several(queries, documents, top_k), top_k)
 
@@ -317,7 +315,8 @@ class DuoT5:
             rows.append((queries[query], encoded[first].ids[:share], encoded[second].ids[:share]))
         lengths = [sum(map(len, row)) + self._tokenizer.num_special_tokens for row in rows]
         margins = np.empty(len(rows), dtype=np.float32)
-        batches = batching.plan(lengths, self._token_budget, None, self._engine.threads)
+        engine = self._engine
+        batches = batching.plan(lengths, self._token_budget, None, engine.threads, exact=engine.wants_exact)
         outputs = self._engine.run_all(
             self._tokenizer.inputs([rows[i] for i in batch.rows.tolist()], batch.length) for batch in batches
         )

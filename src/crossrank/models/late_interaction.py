@@ -30,7 +30,7 @@ from crossrank.runtime.modules import Dense, Module, Normalize, TokenMask
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.types import Document, Hit, Pair, Ranking
 
-__all__ = ["DocumentVectors", "LateInteraction", "Wanted"]
+__all__ = ["DocumentVectors", "LateInteraction", "Wanted", "token_modules"]
 
 _logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class LateInteraction:
             raise InputError(f"long_query must be 'error' or 'truncate', not {long_query!r}")
         folder = resolve(model, kind="late-interaction", revision=revision, source=source)
         checkpoint = Checkpoint.open(folder)
-        modules = _modules(checkpoint)
+        modules = token_modules(checkpoint)
         self.name = model if isinstance(model, str) and model != str(folder) else folder.resolve().name
         self.origin = str(model)
         tokenizer = Tokenizer(checkpoint)
@@ -329,15 +329,8 @@ class LateInteraction:
     ) -> list[Ranking]:
         """Order many queries' documents; a document that several have is encoded once.
 
-        Args:
-            queries: each as in `rank`.
-            documents: one list for each query.
-            top_k: how many hits to return for each query; None returns all.
-
-        Raises:
-            InputError: as `rank`, and when there is not one list for each query.
-            QueryTooLongError: as `rank`.
-            ModelOutputError: as `rank`.
+        Arguments and errors are those of `rank`, with one list of documents for each query; see
+        `crossrank.models.reranker.Reranker.rank_many`.
         """
         return self.rank_with(Requests.several(queries, documents, top_k), top_k)
 
@@ -491,8 +484,13 @@ def _shifted(name: Callable[[int], str], start: int, row: int) -> str:
     return name(start + row)
 
 
-def _modules(checkpoint: Checkpoint) -> list[Module]:
-    """Return what is done to each token vector after the transformer."""
+def token_modules(checkpoint: Checkpoint) -> list[Module]:
+    """Return what is done to each token vector after the transformer.
+
+    Raises:
+        CheckpointError: it is no late-interaction model, or its projection is missing.
+        UnsupportedArchitectureError: a module that such a model cannot have.
+    """
     if not checkpoint.is_multi_vector:
         raise CheckpointError(
             f"{checkpoint.folder} is no late-interaction model: neither PyLate, nor ColBERT's own code, nor "
@@ -509,7 +507,8 @@ def _modules(checkpoint: Checkpoint) -> list[Module]:
                 "cannot have"
             )
         modules.append(module)
-    if checkpoint.is_stanford_colbert:
+    # ColBERT's own code has it among the transformer's weights; an export, which has none, in a module.
+    if checkpoint.is_stanford_colbert and not any(isinstance(module, Dense) for module in modules):
         projection = checkpoint.tensors().get("linear.weight")
         if projection is None:
             raise CheckpointError(

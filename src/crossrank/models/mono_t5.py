@@ -57,16 +57,8 @@ class MonoT5(CrossEncoder):
         backend: "onnx" (no torch needed), or "torch" for GPUs and bf16 (extra "torch").
         device: of torch; None takes a GPU where there is one.
         max_length: tokens of an input, prompt included. Default: what the configs allow, 512 for T5.
-        max_query_length: see `CrossEncoder`, as the rest.
-        long_query: see `CrossEncoder`.
-        long_documents: see `CrossEncoder`.
-        window_tokens: see `CrossEncoder`.
-        window_overlap: see `CrossEncoder`.
-        top_windows: see `CrossEncoder`.
-        token_budget: see `CrossEncoder`.
-        threads: see `CrossEncoder`.
-        cache: see `CrossEncoder`.
-        progress: see `CrossEncoder`.
+        max_query_length, long_query, long_documents, window_tokens, window_overlap, top_windows,
+            token_budget, threads, cache, progress: see `CrossEncoder`.
 
     Raises:
         CheckpointNotFoundError: there is no such model.

@@ -204,7 +204,10 @@ class PairScorer:
         lengths = [self._tokenizer.pair_length(len(query), len(document)) for query, document in inputs]
         logits = np.empty((len(inputs), self._num_labels), dtype=np.float32)
         done = 0
-        batches = plan(lengths, self._token_budget, self._max_positions, self._engine.threads)
+        engine = self._engine
+        batches = plan(
+            lengths, self._token_budget, self._max_positions, engine.threads, exact=engine.wants_exact
+        )
         outputs = self._engine.run_all(
             self._tokenizer.pair_inputs([inputs[row] for row in batch.rows.tolist()], batch.length)
             for batch in batches

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,14 @@ from crossrank.models.bi_encoder import BiEncoder
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.hub import Kind, resolve
 from crossrank.models.late_interaction import LateInteraction
-from crossrank.models.t5_quantization import T5Kind, declare_t5, open_t5, t5_kind, t5_output, t5_tokenizer
+from crossrank.models.model_folder import WEIGHT_INDEX, Draft, check_target, copy_model
+from crossrank.models.t5_opening import declare_t5
+from crossrank.models.t5_quantization import T5Kind, open_t5, t5_kind, t5_output, t5_tokenizer
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Output, Precision
-from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, write_parity
-from crossrank.runtime.modules import read_modules
+from crossrank.runtime.exits import EXITS_FILE, Exits
+from crossrank.runtime.int8 import INT8_FILE, write_parity
 from crossrank.runtime.quantization import LIMITS, calibrate, compare, exceeded, write_int8
-from crossrank.runtime.settings import read_json
 from crossrank.runtime.tokenization import ModelInputs, Tokenizer
 from crossrank.types import Document, Pair, Qrels
 
@@ -39,7 +39,6 @@ __all__ = [
     "QuantizationReport",
     "as_candidates",
     "calibration_inputs",
-    "check_target",
     "in_hash_order",
     "open_model",
     "parity_figures",
@@ -66,15 +65,6 @@ _ROWS_PER_INPUT = 6  # token positions that layers are fitted to
 _ONE_IN = 4  # queries go to the calibration
 _SHORTEST = 5  # documents that Kendall's tau is taken of: below, one exchange decides it
 _MOST_TOKENS = 320  # of a calibration input: longer ones take time, and their activations are much the same
-_WEIGHT_INDEX = "model.safetensors.index.json"
-_COPIED = (
-    "*.json",
-    "*.txt",
-    "*.model",
-    "artifact.metadata",
-    "LICENSE*",
-    "NOTICE*",
-)  # configs, tokenizers, what goes with a copy
 
 
 @dataclass(frozen=True)
@@ -86,7 +76,7 @@ class QuantizationReport:
         kind: "cross-encoder", "bi-encoder", "late-interaction", "mono_t5" or "rank_t5".
         path: the folder; written only if `passed`.
         passed: whether int8 passed the parity gate.
-        exceeded: names of the `limits` that it broke.
+        exceeded: names of the `limits` that it broke, with "after layer N" for a head at an earlier layer.
         limits: of the gate, `quantization.LIMITS`.
         num_calibration_pairs: pairs it was calibrated on, or of which it was one side for a bi-encoder.
         num_calibration_queries: queries of these.
@@ -94,6 +84,8 @@ class QuantizationReport:
         figures: of the comparison.
         float32_bytes: size of the weights it was made of, as they lie on the disk.
         int8_bytes: size of the int8 weights.
+        exits: layer -> the same figures of the scores after that layer, for models with heads there; they
+            must pass like the last layer's.
     """
 
     model: str
@@ -108,6 +100,7 @@ class QuantizationReport:
     figures: Figures
     float32_bytes: int
     int8_bytes: int
+    exits: Mapping[int, Figures] = field(default_factory=dict)
 
 
 def quantize(
@@ -197,6 +190,13 @@ def quantize(
     else:
         exact = open_model(source, kind, "float32", threads=threads, progress=progress)
     reference = score_candidates(exact, checked)
+    exit_layers = Exits(checkpoint).layers if t5 is None and kind == "cross-encoder" else ()
+    at_exits = {
+        layer: score_candidates(
+            open_model(source, kind, "float32", exit_layer=layer, threads=threads, progress=progress), checked
+        )
+        for layer in exit_layers
+    }
     if isinstance(exact, BiEncoder):
         prompts = exact.query_prompt, exact.document_prompt
     elif isinstance(exact, LateInteraction):
@@ -212,21 +212,30 @@ def quantize(
         threads=threads,
         progress=progress,
     )
-    target = folder.resolve()
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        work = Path(scratch) / target.name
-        _copy_model(source, work)
+    with Draft.of(folder) as draft:
+        work = draft.folder
+        copy_model(source, work)
         place = work / checkpoint.transformer_folder.relative_to(source)
+        if checkpoint.exits_file is not None:
+            shutil.copyfile(checkpoint.exits_file, place / EXITS_FILE)
         write_int8(place / INT8_FILE, checkpoint.tensors(), layers)
         write_parity(place, {"passed": True})  # to be measured now
         quantised: Any
         if t5 is not None:
-            declare_t5(t5, exact, work)
+            declare_t5(work, t5, exact.prompt, exact.token_score)
             quantised = open_t5(t5, work, "int8", threads=threads, progress=progress)
         else:
             quantised = open_model(work, kind, "int8", threads=threads, progress=progress)
         scores = score_candidates(quantised, checked)
         figures, broken = parity_figures(reference, scores, checked, qrels, shortest=_SHORTEST)
+        exit_figures: dict[int, Figures] = {}
+        for layer, wanted in at_exits.items():
+            cut = open_model(work, kind, "int8", exit_layer=layer, threads=threads, progress=progress)
+            got = score_candidates(cut, checked)
+            exit_figures[layer], exceeded_here = parity_figures(
+                wanted, got, checked, qrels, shortest=_SHORTEST
+            )
+            broken += [f"{limit} after layer {layer}" for limit in exceeded_here]
         report = QuantizationReport(
             model=str(model),
             kind=t5 or kind,
@@ -240,16 +249,15 @@ def quantize(
             figures=figures,
             float32_bytes=sum(file.stat().st_size for file in checkpoint.weight_files),
             int8_bytes=(place / INT8_FILE).stat().st_size,
+            exits=exit_figures,
         )
         if not report.passed:
             return report
         write_parity(place, _record(report, name, seed, checkpoint.fingerprint, revision))
         if keep_float32:
-            for file in (*checkpoint.weight_files, *checkpoint.transformer_folder.glob(_WEIGHT_INDEX)):
+            for file in (*checkpoint.weight_files, *checkpoint.transformer_folder.glob(WEIGHT_INDEX)):
                 shutil.copyfile(file, place / file.name)
-        if target.exists():
-            target.rename(Path(scratch) / ".replaced")  # goes with the temporary folder
-        work.rename(target)
+        draft.keep()
     return report
 
 
@@ -314,21 +322,26 @@ def open_model(
     kind: Kind,
     precision: Precision,
     *,
+    exit_layer: int | None = None,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> CrossEncoder | BiEncoder | LateInteraction:
-    """Open a folder's weights as the gate compares them: too long queries are cut."""
+    """Open a folder's weights as the gate compares them: too long queries are cut.
+
+    Args:
+        folder: of the model.
+        kind: which class it is opened with.
+        precision: see `CrossEncoder`, as the rest.
+        exit_layer: of a cross-encoder.
+        threads: see `CrossEncoder`.
+        progress: see `CrossEncoder`.
+    """
     if kind == "bi-encoder":
         return BiEncoder(folder, precision=precision, source="weights", threads=threads, progress=progress)
-    pairwise = LateInteraction if kind == "late-interaction" else CrossEncoder
-    return pairwise(
-        folder,
-        precision=precision,
-        source="weights",
-        long_query="truncate",
-        threads=threads,
-        progress=progress,
-    )
+    options: dict[str, Any] = {"precision": precision, "threads": threads, "progress": progress}
+    if kind == "late-interaction":
+        return LateInteraction(folder, source="weights", long_query="truncate", **options)
+    return CrossEncoder(folder, source="weights", long_query="truncate", exit_layer=exit_layer, **options)
 
 
 def score_candidates(
@@ -440,54 +453,17 @@ def _split(candidates: Candidates, seed: int, *, most_checked: int) -> tuple[lis
     return pairs, checked
 
 
-def check_target(folder: Path, source: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that cannot become a model made of another, before anything is computed.
-
-    Args:
-        folder: new, empty, or a model that may be overwritten; not the other model's own.
-        source: the folder of the other model.
-        overwrite: whether a model that is there may be replaced.
-
-    Raises:
-        InputError: names what is there.
-    """
-    target = folder.resolve()
-    if not target.parent.is_dir():
-        raise InputError(f"{folder}: there is no folder {target.parent}; make it first")
-    if source.resolve().is_relative_to(target):
-        raise InputError(f"{folder} holds the model itself; name another folder")
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not target.is_dir():
-        raise InputError(f"{folder} is a file; name a folder")
-    if not overwrite:
-        raise InputError(f"{folder} is not empty; name another folder, or replace it with overwrite=True")
-    if not (target / "config.json").is_file() and not (target / "modules.json").is_file():
-        raise InputError(f"{folder} is not empty and no model, so it is not replaced; name another folder")
-
-
-def _copy_model(source: Path, to: Path) -> None:
-    """Copy what a model is besides the transformer's weights: configs, tokenizer, modules with theirs."""
-    transformer, _, files = read_modules(source)
-    places = {source, transformer}
-    if (source / "modules.json").is_file():
-        places |= {source / str(entry.get("path", "")) for entry in read_json(source / "modules.json")}
-    found = {file for place in places for pattern in _COPIED for file in place.glob(pattern)}
-    left = {transformer / name for name in (_WEIGHT_INDEX, PARITY_FILE)}
-    for file in sorted({*found, *files} - left):
-        copy = to / file.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
-
-
 def _record(
     report: QuantizationReport, name: str, seed: int, fingerprint: str, revision: str | None
 ) -> dict[str, Any]:
     """What parity.json says, in the form of the built-in models' records."""
+    checked: dict[str, Any] = {"queries": report.num_checked_queries, **report.figures}
+    if report.exits:
+        checked["exits"] = {str(layer): figures for layer, figures in report.exits.items()}
     return {
         "reference": "float32",
         "limits": report.limits,
-        "collections": {name: {"queries": report.num_checked_queries, **report.figures}},
+        "collections": {name: checked},
         "passed": report.passed,
         "source": {"model": report.model, "revision": revision, "fingerprint": fingerprint},
         "calibration": {

@@ -50,16 +50,8 @@ class RankT5(CrossEncoder):
         backend: see `MonoT5`; "torch" for whole T5s only.
         device: see `MonoT5`.
         max_length: see `MonoT5`.
-        max_query_length: see `CrossEncoder`, as the rest.
-        long_query: see `CrossEncoder`.
-        long_documents: see `CrossEncoder`.
-        window_tokens: see `CrossEncoder`.
-        window_overlap: see `CrossEncoder`.
-        top_windows: see `CrossEncoder`.
-        token_budget: see `CrossEncoder`.
-        threads: see `CrossEncoder`.
-        cache: see `CrossEncoder`.
-        progress: see `CrossEncoder`.
+        max_query_length, long_query, long_documents, window_tokens, window_overlap, top_windows,
+            token_budget, threads, cache, progress: see `CrossEncoder`.
 
     Raises:
         CheckpointNotFoundError: there is no such model.
@@ -155,7 +147,6 @@ class RankT5(CrossEncoder):
             output="logits",
             precision=self._running["precision"],
             threads=threads,
-            source="weights",
             identity=f" {self.prompt}",
         )
 

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from crossrank.types import Document, Ranking
 
-__all__ = ["Reranker"]
+__all__ = ["Reranker", "asked_once"]
 
 
 @runtime_checkable
@@ -45,5 +45,17 @@ class Reranker(Protocol):
             queries: not empty each.
             documents: one list for each query.
             top_k: how many hits to return for each query; None returns all.
+
+        Raises:
+            InputError: there is not one list for each query. What `rank` raises comes out, too.
         """
         ...
+
+
+def asked_once(*rerankers: object) -> bool:
+    """Whether a call of one of these that failed must not be made again: it has cost money, or minutes.
+
+    Rerankers made of large language models have an attribute `asked_once` that says so, and those made of
+    such rerankers have it, too; any other may.
+    """
+    return any(getattr(each, "asked_once", False) for each in rerankers)

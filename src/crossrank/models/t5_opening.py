@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from crossrank.errors import CheckpointError, InputError
-from crossrank.models.declaration import Declaration
+from crossrank.models.declaration import Declaration, read_declaration, write_declaration
 from crossrank.models.t5_families import FAMILIES, PUBLISHED, Family
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import TokenScore
@@ -20,6 +20,7 @@ __all__ = [
     "T5Precision",
     "answer_ids",
     "check_kind",
+    "declare_t5",
     "find_family",
     "model_name",
     "open_step",
@@ -161,8 +162,13 @@ def open_step(
     for name, value, choices in (("precision", precision, T5Precision), ("backend", backend, Backend)):
         if value not in get_args(choices):
             raise InputError(f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}")
-    identity = f" {score} {identity}"
+    identity = f" {score!r} {identity}"
     if backend == "torch":
+        if not checkpoint.weight_files:
+            raise CheckpointError(
+                f"{checkpoint.folder} has no model.safetensors, which backend='torch' needs; leave it out, "
+                "or open the model that the folder was made of"
+            )
         if precision == "int8":
             raise InputError("precision 'int8' is of backend='onnx'; with torch choose 'float32' or 'bf16'")
         from crossrank.runtime.torch_t5 import TorchT5Engine
@@ -173,9 +179,28 @@ def open_step(
         raise InputError("precision 'bf16' needs backend='torch'; ONNX Runtime has no such kernels for CPUs")
     if device is not None:
         raise InputError("device is of backend='torch'; leave it out")
-    return open_engine(
-        checkpoint, output=score, precision=precision, threads=threads, source="weights", identity=identity
-    )
+    return open_engine(checkpoint, output=score, precision=precision, threads=threads, identity=identity)
+
+
+def declare_t5(folder: Path, kind: str, prompt: str, score: TokenScore | None) -> None:
+    """Say in a folder how its model is opened, so far as it does not say so itself.
+
+    What is known of a model from its published name or its card would be lost in a copy.
+
+    Args:
+        folder: of a copy.
+        kind: what the model was opened as: "mono_t5", "rank_t5" or "duo_t5".
+        prompt: what it was opened with.
+        score: the same; None for an encoder with a dense layer behind it.
+    """
+    found: dict[str, Any] = {"prompt": prompt}
+    if score is not None and score.against is not None:
+        found["tokens"] = [score.against, score.token]
+    elif score is not None:
+        found["token"] = score.token
+    declared = read_declaration(folder)
+    if declared.kind is None or found.keys() - declared.settings.keys():
+        write_declaration(folder, kind, {**found, **declared.settings})
 
 
 def model_name(model: str | Path, folder: Path) -> str:

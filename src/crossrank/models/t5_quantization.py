@@ -1,4 +1,4 @@
-"""What `quantize` does otherwise for MonoT5 and RankT5: opening them, their inputs, what the folder says."""
+"""What `quantize` does otherwise for MonoT5 and RankT5: opening them, and their inputs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crossrank.errors import InputError
-from crossrank.models.declaration import read_declaration, write_declaration
 from crossrank.models.load import kind_of
 from crossrank.models.mono_t5 import MonoT5
 from crossrank.models.rank_t5 import RankT5
@@ -15,7 +14,7 @@ from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Output
 from crossrank.runtime.prompts import PromptTokenizer
 
-__all__ = ["T5Kind", "declare_t5", "open_t5", "t5_kind", "t5_output", "t5_tokenizer"]
+__all__ = ["T5Kind", "open_t5", "t5_kind", "t5_output", "t5_tokenizer"]
 
 T5Kind = Literal["mono_t5", "rank_t5"]
 
@@ -63,19 +62,3 @@ def t5_output(model: MonoT5 | RankT5) -> Output:
 def t5_tokenizer(model: MonoT5 | RankT5, checkpoint: Checkpoint) -> PromptTokenizer:
     """Return what puts pairs into the model's prompt."""
     return PromptTokenizer(checkpoint, model.prompt, ("query", "document"))
-
-
-def declare_t5(kind: T5Kind, model: MonoT5 | RankT5, folder: Path) -> None:
-    """Say in a folder how the model it was made of is opened, where it does not say so itself.
-
-    What was known from a published name or the card would be lost with them.
-    """
-    if read_declaration(folder).kind is not None:
-        return
-    settings: dict[str, Any] = {"prompt": model.prompt}
-    score = model.token_score
-    if score is not None and score.against is not None:
-        settings["tokens"] = [score.against, score.token]
-    elif score is not None:
-        settings["token"] = score.token
-    write_declaration(folder, kind, settings)

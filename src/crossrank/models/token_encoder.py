@@ -152,13 +152,16 @@ class TokenEncoder:
             return arrays
 
         vectors: list[npt.NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * len(ids)
-        batches = plan(expanded, self._token_budget, self._max_positions, self._engine.threads)
+        engine = self._engine
+        batches = plan(
+            expanded, self._token_budget, self._max_positions, engine.threads, exact=engine.wants_exact
+        )
         arrays = (inputs(batch.rows, batch.length) for batch in batches)
         left = self._modules
-        if isinstance(self._engine, ProjectingEngine):
-            outputs, left = self._engine.run_projected(arrays, self._modules), ()
+        if isinstance(engine, ProjectingEngine):
+            outputs, left = engine.run_projected(arrays, self._modules), ()
         else:
-            outputs = self._engine.run_all(arrays)
+            outputs = engine.run_all(arrays)
         for batch, output in zip(batches, outputs, strict=True):
             input_ids = running.popleft().input_ids
             counts = np.arange(batch.length) < expanded[batch.rows, None]  # (batch, length)

@@ -1,8 +1,9 @@
 """Lengths to batches, so that a row's score depends on the row alone.
 
-The padded length of a row is a function of its own length: rounded up to a step. Only rows of equal padded
-length share a batch. So the arrays a model sees for a row are the same whatever else is scored with it: no
-neighbour can add padding to it, and there is nothing for a batch to change but the number of rows.
+The padded length of a row is a function of its own length: that length itself, or, for engines that want many
+rows in a batch, rounded up to a step. Only rows of equal padded length share a batch. So the arrays a model
+sees for a row are the same whatever else is scored with it: no neighbour can add padding to it, and there is
+nothing for a batch to change but the number of rows.
 
 Batches are packed to a budget of tokens rather than to a number of rows. On a CPU small forwards (512 to
 1024 tokens) are the fastest: they waste little padding and their activations stay in the cache.
@@ -48,16 +49,10 @@ def padded_lengths(lengths: npt.ArrayLike, limit: int | None = None) -> npt.NDAr
     Raises:
         InputError: a length is below 1 or above the limit.
     """
-    wanted = np.asarray(lengths, dtype=np.int64)
-    if wanted.size and int(wanted.min()) < 1:
-        raise InputError(f"a row has {int(wanted.min())} tokens; at least 1 is needed")
+    wanted = _checked(lengths, limit)
     step = np.where(wanted <= 128, 8, np.where(wanted <= 256, 16, 32))
     padded: npt.NDArray[np.int64] = -(-wanted // step) * step
-    if limit is not None:
-        if wanted.size and int(wanted.max()) > limit:
-            raise InputError(f"a row has {int(wanted.max())} tokens; the model takes at most {limit}")
-        padded = np.minimum(padded, limit)
-    return padded
+    return padded if limit is None else np.minimum(padded, limit)
 
 
 def padded_length(length: int, limit: int | None = None) -> int:
@@ -70,6 +65,8 @@ def plan(
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     limit: int | None = None,
     parallel: int = 1,
+    *,
+    exact: bool = False,
 ) -> list[Batch]:
     """Group rows of equal padded length into batches of at most `token_budget` tokens.
 
@@ -82,13 +79,14 @@ def plan(
         token_budget: tokens of a batch, padding included; at least 1.
         limit: the longest row the model can take; padding stops there.
         parallel: batches that run at a time; few rows get smaller batches, so that each has its share.
+        exact: only rows of one length share a batch, and nothing is padded.
 
     Raises:
         InputError: a budget below 1, or a length outside 1..limit.
     """
     if token_budget < 1:
         raise InputError(f"token_budget is {token_budget}; it must be at least 1")
-    padded = padded_lengths(lengths, limit)
+    padded = _checked(lengths, limit) if exact else padded_lengths(lengths, limit)
     token_budget = max(1, min(token_budget, -(-int(padded.sum()) // parallel)))
     order = np.argsort(-padded, kind="stable").astype(np.int64)
     changes = np.flatnonzero(np.diff(padded[order])) + 1
@@ -102,3 +100,12 @@ def plan(
             for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
         ]
     return batches
+
+
+def _checked(lengths: npt.ArrayLike, limit: int | None) -> npt.NDArray[np.int64]:
+    checked = np.asarray(lengths, dtype=np.int64)
+    if checked.size and int(checked.min()) < 1:
+        raise InputError(f"a row has {int(checked.min())} tokens; at least 1 is needed")
+    if limit is not None and checked.size and int(checked.max()) > limit:
+        raise InputError(f"a row has {int(checked.max())} tokens; the model takes at most {limit}")
+    return checked

@@ -16,6 +16,7 @@ from typing import Any
 import numpy.typing as npt
 
 from crossrank.errors import CheckpointError, CheckpointNotFoundError, UnsupportedArchitectureError
+from crossrank.runtime.exits import EXITS_FILE
 from crossrank.runtime.int8 import INT8_FILE, Dequantized
 from crossrank.runtime.modules import Dense, Normalize, Pooling, read_modules
 from crossrank.runtime.settings import bad_setting, read_json, read_object, read_setting
@@ -37,6 +38,7 @@ _ARCHITECTURES = {
     "t5": ("t5", "T5"),
     "mt5": ("t5", "MT5"),
 }
+_LAYER_COUNTS = ("num_hidden_layers", "n_layers", "num_layers")  # DistilBERT has the second, T5 the third
 _STANFORD_COLBERT = "HF_ColBERT"  # the class that ColBERT's own code names, whatever the encoder
 _ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax"}
 _TRANSFORMER_CONFIGS = ("sentence_bert_config.json", "sentence_roberta_config.json")
@@ -62,6 +64,7 @@ class Checkpoint:
         tokenizer_config: tokenizer_config.json, {} where there is none.
         weight_files: the transformer's safetensors files; empty when there is only an ONNX file.
         int8_file: the transformer's quantised weights (int8.py); None where there are none.
+        exits_file: heads at earlier layers (exits.py); None where there are none.
         onnx_files: `onnx/*.onnx`, sorted by name.
     """
 
@@ -93,6 +96,8 @@ class Checkpoint:
         self.int8_file = place / INT8_FILE if (place / INT8_FILE).is_file() else None
         if not self.weight_files and not self.int8_file and not self.onnx_files:
             raise CheckpointError(_no_weights(place))
+        self.exits_file = place / EXITS_FILE if (place / EXITS_FILE).is_file() else None
+        self._exit_tensors = open_tensors((self.exits_file,) if self.exits_file else ())
         self._tensors = open_tensors(self.weight_files)
         self._int8_tensors = open_tensors((self.int8_file,) if self.int8_file else ())
         self._check_tokenizer()
@@ -122,6 +127,10 @@ class Checkpoint:
         """What `int8_file` has, as stored; empty where there is none."""
         return self._int8_tensors
 
+    def exit_tensors(self) -> Mapping[str, npt.NDArray[Any]]:
+        """What `exits_file` has, float32; empty where there is none."""
+        return self._exit_tensors
+
     @property
     def has_weights(self) -> bool:
         """Whether there are weights to write a graph from."""
@@ -137,6 +146,13 @@ class Checkpoint:
                 return int(module.weight.shape[0])
         stated = read_setting(self.config, "num_labels", int, None, source=self._config_file, least=1)
         return stated if stated is not None else len(self._label_names) or 2
+
+    @property
+    def num_layers(self) -> int | None:
+        """How many layers the encoder has; None when the config does not say."""
+        file = self._config_file
+        stated = [read_setting(self.config, key, int, None, source=file, least=1) for key in _LAYER_COUNTS]
+        return next((count for count in stated if count is not None), None)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -289,14 +305,20 @@ class Checkpoint:
         return file_digest(self.int8_file)
 
     @cached_property
+    def exits_digest(self) -> str:
+        """SHA-256 (hex) of `exits_file`; "" where there is none."""
+        return file_digest(self.exits_file) if self.exits_file else ""
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over weights, tokenizer and configs: what decides a score, and nothing else."""
         place = self.transformer_folder
         names = ("config.json", "tokenizer.json", "tokenizer_config.json", *_TRANSFORMER_CONFIGS)
         files = [place / name for name in names] + [self.folder / "config_sentence_transformers.json"]
         files.append(self._colbert_file)
-        weights = self.weight_files or ((self.int8_file,) if self.int8_file else self.onnx_files)
-        files += [*self._module_files, *weights]
+        exported = (*self.onnx_files, *self.folder.glob("onnx/*.onnx_data"))
+        weights = self.weight_files or ((self.int8_file,) if self.int8_file else exported)
+        files += [*self._module_files, *weights, *([self.exits_file] if self.exits_file else [])]
         digest = hashlib.sha256()
         for file in sorted({file for file in files if file.is_file()}):
             content = self.int8_digest if file == self.int8_file else file_digest(file)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
@@ -22,27 +24,40 @@ from crossrank.runtime.encoders.encoder import Encoder
 from crossrank.runtime.encoders.heads import write_modules
 from crossrank.runtime.encoders.modernbert import ModernBertEncoder
 from crossrank.runtime.encoders.t5 import T5Encoder
+from crossrank.runtime.exits import EXITS_FILE
 from crossrank.runtime.graph import Graph, LinearForm
 from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, Int8Linear, passed_parity
 from crossrank.runtime.limits import num_threads
+from crossrank.runtime.onnx_file import OnnxFacts, onnx_digest, read_facts
 from crossrank.runtime.tokenization import ModelInputs
-from crossrank.runtime.weights import file_digest
 
 __all__ = [
     "ARCHITECTURES",
     "Engine",
+    "Further",
     "Head",
     "Output",
+    "SessionEngine",
+    "Workers",
     "build_graph",
+    "build_stored_graph",
     "check_batch",
     "open_engine",
     "open_session",
+    "stored_precision",
 ]
 
 _Result = TypeVar("_Result")
+_Opened = tuple[onnxruntime.InferenceSession, object]
 
 Head = Callable[[Graph, Mapping[str, Any], Encoder], str]
-"""Writes an encoder, and what follows it: graph, config, encoder (not written yet) -> (batch, outputs)."""
+"""Writes an encoder, and what follows it: graph, config, encoder (not written yet) -> (batch, outputs).
+
+`str` of it says in words what it gives: files are told apart by that.
+"""
+
+Further = Callable[[Graph, Encoder, str], None]
+"""Writes more outputs behind the token vectors, (batch × length, hidden)."""
 
 Output = Literal["logits", "tokens"] | Head
 Precision = Literal["auto", "float32", "int8"]
@@ -59,7 +74,7 @@ ARCHITECTURES: Mapping[str, Callable[[Graph, Mapping[str, Any]], Encoder]] = {
 }
 """The architectures there is a graph for, as `Checkpoint.architecture` names them."""
 
-_SLOW_FUSIONS = ["SkipLayerNormFusion"]  # see Graph.add_norm
+_SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]  # each takes longer than what it replaces
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 # The exact float32 exports, best known first; O3 and O4 approximate, others are quantised or half-precision.
 _ONNX_FILES = ("model.onnx", "model_O1.onnx", "model_O2.onnx")
@@ -72,10 +87,13 @@ class Engine(Protocol):
     Attributes:
         precision: what the linear layers compute in: "float32", "int8" or "bf16".
         threads: how many batches `run_all` runs at a time.
+        wants_exact: whether rows of one length make the fastest batches, however few they are; else rows
+            padded to steps do (see `batching.plan`).
     """
 
     precision: str
     threads: int
+    wants_exact: bool
 
     @property
     def fingerprint(self) -> str:
@@ -122,6 +140,8 @@ class SessionEngine:
     Args:
         session: declares input_ids and, where it reads them, attention_mask and token_type_ids.
         output: name of the output to return.
+        padded: opens the session for batches with padding, when the first of them comes, and what to keep as
+            long as it; None where `session` takes them.
         checkpoint: where the session came from.
         threads: see `Engine`.
         precision: see `Engine`.
@@ -139,10 +159,15 @@ class SessionEngine:
         precision: str = "float32",
         source: Callable[[], str] = str,
         kept: object = None,
+        padded: Callable[[], _Opened] | None = None,
     ) -> None:
         self.threads = threads
         self.precision = precision
-        self._workers = _Workers(threads)
+        self.wants_exact = True
+        self._open_padded = padded
+        self._padded: _Opened | None = None
+        self._opening = threading.Lock()
+        self._workers = Workers(threads)
         self._session = session
         self._output = output
         self._checkpoint = checkpoint
@@ -171,17 +196,45 @@ class SessionEngine:
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids if self._uses_types else np.zeros_like(token_type_ids),
         }
-        feed = {name: np.asarray(array, np.int64) for name, array in arrays.items() if name in self._inputs}
-        result: npt.NDArray[np.float32] = self._session.run([self._output], feed)[0]
+        session, inputs = self._session, self._inputs
+        if self._open_padded is not None and not attention_mask.all():
+            session, inputs = self._padded_session(self._open_padded), inputs | {"attention_mask"}
+        feed = {name: np.asarray(array, np.int64) for name, array in arrays.items() if name in inputs}
+        result: npt.NDArray[np.float32] = session.run([self._output], feed)[0]
         return result.astype(np.float32, copy=False)
+
+    def _padded_session(self, opens: Callable[[], _Opened]) -> onnxruntime.InferenceSession:
+        with self._opening:
+            if self._padded is None:
+                self._padded = opens()
+        return self._padded[0]
 
     def run_all(self, batches: Iterable[ModelInputs]) -> Iterator[npt.NDArray[np.float32]]:
         """Run batches; see `Engine.run_all`."""
-        waiting: deque[Future[npt.NDArray[np.float32]]] = deque()
+        return self._workers.in_order(self.run, batches)
+
+
+class Workers:
+    """Threads that start when first needed, and anew in a forked process: threads do not cross a fork.
+
+    Args:
+        count: of threads.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._of_process = self._start()
+
+    def in_order(self, call: Callable[..., _Result], batches: Iterable[tuple[Any, ...]]) -> Iterator[_Result]:
+        """Call a function with each batch's arguments, several at a time, and yield what it gives in order.
+
+        A few batches are taken ahead, so memory does not grow with their number.
+        """
+        waiting: deque[Future[_Result]] = deque()
         try:
-            for arrays in batches:
-                waiting.append(self._workers.submit(self.run, *arrays))
-                if len(waiting) > 2 * self.threads:
+            for arguments in batches:
+                waiting.append(self.submit(call, *arguments))
+                if len(waiting) > 2 * self._count:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -189,15 +242,8 @@ class SessionEngine:
             for future in waiting:
                 future.cancel()
 
-
-class _Workers:
-    """Threads that start when first needed, and anew in a forked process: threads do not cross a fork."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._of_process = self._start()
-
     def submit(self, call: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
+        """Make a call in one of the threads."""
         process, pool = self._of_process  # read at once: another thread may be starting anew
         if process != os.getpid():
             self._of_process = _, pool = self._start()
@@ -253,13 +299,14 @@ def open_engine(
     threads: int | None = None,
     source: Source = "auto",
     identity: str = "",
+    exits: bool = False,
 ) -> Engine:
     """Open a checkpoint for running.
 
     Args:
         checkpoint: the opened folder.
         output: "logits" for a classifier's raw scores, "tokens" for the last layer's token vectors, or a
-            head, which is written after the weights' own graph only.
+            head. A file gives what it was written for.
         precision: what linear layers compute in; "auto" takes int8 where it passed its parity gate, else
             float32, from float32 weights: those of an int8 file alone are computed with only when asked for.
         threads: batches that run at a time, at most `limits.MAX_THREADS`; None takes the cores this process
@@ -267,6 +314,7 @@ def open_engine(
         source: "weights" writes a graph from safetensors, "onnx" runs the folder's own ONNX file, "auto"
             takes the weights where crossrank has a graph for the architecture, else the file.
         identity: what else the fingerprint is to tell apart: a head, the prompt around texts.
+        exits: whether the head is one at an earlier layer: see `stored_precision`.
 
     Raises:
         InputError: a precision, source or number of threads that is none.
@@ -280,31 +328,57 @@ def open_engine(
     threads = num_threads(threads)
     can_write = checkpoint.architecture in ARCHITECTURES and checkpoint.has_weights
     wants_file = source == "onnx" or (source == "auto" and not can_write and checkpoint.onnx_files)
-    if wants_file and not callable(output):
-        if precision == "int8":
-            raise CheckpointError(_no_int8(checkpoint))
-        return _open_file(checkpoint, output, threads)
-    int8_file = checkpoint.int8_file
-    if precision == "int8" or (precision == "auto" and int8_file):
-        if int8_file and passed_parity(int8_file.parent, lambda: checkpoint.int8_digest):
-            graph = build_graph(checkpoint, output, Int8Linear(), checkpoint.int8_tensors())
-            session, kept = open_session(graph)
-            return SessionEngine(
-                session,
-                graph.output_names[0],
-                checkpoint,
-                threads=threads,
-                precision="int8",
-                source=lambda: f"{checkpoint.int8_digest}{identity}",
-                kept=kept,
-            )
-        if precision == "int8" or not checkpoint.weight_files:
-            raise CheckpointError(_no_int8(checkpoint))
-    graph = build_graph(checkpoint, output)
+    if wants_file:
+        return _open_file(checkpoint, output, precision, threads, identity)
+    stored = stored_precision(checkpoint, precision, exits=exits)
+
+    def write(padded: bool) -> Graph:
+        return build_stored_graph(checkpoint, output, stored, padded=padded)
+
+    graph = write(False)
     session, kept = open_session(graph)
     return SessionEngine(
-        session, graph.output_names[0], checkpoint, threads=threads, source=lambda: identity, kept=kept
+        session,
+        graph.output_names[0],
+        checkpoint,
+        threads=threads,
+        precision=stored,
+        source=lambda: f"{checkpoint.int8_digest if stored == 'int8' else ''}{identity}",
+        kept=kept,
+        padded=lambda: open_session(write(True)),
     )
+
+
+def stored_precision(
+    checkpoint: Checkpoint, precision: Precision, *, exits: bool = False
+) -> Literal["float32", "int8"]:
+    """Say which of a checkpoint's forms to compute with.
+
+    Args:
+        checkpoint: the opened folder.
+        precision: what was asked for; see `open_engine`.
+        exits: whether scores after earlier layers are wanted, which must have passed the parity gate, too.
+
+    Raises:
+        CheckpointError: there is no such form.
+    """
+    int8_file = checkpoint.int8_file
+    if precision == "int8" or (precision == "auto" and int8_file):
+        exits_digest = checkpoint.exits_digest if exits else ""
+        if int8_file and passed_parity(int8_file.parent, lambda: checkpoint.int8_digest, exits_digest):
+            return "int8"
+        if precision == "int8" or not checkpoint.weight_files:
+            raise CheckpointError(_no_int8(checkpoint, exits=exits))
+    return "float32"
+
+
+def build_stored_graph(
+    checkpoint: Checkpoint, output: Output, precision: Literal["float32", "int8"], *, padded: bool = True
+) -> Graph:
+    """Write a checkpoint's graph from one of its forms; see `stored_precision` and `build_graph`."""
+    if precision == "int8":
+        return build_graph(checkpoint, output, Int8Linear(), checkpoint.int8_tensors(), padded=padded)
+    return build_graph(checkpoint, output, padded=padded)
 
 
 def build_graph(
@@ -312,6 +386,9 @@ def build_graph(
     output: Output,
     form: LinearForm | None = None,
     tensors: Mapping[str, npt.NDArray[Any]] | None = None,
+    *,
+    padded: bool = True,
+    further: Further | None = None,
 ) -> Graph:
     """Write a checkpoint's graph.
 
@@ -320,6 +397,8 @@ def build_graph(
         output: "logits" gives (batch, labels), "tokens" (batch, length, hidden), a head (batch, outputs).
         form: how the encoder's linear layers are written; float32 by default. Heads are always float32.
         tensors: the weights in that form; the checkpoint's float32 ones by default.
+        padded: whether batches may have padding; without, no attention mask is read and attention is faster.
+        further: writes more outputs behind "tokens".
 
     Raises:
         CheckpointError: there are no weights, no trained head, or tensors do not fit the config.
@@ -335,14 +414,17 @@ def build_graph(
             f"{checkpoint.transformer_folder} has no safetensors weights to write a graph from"
         )
     try:
-        graph = Graph(checkpoint.tensors() if tensors is None else tensors, form)
+        graph = Graph(checkpoint.tensors() if tensors is None else tensors, form, padded=padded)
         encoder = ARCHITECTURES[checkpoint.architecture](graph, checkpoint.config)
         if callable(output):
             logits = output(graph, checkpoint.config, encoder)
             graph.output(logits, "logits", ["batch", "outputs"])
         elif output == "tokens":
-            vectors = encoder.frame.deep(encoder.tokens())
+            flat = encoder.tokens()
+            vectors = encoder.frame.deep(flat)
             graph.output(vectors, "last_hidden_state", ["batch", "length", encoder.hidden_size])
+            if further is not None:
+                further(graph, encoder, flat)
         else:
             num_labels = checkpoint.num_labels
             if checkpoint.is_modular_cross_encoder:
@@ -356,17 +438,20 @@ def build_graph(
     return graph
 
 
-def open_session(graph: Graph, threads: int = 1) -> tuple[onnxruntime.InferenceSession, object]:
+def open_session(graph: Graph, threads: int = 1, profile: Path | None = None) -> _Opened:
     """Make an ONNX Runtime session of a graph.
 
     Args:
         graph: a finished graph.
         threads: threads of one run.
+        profile: what the name of ONNX Runtime's profile begins with; None for no profile.
 
     Returns:
         The session, and an object to keep as long as it: the weights, which the session reads in place.
     """
     options = _session_options(threads)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
     options.add_external_initializers(list(graph.weights), values)
     model = graph.model().SerializeToString()
@@ -387,17 +472,24 @@ def _session_options(threads: int = 1) -> onnxruntime.SessionOptions:
     return options
 
 
-def _no_int8(checkpoint: Checkpoint) -> str:
+def _no_int8(checkpoint: Checkpoint, *, exits: bool) -> str:
     why = f"there is no {INT8_FILE}; use precision='float32'"
     if checkpoint.int8_file:
         why = (
             f"{PARITY_FILE} does not say so of its {INT8_FILE}, SHA-256 {checkpoint.int8_digest}; "
             "fetch both again, or use precision='float32'"
         )
+        if exits and passed_parity(checkpoint.int8_file.parent, lambda: checkpoint.int8_digest):
+            why = (
+                f"{PARITY_FILE} does not say so of its {EXITS_FILE}, the heads at earlier layers; quantise "
+                "the model again with them, or use precision='float32'"
+            )
     return f"{checkpoint.folder} has no int8 form that passed the parity gate: {why}"
 
 
-def _open_file(checkpoint: Checkpoint, output: Literal["logits", "tokens"], threads: int) -> Engine:
+def _open_file(
+    checkpoint: Checkpoint, output: Output, precision: Precision, threads: int, identity: str
+) -> Engine:
     by_name = {file.name: file for file in checkpoint.onnx_files}
     file = next((by_name[name] for name in _ONNX_FILES if name in by_name), None)
     if file is None:
@@ -405,10 +497,6 @@ def _open_file(checkpoint: Checkpoint, output: Literal["logits", "tokens"], thre
         raise CheckpointError(
             f"{checkpoint.folder} has {found} under onnx/, but none of {', '.join(_ONNX_FILES)}; quantised "
             "and half-precision files are not used, as they give a pair another score in another batch"
-        )
-    if checkpoint.is_modular_cross_encoder and output == "logits":
-        raise CheckpointError(
-            f"{file} ends before the Dense modules that give this model's scores; its safetensors are needed"
         )
     try:
         session = onnxruntime.InferenceSession(
@@ -419,14 +507,55 @@ def _open_file(checkpoint: Checkpoint, output: Literal["logits", "tokens"], thre
         )
     except Exception as error:  # ONNX Runtime has no public exception type
         raise CheckpointError(f"{file} cannot be opened: {error}; fetch the model again") from error
+    facts = read_facts(session.get_modelmeta().custom_metadata_map)
+    if facts is None:
+        _check_foreign(file, checkpoint, output)
+        facts = OnnxFacts(str(output), "float32")
+    if facts.output != str(output):
+        raise CheckpointError(
+            f"{file} was written to give {facts.output}, and {output} is asked for; open it without options "
+            "that choose another output, or open the model that it was made of"
+        )
+    if precision not in ("auto", facts.precision):
+        raise CheckpointError(
+            _no_int8(checkpoint, exits=False)
+            if precision == "int8"
+            else f"{file} computes in int8, not float32; open the model that it was made of"
+        )
+    digest = cache(partial(onnx_digest, file))
+    if facts.precision == "int8" and not passed_parity(file.parent, digest):
+        raise CheckpointError(
+            f"{file} is in int8, and {file.parent / PARITY_FILE} does not say that this file, SHA-256 "
+            f"{digest()}, passed the parity gate; write it again with `crossrank export`"
+        )
     unknown = sorted({value.name for value in session.get_inputs()} - _INPUTS)
     if unknown:
         raise CheckpointError(f"{file} wants inputs that crossrank does not give: {', '.join(unknown)}")
     given = [value.name for value in session.get_outputs()]
-    wanted = next((name for name in _ONNX_OUTPUTS[output] if name in given), None)
+    names = _ONNX_OUTPUTS["tokens" if output == "tokens" else "logits"]
+    wanted = next((name for name in names if name in given), None)
     if wanted is None:
         raise CheckpointError(
-            f"{file} gives {', '.join(given)}, but {output} needs one of {', '.join(_ONNX_OUTPUTS[output])}"
+            f"{file} gives {', '.join(given)}, but {output} needs one of {', '.join(names)}"
             + ("; it has no trained classification head" if output == "logits" else "")
         )
-    return SessionEngine(session, wanted, checkpoint, threads=threads, source=partial(file_digest, file))
+    return SessionEngine(
+        session,
+        wanted,
+        checkpoint,
+        threads=threads,
+        precision=facts.precision,
+        source=lambda: f"{digest()}{identity}",
+    )
+
+
+def _check_foreign(file: Path, checkpoint: Checkpoint, output: Output) -> None:
+    """Refuse a file of another exporter for what no exporter but ours writes."""
+    if checkpoint.is_modular_cross_encoder and output == "logits":
+        raise CheckpointError(
+            f"{file} ends before the Dense modules that give this model's scores; its safetensors are needed"
+        )
+    if callable(output):
+        raise CheckpointError(
+            f"{file} does not say that it gives {output}; the model's safetensors are needed"
+        )

@@ -13,7 +13,8 @@ it. With `name.by_row` (1,) the scale is for inputs divided by the largest |valu
 it a row's own. A table `name` of word embeddings has `name` (rows, size) int8 and `name_scale` (rows, 1).
 
 Beside it, `parity.json` is the record of the parity gate: "passed", and the "sha256" of the very file that
-was measured, so that it says nothing about any other.
+was measured, so that it says nothing about any other; for scores after earlier layers (exits.py), also the
+"exits_sha256" of the heads that were measured with it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from crossrank.runtime.exits import EXITS_FILE
 from crossrank.runtime.graph import Float32Linear, Graph
 from crossrank.runtime.settings import read_object, read_setting
 from crossrank.runtime.weights import file_digest
@@ -44,11 +46,16 @@ Array = npt.NDArray[Any]
 
 
 class Int8Linear:
-    """The form of linear layers that reads `model.int8.safetensors`; layers without a scale stay float32."""
+    """The form of linear layers that reads `model.int8.safetensors`; layers without a scale stay float32.
 
-    def __init__(self) -> None:
+    Args:
+        anywhere: write the products that are exact on every processor, and not those that are the fastest of
+            the exact ones on this one. The numbers are the same.
+    """
+
+    def __init__(self, *, anywhere: bool = False) -> None:
         self._written: dict[tuple[Any, ...], str] = {}
-        self._signed = _multiplies_exactly()
+        self._signed = not anywhere and _multiplies_exactly()
 
     def linear(self, graph: Graph, x: str, name: str) -> str:
         """Write QuantizeLinear and MatMulIntegerToFloat."""
@@ -62,9 +69,10 @@ class Int8Linear:
         if graph.has(f"{name}.bias"):
             bias = graph.array(f"{name}.bias") + bias
         weight = np.ascontiguousarray(graph.array(f"{name}.weight").T)  # (in, out)
+        offset = ""  # zeros given as an offset would be computed with
         if not self._signed:
             weight = (weight.astype(np.int16) + 128).astype(np.uint8)
-        offset = np.full(weight.shape[1], 0 if self._signed else 128, weight.dtype)
+            offset = graph.constant(np.full(weight.shape[1], 128), np.uint8)
         bias_value = graph.weight(f"{name}.bias", bias)
         product = graph.microsoft(
             "MatMulIntegerToFloat",
@@ -74,11 +82,14 @@ class Int8Linear:
                 graph.constant(scale[0], np.float32),
                 graph.tensor(f"{name}.weight_scale"),
                 graph.constant(zero_point[0], np.uint8),
-                graph.constant(offset, weight.dtype),
+                offset,
                 "" if largest else bias_value,
             ],
         )
-        return graph.node("Add", [graph.node("Mul", [product, largest]), bias_value]) if largest else product
+        if not largest:
+            return product
+        by_row = graph.node("Unsqueeze", [largest, graph.constant([1])])
+        return graph.node("Add", [graph.node("Mul", [product, by_row]), bias_value])
 
     def linear_many(self, graph: Graph, x: str, names: Sequence[str]) -> list[str]:
         """Write one product each; an input they share is rounded once."""
@@ -94,11 +105,11 @@ class Int8Linear:
         )
 
     def _largest(self, graph: Graph, x: str) -> str:
-        """The largest |value| of each row, (rows, 1)."""
+        """The largest |value| of each row, (rows,)."""
 
         def write() -> str:
             axis = graph.constant([1])
-            largest = graph.node("ReduceMax", [graph.node("Abs", [x]), axis], keepdims=1)
+            largest = graph.node("ReduceMax", [graph.node("Abs", [x]), axis], keepdims=0)
             return graph.node("Max", [largest, graph.constant(1e-12, np.float32)])
 
         return self._once((x, "largest"), write)
@@ -108,9 +119,13 @@ class Int8Linear:
         scale, zero_point = graph.array(f"{name}.input_scale"), graph.array(f"{name}.input_zero_point")
 
         def write() -> str:
-            value = graph.node("Div", [x, largest]) if largest else x
-            constants = [graph.constant(scale[0], np.float32), graph.constant(zero_point[0], np.uint8)]
-            return graph.node("QuantizeLinear", [value, *constants])
+            step = graph.constant(scale[0], np.float32)
+            zero = graph.constant(zero_point[0], np.uint8)
+            if not largest:
+                return graph.node("QuantizeLinear", [x, step, zero])
+            steps = graph.node("Mul", [largest, step])
+            zeros = graph.node("Expand", [zero, graph.node("Shape", [steps])])
+            return graph.node("QuantizeLinear", [x, steps, zeros], axis=0)
 
         return self._once((x, largest, scale.tobytes(), zero_point.tobytes()), write)
 
@@ -156,12 +171,14 @@ class Dequantized(Mapping[str, Array]):
         return len(self._names)
 
 
-def passed_parity(folder: Path, digest: Callable[[], str] | None = None) -> bool:
+def passed_parity(folder: Path, digest: Callable[[], str] | None = None, exits_digest: str = "") -> bool:
     """Whether a folder's int8 weights, and no others, have a record of passing the parity gate.
 
     Args:
         folder: has both files.
         digest: gives the SHA-256 (hex) of the weights where that is kept; None computes it.
+        exits_digest: SHA-256 (hex) of the heads at earlier layers, which must have passed, too; "" where it
+            is the last layer's scores that matter.
 
     Raises:
         CheckpointError: the record cannot be read.
@@ -172,18 +189,25 @@ def passed_parity(folder: Path, digest: Callable[[], str] | None = None) -> bool
     record = read_object(path)
     if not read_setting(record, "passed", bool, source=path):
         return False
+    if exits_digest and read_setting(record, "exits_sha256", str, "", source=path) != exits_digest:
+        return False
     measured = read_setting(record, "sha256", str, source=path)
     return measured == (digest() if digest else file_digest(folder / INT8_FILE))
 
 
-def write_parity(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write the parity gate's record beside the int8 weights it is about, whose SHA-256 is added.
+def write_parity(folder: Path, record: Mapping[str, Any], digest: str | None = None) -> None:
+    """Write the parity gate's record beside the int8 weights it is about.
+
+    Their SHA-256 is added, and that of heads at earlier layers where the folder has some.
 
     Args:
         folder: has the int8 weights.
         record: what was measured; `passed` says whether the weights may be used.
+        digest: of the weights; None takes that of `INT8_FILE`.
     """
-    record = {**record, "sha256": file_digest(folder / INT8_FILE)}
+    record = {**record, "sha256": digest or file_digest(folder / INT8_FILE)}
+    if (folder / EXITS_FILE).is_file():
+        record["exits_sha256"] = file_digest(folder / EXITS_FILE)
     (folder / PARITY_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

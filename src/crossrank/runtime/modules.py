@@ -18,7 +18,16 @@ from crossrank.errors import CheckpointError, UnsupportedArchitectureError
 from crossrank.runtime.settings import read_json, read_object, read_setting
 from crossrank.runtime.weights import open_tensors, weight_files
 
-__all__ = ["Dense", "LayerNorm", "Module", "Normalize", "Pooling", "TokenMask", "read_modules"]
+__all__ = [
+    "Dense",
+    "LayerNorm",
+    "Module",
+    "Normalize",
+    "Pooling",
+    "PoolingMode",
+    "TokenMask",
+    "read_modules",
+]
 
 PoolingMode = Literal["cls", "mean", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"]
 

@@ -2,13 +2,15 @@
 
 Per layer, the smoothing of input features (Xiao et al. 2023, arXiv:2211.10438, eq. 4) and the clipping of the
 input range are those that give the least squared error of the layer's output on unlabelled inputs; where a
-scale by row halves that error, the layer has one. The mean error that is left is taken off the bias (Nagel et
-al. 2019, arXiv:1906.04721, sec. 4.2). int8.py runs the result.
+scale by row halves that error, the layer has one. Layers that read the same input, as query, key and value
+do, share all of this, so that the input is smoothed and rounded once. The mean error that is left is taken
+off the bias (Nagel et al. 2019, arXiv:1906.04721, sec. 4.2). int8.py runs the result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,42 +80,67 @@ class _Observer:
         return [self.linear(graph, x, name) for name in names]
 
 
-def _quantize_layer(inputs: Array, weight: Array, bias: Array | None) -> QuantizedLayer:
+def _quantize_together(
+    inputs: Array, weights: Sequence[Array], biases: Sequence[Array | None]
+) -> list[QuantizedLayer]:
+    """Quantise layers that read the same inputs, as one; each counts by its error relative to its output.
+
+    Args:
+        inputs: (rows, in) float32, real activations.
+        weights: (out, in) float32 each.
+        biases: (out,) float32 each, or None.
+    """
+    shares = [np.full(len(weight), 1 / max(float((inputs @ weight.T).var()), 1e-12)) for weight in weights]
+    joined = _quantize_layer(inputs, np.concatenate(weights), np.concatenate(shares).astype(np.float32))
+    ends = np.cumsum([len(weight) for weight in weights])[:-1]
+    parts = (np.split(part, ends) for part in (joined.weight, joined.weight_scale, joined.bias_correction))
+    return [
+        joined._replace(
+            weight=weight,
+            weight_scale=scale,
+            bias_correction=correction,
+            bias=None if bias is None else np.array(bias),
+        )
+        for weight, scale, correction, bias in zip(*parts, biases, strict=True)
+    ]
+
+
+def _quantize_layer(inputs: Array, weight: Array, importance: Array) -> QuantizedLayer:
     """Quantise one layer so that its output on the given inputs changes least.
 
     Args:
         inputs: (rows, in) float32, real activations.
         weight: (out, in) float32.
-        bias: (out,) float32, or None.
+        importance: (out,) float32, what the squared error of an output is multiplied with.
     """
     exact = inputs @ weight.T  # (rows, out)
     # First how to smooth, then how far to clip: the best of all combinations is hardly ever better.
     smoothings = [None if alpha is None else _smoothing(inputs, weight, alpha) for alpha in _SMOOTHINGS]
-    static = [_rounded(inputs, weight, exact, smooth, clip=_CLIPS[0]) for smooth in smoothings]
+    rounded = partial(_rounded, inputs, weight, exact, importance)
+    static = [rounded(smooth, clip=_CLIPS[0]) for smooth in smoothings]
     smooth = min(static, key=itemgetter(0))[1].input_smooth
-    static += [_rounded(inputs, weight, exact, smooth, clip=clip) for clip in _CLIPS[1:]]
+    static += [rounded(smooth, clip=clip) for clip in _CLIPS[1:]]
     by_row = [
-        _rounded(inputs, weight, exact, smooth, row_zero_point=zero_point)
+        rounded(smooth, row_zero_point=zero_point)
         for smooth in smoothings[1:]
         for zero_point in _ROW_ZERO_POINTS
     ]
     error, best = min(static, key=itemgetter(0))
     row_error, row_best = min(by_row, key=itemgetter(0))
-    if row_error < (1 - _ROW_GAIN) * error:
-        best = row_best
-    return best if bias is None else best._replace(bias=np.array(bias))
+    return row_best if row_error < (1 - _ROW_GAIN) * error else best
 
 
 def _rounded(
     inputs: Array,
     weight: Array,
     exact: Array,
+    importance: Array,
     smooth: Array | None,
     *,
     clip: float = 1.0,
     row_zero_point: int | None = None,
 ) -> tuple[float, QuantizedLayer]:
-    """Quantise a layer in one way; the mean squared error of its output, and the layer without a bias."""
+    """Quantise a layer in one way; the mean of its weighted squared errors, and the layer without a bias."""
     x = inputs if smooth is None else inputs * smooth
     scaled_weight = weight if smooth is None else weight / smooth
     weight_scale = np.maximum(np.abs(scaled_weight).max(axis=1), 1e-12).astype(np.float32) / _MAX_WEIGHT
@@ -140,7 +167,7 @@ def _rounded(
         smooth,
         None if row_zero_point is None else np.ones(1, np.uint8),
     )
-    return float(np.square(difference - drift).mean()), layer
+    return float((np.square(difference - drift) * importance).mean()), layer
 
 
 def _quantize_table(table: Array) -> tuple[Array, Array]:
@@ -189,14 +216,18 @@ def calibrate(
             tracked.advance()
     tensors = checkpoint.tensors()
     layers: dict[str, QuantizedLayer] = {}
+    readers: dict[str, list[str]] = {}
+    for name, source in observer.inputs.items():
+        readers.setdefault(source, []).append(name)
     with track(len(observer.inputs), "Quantising", progress=progress) as tracked:
-        for name, source in observer.inputs.items():
-            layers[name] = _quantize_layer(
+        for source, names in readers.items():
+            together = _quantize_together(
                 np.concatenate(seen[source]),
-                np.array(tensors[f"{name}.weight"]),
-                tensors.get(f"{name}.bias"),
+                [np.array(tensors[f"{name}.weight"]) for name in names],
+                [tensors.get(f"{name}.bias") for name in names],
             )
-            tracked.advance()
+            layers.update(zip(names, together, strict=True))
+            tracked.advance(len(names))
     return layers
 
 

@@ -39,6 +39,7 @@ class TorchT5Engine:
     """
 
     threads = 1
+    wants_exact = False  # a GPU wants many rows more than it minds padding
 
     def __init__(
         self, checkpoint: Checkpoint, score: TokenScore, *, bf16: bool, device: str | None, identity: str

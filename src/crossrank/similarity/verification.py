@@ -13,7 +13,7 @@ from crossrank.errors import InputError
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.similarity.paraphrases import Ints, SimilarPairs
 
-__all__ = ["Verification", "verify"]
+__all__ = ["Verification", "check_verifier", "verify"]
 
 
 class Verification(NamedTuple):
@@ -42,7 +42,7 @@ def verify(
     cross_encoder: CrossEncoder,
     *,
     band: tuple[float, float] = (-1.0, 1.0),
-    least: float = 0.5,
+    least: float | None = None,
     most: int = 10_000,
 ) -> Verification:
     """Read the pairs of a band of cosines with a cross-encoder, and keep those it confirms.
@@ -58,23 +58,19 @@ def verify(
             that is meant where it has several.
         band: (low, high): pairs with low <= cosine < high are read. Those above stay unread; those below
             stay as they are, too: `similar_pairs` has left out what is too low.
-        least: the value from which on a pair stays.
+        least: the value from which on a pair stays. Default: 0.5, for a model with a calibration or an
+            activation. Raw scores have no known range, so for a model with neither it must be given.
         most: pairs that are read, those of the highest cosines first.
 
     Raises:
-        InputError: a band that is none, or a model with several labels and none chosen.
+        InputError: a band that is none, a model with several labels and none chosen, or one of raw scores
+            without `least`.
     """
     low, high = as_number(band[0], "band[0]", -1, 1), as_number(band[1], "band[1]", -1, 1)
     if not low < high:
         raise InputError(f"band is from {low:g} to {high:g}; the first must be less")
     check_count(most, "most")
-    if not isinstance(cross_encoder, CrossEncoder):
-        raise InputError(f"{cross_encoder.name} is a {type(cross_encoder).__name__}; give a cross-encoder")
-    if cross_encoder.label is None:
-        raise InputError(
-            f"{cross_encoder.name} gives {len(cross_encoder.labels)} scores "
-            f"({', '.join(cross_encoder.labels)}); open it with label= the one that means similar"
-        )
+    least = check_verifier(cross_encoder, least)
     inside = (pairs.scores >= np.float32(low)) & (pairs.scores < np.float32(high))
     places = np.flatnonzero(inside)
     read = places[:most]
@@ -91,6 +87,36 @@ def verify(
         num_rejected=int(np.count_nonzero(~stays[read])),
         num_unread=len(places) - len(read),
     )
+
+
+def check_verifier(cross_encoder: CrossEncoder, least: float | None) -> float:
+    """Find out, before anything is computed, whether a model can confirm pairs; returns the least value.
+
+    Args:
+        cross_encoder: see `verify`.
+        least: see `verify`.
+
+    Raises:
+        InputError: see `verify`.
+    """
+    if not isinstance(cross_encoder, CrossEncoder):
+        raise InputError(
+            f"{cross_encoder.name} does not read two texts together and score them; give a cross-encoder"
+        )
+    if cross_encoder.label is None:
+        raise InputError(
+            f"{cross_encoder.name} gives {len(cross_encoder.labels)} scores "
+            f"({', '.join(cross_encoder.labels)}); open it with label= the one that means similar"
+        )
+    if least is None:
+        if cross_encoder.calibration is None and cross_encoder.activation == "identity":
+            raise InputError(
+                f"{cross_encoder.name} has neither a calibration nor an activation: its values are raw "
+                "scores of no known range, and 0.5 says nothing of them; give the least that counts, in that "
+                "range, or calibrate the model"
+            )
+        least = 0.5
+    return as_number(least, "least", -1e30)
 
 
 def _values(

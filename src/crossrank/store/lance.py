@@ -42,6 +42,7 @@ GRACE_S = 600.0
 """Old versions of an index stay this long for processes that may be reading them."""
 
 _LOCK_TIMEOUT_S = 300.0
+_IDS_AT_A_TIME = 8192
 _OWN_NAMES = frozenset({"documents.lance", "writer.lock"})  # what `table.py` puts into an index's folder
 
 
@@ -345,6 +346,20 @@ class Index:
         settings = self._table.settings
         rows = self._table.rows_by_id(ids, settings.document_columns())
         return [settings.document(rows[name]) if name in rows else None for name in ids]
+
+    def ids(self, filter: FilterLike | None = None) -> Iterator[str]:
+        """Yield the ids of all documents, or of those that match, in the order they are stored.
+
+        Nothing but ids is read, and some thousand at a time. What is written meanwhile is not seen.
+
+        Args:
+            filter: a condition on fields.
+
+        Raises:
+            InputError: a filter that does not fit the fields.
+        """
+        batches = self._table.batches(["id"], self._sql(filter), _IDS_AT_A_TIME)
+        return (str(name) for batch in batches for name in batch["id"].to_pylist())
 
     def documents(self, filter: FilterLike | None = None) -> Iterator[Document]:
         """Yield all documents, or those that match, in the order they are stored.

@@ -89,10 +89,8 @@ class StoredLateInteraction:
     ) -> list[Ranking]:
         """Order many queries' documents; see `LateInteraction.rank_many`.
 
-        Args:
-            queries: not empty each.
-            documents: one list for each query.
-            top_k: how many hits to return for each query; None returns all.
+        Arguments and errors are those of `rank`, with one list of documents for each query; see
+        `crossrank.models.reranker.Reranker.rank_many`.
         """
         return self._model.rank_with(Requests.several(queries, documents, top_k), top_k, self._vectors)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,10 +12,12 @@ import numpy as np
 
 from crossrank.errors import CheckpointError
 from crossrank.models.hub import Kind, resolve
+from crossrank.models.load import kind_of
 from crossrank.runtime.checkpoint import Checkpoint
+from crossrank.runtime.exits import EXITS_FILE
 from crossrank.runtime.weights import weight_files
 
-__all__ = ["base_folder"]
+__all__ = ["base_folder", "check_base"]
 
 
 @contextmanager
@@ -46,7 +48,32 @@ def base_folder(base: str, kind: Kind, revision: str | None = None) -> Iterator[
         whole = Path(temporary, folder.name)
         other_forms = shutil.ignore_patterns("*.safetensors", "parity.json", "*.onnx")
         shutil.copytree(folder, whole, ignore=other_forms)
+        if checkpoint.exits_file is not None:
+            shutil.copyfile(checkpoint.exits_file, whole / EXITS_FILE)
         tensors = checkpoint.tensors()
         weights = {name: np.array(tensors[name], dtype=np.float32) for name in tensors}
         save_file(weights, whole / "model.safetensors", metadata={"format": "pt"})
         yield whole
+
+
+def check_base(name: str, folder: Path, kinds: Collection[str], student: str) -> None:
+    """Refuse a base that was trained to be something else; its weights would be taken in silence.
+
+    Args:
+        name: of the base, for messages.
+        folder: its files.
+        kinds: of `crossrank.models.load.KINDS`, that may be trained; so may a plain transformer.
+        student: what is trained, in words.
+
+    Raises:
+        CheckpointError: it is of another kind.
+    """
+    try:
+        kind = kind_of(folder)
+    except CheckpointError:
+        return  # it does not say that it is anything but a transformer
+    if kind not in kinds:
+        raise CheckpointError(
+            f"student.base: {name} is of the kind {kind}; {student} is trained from a plain transformer or "
+            f"the kind {' or '.join(kinds)}"
+        )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from crossrank.errors import CheckpointError, require
 from crossrank.models.hub import Kind
+from crossrank.training.bases import check_base
 from crossrank.training.recipes import Lengths, StudentChoice
 from crossrank.training.tokens import TokenizerLengths, set_max_length
 
@@ -24,19 +25,19 @@ class BiEncoderStudent:
     family = "encoder"
     joins_texts = False
     hub_kind: Kind = "bi-encoder"
+    options: tuple[str, ...] = ()
 
     def open(self, choice: StudentChoice, folder: Path, lengths: Lengths) -> Any:
         """Return a `SentenceTransformer`; a plain transformer gets mean pooling."""
-        if choice.classes is not None:
-            raise CheckpointError("student.classes: a bi-encoder has no classes")
+        check_base(choice.base, folder, ("bi_encoder",), "a bi-encoder")
         sentence_transformer = require("sentence_transformers", "train").SentenceTransformer
         try:
             model = sentence_transformer(
                 str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"}
             )
         except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{folder} cannot be trained as a bi-encoder: {error}") from error
-        set_max_length(model, folder, lengths)
+            raise CheckpointError(f"{choice.base} cannot be trained as a bi-encoder: {error}") from error
+        set_max_length(model, folder, lengths, choice.base)
         return model
 
     def trainer(self) -> tuple[type[Any], type[Any]]:

@@ -30,7 +30,8 @@ from crossrank.models.calibration import (
 )
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.hub import BUILT_IN, resolve
-from crossrank.models.quantize import Candidates, check_target, in_hash_order
+from crossrank.models.model_folder import check_target
+from crossrank.models.quantize import Candidates, in_hash_order
 from crossrank.training.probability_maps import METHODS, fit_map
 from crossrank.training.thresholds import Ints, choose_threshold
 from crossrank.types import Qrels

@@ -105,6 +105,15 @@ def _figures(report: TrainingReport, held_out: HeldOutSet | None) -> list[str]:
             "Intervals are 95 % bootstrap intervals over the queries; p is of a paired randomisation test. "
             "The step was chosen by this measure, so a collection of its own says more.",
         ]
+    if report.exits:
+        lines += [
+            "",
+            "It has heads at earlier layers, too; the same measure of these:",
+            "",
+            f"| after layer | {report.measure} |",
+            "| ---: | ---: |",
+            *(f"| {layer} | {value:.4f} |" for layer, value in report.exits.items()),
+        ]
     if report.best_step == 0:
         lines += ["", "No measurement was better than the base: these are the base's weights."]
     else:

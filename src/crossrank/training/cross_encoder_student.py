@@ -24,6 +24,7 @@ class CrossEncoderStudent:
     family = "scorer"
     joins_texts = True
     hub_kind: Kind = "cross-encoder"
+    options: tuple[str, ...] = ("classes",)
 
     def open(self, choice: StudentChoice, folder: Path, lengths: Lengths) -> Any:
         """Return a `CrossEncoder`; a base without a head gets a new one."""
@@ -40,12 +41,16 @@ class CrossEncoderStudent:
                 model_kwargs={"dtype": "float32", "ignore_mismatched_sizes": classes is not None},
             )
         except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{folder} cannot be trained as a cross-encoder: {error}") from error
+            raise CheckpointError(f"{choice.base} cannot be trained as a cross-encoder: {error}") from error
         if classes:
             config = model.transformers_model.config
             config.id2label = dict(enumerate(classes))
             config.label2id = {name: i for i, name in enumerate(classes)}
-        set_max_length(model, folder, lengths)
+        set_max_length(model, folder, lengths, choice.base)
+        if choice.exits:
+            from crossrank.training.exits import add_exits
+
+            add_exits(model, choice.exits, folder)
         return model
 
     def trainer(self) -> tuple[type[Any], type[Any]]:
@@ -75,7 +80,19 @@ class CrossEncoderStudent:
 
     def export(self, model: Any, folder: Path) -> None:
         """Write what transformers, sentence-transformers and crossrank open."""
-        model.save_pretrained(str(folder), create_model_card=False)
+        from crossrank.training.exits import exits_of, save_exits
+
+        if not exits_of(model):
+            model.save_pretrained(str(folder), create_model_card=False)
+            return
+        transformer = model.transformers_model
+        exits = transformer.exits
+        del transformer.exits  # model.safetensors stays what every library expects
+        try:
+            model.save_pretrained(str(folder), create_model_card=False)
+        finally:
+            transformer.exits = exits
+        save_exits(model, folder)
 
 
 def score_pairs(

@@ -259,6 +259,10 @@ def _all_or_none(scores: Sequence[float | None]) -> tuple[float, ...] | None:
 def _drawn(lists: Sequence[TrainingList], source: DataSource, seed: int) -> list[TrainingList]:
     """Return the share of lists with the smallest hashes; their order stays."""
     count = round(len(lists) * source.share)
+    if count == 0:
+        raise InputError(
+            f"{source.file}: a share of {source.share:g} is none of its queries, which are {len(lists):,}"
+        )
     count = count if source.limit is None else min(count, source.limit)
     if count >= len(lists):
         return [*lists]

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
 from crossrank.errors import TrainingStoppedError
 from crossrank.training.checkpointing import save_weights
 from crossrank.training.held_out import HeldOutSet, Measured
+from crossrank.training.processes import by_first
 from crossrank.training.recipes import Recipe
 from crossrank.training.run_folder import RunFolder
 from crossrank.training.students import Student
@@ -128,6 +128,7 @@ class Measurements(TrainerCallback):  # type: ignore[misc]
         run: its folder.
         student: scores the held-out documents.
         held_out: what is measured.
+        token_budget: padded tokens of one forward pass.
         report: is told of each measurement.
         pause: is told how long each took.
     """
@@ -139,25 +140,39 @@ class Measurements(TrainerCallback):  # type: ignore[misc]
         student: Student,
         held_out: HeldOutSet,
         *,
+        token_budget: int,
         report: Report,
         pause: Callable[[float], None],
     ) -> None:
         assert recipe.held_out is not None  # there is a set
         self._recipe, self._choice, self._run = recipe, recipe.held_out, run
         self._student, self._held_out = student, held_out
+        self._token_budget = token_budget
         self._report, self._pause = report, pause
-        self.measured: dict[int, float] = {
-            line["step"]: line["held_out"] for line in run.metrics() if "held_out" in line
-        }
-        self.last: Measured | None = None
+        # as the first process reads it: by now it may have written more
+        self.measured: dict[int, float] = by_first(
+            lambda: {line["step"]: line["held_out"] for line in run.metrics() if "held_out" in line}
+        )
 
     @property
     def best_step(self) -> int:
         """The first step with the highest value."""
         return max(self.measured, key=lambda step: (self.measured[step], -step))
 
+    def measure_base(self, model: Any, num_steps: int) -> None:
+        """Measure the model before its first step, query by query."""
+
+        def work() -> float:
+            base = self.measure(model, 0, num_steps)
+            self._run.note(baseline_per_query=base.per_query)
+            return base.value
+
+        self.measured[0] = by_first(work)
+
     def measure(self, model: Any, step: int, num_steps: int) -> Measured:
         """Measure a model, write it down, and keep its weights if it is the best.
+
+        Of several processes, in the first one.
 
         Raises:
             TrainingStoppedError: scores that are NaN or infinite, or all the same; or, after the first
@@ -168,14 +183,13 @@ class Measurements(TrainerCallback):  # type: ignore[misc]
             model,
             [*self._held_out.queries.values()],
             self._held_out.documents,
-            self._recipe.schedule.token_budget,
+            self._token_budget,
         )
         if not all(np.isfinite(each).all() for each in scores):
             raise TrainingStoppedError(f"at step {step} held-out scores are NaN or infinite{self._left()}")
         found = self._held_out.measured(scores)
         self._check(found, step)
         self.measured[step] = found.value
-        self.last = found
         if self.best_step == step:
             save_weights(model, self._run.best_path)
         self._run.log(step=step, held_out=found.value, deviation=found.deviation)
@@ -228,8 +242,7 @@ class Measurements(TrainerCallback):  # type: ignore[misc]
         step = state.global_step
         if step % self._choice.every and step < state.max_steps:
             return
-        if state.is_world_process_zero and step not in self.measured:
-            self.measure(kwargs["model"], step, state.max_steps)
-        self.measured[step] = broadcast_object_list([self.measured.get(step)])[0]  # one decision for all
+        if step not in self.measured:  # which all processes know alike
+            self.measured[step] = by_first(lambda: self.measure(kwargs["model"], step, state.max_steps).value)
         if self.patience_is_over:
             control.should_training_stop = True

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from crossrank.errors import InputError
 from crossrank.evaluation.collections import Collection
 from crossrank.evaluation.measures import evaluate, parse_measure
+from crossrank.evaluation.pairs import spearman
 from crossrank.retrieval.bm25 import BM25
 from crossrank.training.examples import TrainingList, draw, read_lists
 from crossrank.training.recipes import HeldOut
@@ -78,7 +79,7 @@ class HeldOutSet:
         """
         if self.measure in PAIR_MEASURES:
             joined = np.concatenate([*scores])
-            value = self._accuracy(joined) if self.measure == "accuracy" else spearman(joined, self._grades())
+            value = self._accuracy(joined) if self.measure == "accuracy" else self._spearman(joined)
             return Measured(value, {}, float(joined.std()))
         run = {
             query_id: dict(zip(ids, map(float, found), strict=True))
@@ -90,6 +91,10 @@ class HeldOutSet:
 
     def _grades(self) -> Scores:
         return np.asarray(self.labels, dtype=np.float32)
+
+    def _spearman(self, scores: Scores) -> float:
+        """Return the rank correlation; a model that says the same of all pairs orders none of them: 0."""
+        return spearman(scores, self._grades()) if np.ptp(scores) else 0.0
 
     def _accuracy(self, scores: Scores) -> float:
         if scores.ndim == 2 and self.classes:
@@ -186,6 +191,8 @@ def _of_pairs(choice: HeldOut, seed: int, classes: Sequence[str] | None) -> Held
     labels = [label for each in kept for label in each.labels]
     if choice.measure == "spearman" and any(isinstance(label, str) for label in labels):
         raise InputError(f"{choice.file} has names of classes; held_out.measure spearman is for numbers")
+    if choice.measure == "spearman" and len({*labels}) < 2:
+        raise InputError(f"{choice.file} has the same label everywhere; spearman is of different ones")
     if choice.measure == "accuracy" and classes:
         unknown = sorted({_class_name(label) for label in labels} - {*classes})
         if unknown:
@@ -212,18 +219,3 @@ def _drawn(queries: Mapping[str, str], choice: HeldOut, seed: int) -> dict[str, 
 
 def _class_name(label: float | str) -> str:
     return label if isinstance(label, str) else f"{label:g}"
-
-
-def spearman(first: Scores, second: Scores) -> float:
-    """Return Spearman's correlation; equal values share the mean of their ranks; 0 where all are equal."""
-    ranks = [_ranks(np.asarray(each, dtype=np.float64)) for each in (first, second)]
-    centred = [each - each.mean() for each in ranks]
-    scale = math.sqrt(float((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
-    return float((centred[0] * centred[1]).sum() / scale) if scale else 0.0
-
-
-def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    mean: npt.NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
-    return mean

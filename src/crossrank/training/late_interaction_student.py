@@ -13,6 +13,7 @@ from crossrank.errors import CheckpointError, InputError, require
 from crossrank.models.hub import Kind
 from crossrank.models.maxsim import TokenVectors, maxsim
 from crossrank.runtime.checkpoint import Checkpoint
+from crossrank.training.bases import check_base
 from crossrank.training.recipes import Lengths, StudentChoice
 from crossrank.training.tokens import TokenizerLengths, set_max_length
 
@@ -29,6 +30,7 @@ class LateInteractionStudent:
     family = "multi_vector"
     joins_texts = False
     hub_kind: Kind = "late-interaction"
+    options: tuple[str, ...] = ("dimensions",)
 
     def open(self, choice: StudentChoice, folder: Path, lengths: Lengths) -> Any:
         """Return a `MultiVectorEncoder`; a bi-encoder or a plain transformer gets a projection.
@@ -37,8 +39,7 @@ class LateInteractionStudent:
         the base knows than axes drawn at random. The vectors are those of texts made of the tokens of its
         vocabulary, drawn from torch's global generator.
         """
-        if choice.classes is not None:
-            raise CheckpointError("student.classes: a late-interaction model has no classes")
+        check_base(choice.base, folder, ("late_interaction", "bi_encoder"), "a late-interaction model")
         require("sentence_transformers", "train")
         from sentence_transformers import MultiVectorEncoder
         from sentence_transformers.base.modules import Dense, Normalize, Transformer
@@ -73,9 +74,9 @@ class LateInteractionStudent:
                 model = MultiVectorEncoder(modules=modules, device="cpu")
         except (OSError, RuntimeError) as error:
             raise CheckpointError(
-                f"{folder} cannot be trained as a late-interaction model: {error}"
+                f"{choice.base} cannot be trained as a late-interaction model: {error}"
             ) from error
-        set_max_length(model, folder, lengths)
+        set_max_length(model, folder, lengths, choice.base)
         return model
 
     def trainer(self) -> tuple[type[Any], type[Any]]:

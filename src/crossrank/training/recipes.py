@@ -37,6 +37,9 @@ class StudentChoice:
         revision: commit, tag or branch of a base from the hub.
         classes: names of the outputs of a classifier, in their order; None for one score.
         dimensions: of token vectors, for late interaction from a base without a projection; None is 128.
+        exits: layers (counted from 1, before the last) after which a cross-encoder gets a head of its own,
+            trained together with the last one: see `crossrank.runtime.exits`.
+        exit_weight: of the loss of each of these heads, where that of the last counts 1.
     """
 
     kind: str
@@ -44,6 +47,16 @@ class StudentChoice:
     revision: str | None = None
     classes: tuple[str, ...] | None = None
     dimensions: int | None = limited(None, least=1)
+    exits: tuple[int, ...] | None = None
+    exit_weight: float = limited(0.3, least=0.0)
+
+    def __post_init__(self) -> None:
+        if self.exits is None:
+            return
+        if self.kind != "cross_encoder":
+            raise InputError(f"exits are heads of a cross_encoder, not of a {self.kind}")
+        if not self.exits or len({*self.exits}) < len(self.exits) or min(self.exits) < 1:
+            raise InputError(f"exits must be different layers counted from 1, not {[*self.exits]}")
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class DataSource:
     Attributes:
         file: JSON lines (also gzipped) or Parquet, as `crossrank mine` writes them.
         limit: the most queries that are taken from it.
-        share: of its queries, drawn with the recipe's seed.
+        share: of its queries, drawn with the recipe's seed; more than 0.
         label_range: the lowest and highest label, which become 0 and 1: [0, 5] for graded similarity.
     """
 
@@ -63,6 +76,8 @@ class DataSource:
     label_range: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.share == 0:
+            raise InputError("share is 0, which leaves no query; leave the file out, or give a share up to 1")
         if self.label_range is not None and not (
             len(self.label_range) == 2 and self.label_range[0] < self.label_range[1]
         ):
@@ -100,10 +115,11 @@ class Schedule:
         lists_per_step: rows of data an update; a row is a query with its documents (pairs and triplets are
             counted alone).
         accumulate: updates are of this many times `lists_per_step`.
-        list_size: documents a query at most, positives included.
+        list_size: documents a query at most, positives included; at least 2.
         gradient_cache: scores of a step are computed twice and only `token_budget` tokens of them are held
             for the gradient at a time; false holds all. auto is true for lists.
-        token_budget: padded tokens of one forward pass.
+        token_budget: padded tokens of one forward pass; None is what is fast on the device: see
+            `padded_tokens`.
         checkpoint_every: steps between two checkpoints, where nothing is held out; with `held_out`, each
             measurement comes with one.
     """
@@ -119,7 +135,7 @@ class Schedule:
     accumulate: int = limited(1, least=1)
     list_size: int = limited(8, least=1)
     gradient_cache: bool | Literal["auto"] = "auto"
-    token_budget: int = limited(4096, least=1)
+    token_budget: int | None = limited(None, least=1)
     checkpoint_every: int = limited(100, least=1)
 
     def __post_init__(self) -> None:
@@ -127,6 +143,17 @@ class Schedule:
             raise InputError("give one of epochs and steps")
         if self.epochs == 0:
             raise InputError("epochs must be more than 0")
+        if self.list_size == 1:
+            raise InputError(
+                "list_size is 1, which leaves a positive without a document to compare it with; give 2 or "
+                "more (sentence pairs, of one document each, stay as they are)"
+            )
+
+    def padded_tokens(self, *, on_cpu: bool) -> int:
+        """Return `token_budget`, or 1024 on a CPU, whose caches hold no more, and 4096 elsewhere."""
+        if self.token_budget is not None:
+            return self.token_budget
+        return 1024 if on_cpu else 4096
 
 
 @dataclass(frozen=True)
@@ -237,6 +264,8 @@ class Recipe:
         lengths: how much of a text is read.
         precision: of the forward and backward pass; weights stay float32. auto takes bf16 where it is
             measured to be faster on this machine.
+        attention: auto takes the form that is faster in that arithmetic on a CPU (see `attention.py`); sdpa
+            is torch's fused one everywhere.
         freeze: what stays as it is.
         lora: adapters instead of all weights.
         guards: when training stops because it goes wrong.
@@ -251,6 +280,7 @@ class Recipe:
     seed: int = limited(13, least=0)
     lengths: Lengths = field(default_factory=Lengths)
     precision: Literal["float32", "bf16", "auto"] = "auto"
+    attention: Literal["auto", "sdpa"] = "auto"
     freeze: Freeze = field(default_factory=Freeze)
     lora: LoRA | None = None
     guards: Guards = field(default_factory=Guards)

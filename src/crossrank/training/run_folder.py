@@ -58,30 +58,47 @@ class RunFolder:
             InputError: a finished model, a run of another recipe, or other files are there.
             FileFormatError: the record of the run cannot be read.
         """
-        made_with = json.loads(json.dumps(made_with))
+        self.check(made_with, overwrite=overwrite)
         if overwrite:
             self._forget()
-        if self._run_path.is_file():
+        if self.has_begun:
+            return True
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.output} cannot be written: {error.strerror or error}") from error
+        self._write_record({"made_with": json.loads(json.dumps(made_with))})
+        return False
+
+    def check(self, made_with: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Find out whether a run can begin here, or go on; writes nothing.
+
+        Args:
+            made_with: see `begin`.
+            overwrite: see `begin`.
+
+        Raises:
+            See `begin`.
+        """
+        if self.has_begun and not overwrite:
             earlier = self.record()
             if earlier.get("finished"):
                 raise InputError(
                     f"{self.output} exists; name another output, or replace it with overwrite=True"
                 )
-            other = _differing(earlier.get("made_with", {}), made_with)
+            other = _differing(earlier.get("made_with", {}), json.loads(json.dumps(made_with)))
             if other:
                 raise InputError(
                     f"{self.output} has an unfinished run with other {', '.join(other)}; give the same to go "
                     "on with it, or start anew with overwrite=True"
                 )
-            return True
-        if self.output.is_dir() and any(self.output.iterdir()):
+        if not self.has_begun and self.output.is_dir() and any(self.output.iterdir()):
             raise InputError(f"{self.output} is not empty, and has no training run in it; name another")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{self.output} cannot be written: {error.strerror or error}") from error
-        self._write_record({"made_with": made_with})
-        return False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a run, finished or not."""
+        return self._run_path.is_file()
 
     def record(self) -> dict[str, Any]:
         """Return what is known of the run.
@@ -166,7 +183,7 @@ class RunFolder:
 
     def _forget(self) -> None:
         """Remove a run, and the files of its model; others are left and refused."""
-        if not self._run_path.is_file():
+        if not self.has_begun:
             return
         for name in self.record().get("files", []):
             path = self.output / name

@@ -49,6 +49,9 @@ class Filters:
             their mean ("mean") is the positive score.
         false_negatives: what happens to a candidate that the teacher gives the positive score or more:
             "drop" refuses it as a suspected false negative, "keep" does not.
+        suspect_from: a candidate that the teacher scores below it is no such suspect, whatever the positive
+            score is: where the positive itself has a low score, both may be far from relevant. None sets no
+            such limit.
         near_duplicates: a candidate whose `near_duplicates.resemblance` to a positive, or to a negative that
             was chosen before it, is this or more is refused; above 0, at most 1. None refuses none.
 
@@ -66,10 +69,11 @@ class Filters:
     relative_margin: float | None = None
     positive_score: PositiveScore = "min"
     false_negatives: Literal["drop", "keep"] = "drop"
+    suspect_from: float | None = None
     near_duplicates: float | None = 0.8
 
     def __post_init__(self) -> None:
-        for name in ("min_score", "max_score"):
+        for name in ("min_score", "max_score", "suspect_from"):
             if getattr(self, name) is not None:
                 as_number(getattr(self, name), name, -_LIMIT, _LIMIT)
         for name in ("absolute_margin", "relative_margin"):
@@ -306,7 +310,8 @@ class Selection:
             return _Refusal("absolute_margin", positive_id, score, positive)
         if filters.relative_margin is not None and score > positive - filters.relative_margin * abs(positive):
             return _Refusal("relative_margin", positive_id, score, positive)
-        if by_teacher and score >= positive:
+        least = positive if filters.suspect_from is None else max(positive, filters.suspect_from)
+        if by_teacher and score >= least:
             return _Refusal("false_negative", positive_id, score, positive)
         return None
 

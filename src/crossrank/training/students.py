@@ -64,12 +64,14 @@ class Student(Protocol):
             document) and gives "scores".
         joins_texts: query and document share an input (and `max_length`); false where each is read alone.
         hub_kind: what a base is looked for as: `crossrank.models.hub.resolve`.
+        options: what it may be told beside its base: "classes", "dimensions".
     """
 
     kind: str
     family: Family
     joins_texts: bool
     hub_kind: Kind
+    options: tuple[str, ...]
 
     def open(self, choice: StudentChoice, folder: Path, lengths: Lengths) -> Any:
         """Return the base as a float32 model of sentence-transformers, on the CPU.
@@ -141,10 +143,15 @@ def student_of(choice: StudentChoice) -> Student:
     """Return the kind of a recipe.
 
     Raises:
-        InputError: there is no such kind.
+        InputError: there is no such kind, or it has not an option that the recipe gives.
     """
     if choice.kind not in STUDENTS:
         raise InputError(
             f"student.kind: there is no kind {choice.kind!r}; there are {', '.join(sorted(STUDENTS))}"
         )
-    return STUDENTS[choice.kind]
+    student = STUDENTS[choice.kind]
+    for name in ("classes", "dimensions"):
+        if getattr(choice, name) is not None and name not in student.options:
+            has = [kind for kind, each in STUDENTS.items() if name in each.options]
+            raise InputError(f"student.{name} is for the kind {' or '.join(has)}, not for {choice.kind}")
+    return student

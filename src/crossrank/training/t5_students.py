@@ -46,6 +46,7 @@ class MonoT5Student:
     family: Family = "scorer"
     joins_texts = True
     hub_kind: Kind = "cross-encoder"
+    options: tuple[str, ...] = ()
     _prompt = MONO_PROMPT
     _fields: tuple[str, ...] = ("query", "document")
 
@@ -53,11 +54,9 @@ class MonoT5Student:
         """Return a `CrossEncoder` over a whole T5."""
         cross_encoder = require("sentence_transformers", "train").CrossEncoder
         transformers: Any = require("transformers", "train")
-        if choice.classes:
-            raise InputError(f"student.classes are not for the kind {self.kind}, which gives one score")
         checkpoint = Checkpoint.open(folder)
         if checkpoint.architecture != "t5":
-            raise CheckpointError(f"{folder} is no T5 but {checkpoint.architecture}")
+            raise CheckpointError(f"{choice.base} is no T5 but {checkpoint.architecture}")
         declared = read_declaration(folder)
         if declared.kind not in (None, self.kind):
             declared = Declaration()  # another kind's prompt and tokens
@@ -73,7 +72,7 @@ class MonoT5Student:
         whole = {"t5": "T5ForConditionalGeneration", "mt5": "MT5ForConditionalGeneration"}
         model_class = getattr(transformers, whole[str(checkpoint.config["model_type"])])
         if not checkpoint.has_weights or "decoder.final_layer_norm.weight" not in checkpoint.tensors():
-            raise CheckpointError(f"{folder} has no decoder; the kind {self.kind} needs a whole T5")
+            raise CheckpointError(f"{choice.base} has no decoder; the kind {self.kind} needs a whole T5")
         model = model_class.from_pretrained(
             folder, dtype="float32", local_files_only=True, use_safetensors=True
         )

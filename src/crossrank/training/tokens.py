@@ -56,13 +56,14 @@ class TokenizerLengths:
         return cut
 
 
-def set_max_length(model: Any, folder: Path, lengths: Lengths) -> None:
+def set_max_length(model: Any, folder: Path, lengths: Lengths, base: str) -> None:
     """Give a model of sentence-transformers the recipe's length.
 
     Args:
         model: is changed.
         folder: its base, of an architecture that crossrank runs.
         lengths: of the recipe.
+        base: the name of the base, for messages.
 
     Raises:
         InputError: the base has fewer positions.
@@ -72,5 +73,5 @@ def set_max_length(model: Any, folder: Path, lengths: Lengths) -> None:
     if lengths.max_length is None:
         return
     if limit is not None and lengths.max_length > limit:
-        raise InputError(f"lengths.max_length is {lengths.max_length}; {folder} takes {limit} tokens at most")
+        raise InputError(f"lengths.max_length is {lengths.max_length}; {base} takes {limit} tokens at most")
     model.max_seq_length = lengths.max_length

@@ -12,25 +12,26 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from accelerate import PartialState
 from datasets import Dataset
 
-from crossrank.errors import InputError
+from crossrank.errors import InputError, TrainingStoppedError
 from crossrank.evaluation.significance import Comparison, compare
 from crossrank.runtime.weights import file_digest
 from crossrank.training.adapting import add_lora, count_trained, freeze, merge_lora
+from crossrank.training.attention import faster_attention
 from crossrank.training.bases import base_folder
 from crossrank.training.card import write_card
 from crossrank.training.checkpointing import load_weights, trainer_class
 from crossrank.training.examples import TrainingData, read_examples
+from crossrank.training.exits import ExitLoss, measured_exits
 from crossrank.training.forms import FORMS
 from crossrank.training.guards import GradientGuard, Measurements, Progress, StepLog
 from crossrank.training.held_out import HeldOutSet, open_held_out
@@ -40,6 +41,7 @@ from crossrank.training.losses.table import Loss, loss_named, options_of
 from crossrank.training.plots import plot_metrics
 from crossrank.training.precision import faster_precision
 from crossrank.training.preparation import Prepared, check_positives, prepare
+from crossrank.training.processes import by_first, processes, uses_cpu
 from crossrank.training.recipes import Recipe
 from crossrank.training.run_folder import RunFolder
 from crossrank.training.students import Student, student_of
@@ -67,6 +69,7 @@ class TrainingPlan:
         held_out_pairs: pairs that are scored at each measurement.
         weights_bytes: parameters, gradients and the optimiser's two moments.
         saved_bytes: what autograd held at once in a step of the longest rows, measured.
+        obstacles: what would stop the run before its first step, in words.
     """
 
     prepared: Prepared
@@ -79,6 +82,7 @@ class TrainingPlan:
     held_out_pairs: int
     weights_bytes: int
     saved_bytes: int
+    obstacles: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ class TrainingReport:
         best: of the weights in the folder.
         best_step: when they were measured; 0 is the base: nothing was better.
         comparison: base and result query by query; None for measures over all pairs together.
+        exits: layer -> the measure of the head there, for models with heads before the last.
         training_s: seconds of this call.
         num_pairs: pairs that were trained on in this call.
     """
@@ -108,15 +113,20 @@ class TrainingReport:
     best: float | None
     best_step: int | None
     comparison: Comparison | None
+    exits: Mapping[int, float]
     training_s: float
     num_pairs: int
 
 
-def plan(recipe: Recipe) -> TrainingPlan:
+def plan(recipe: Recipe, *, overwrite: bool = False) -> TrainingPlan:
     """Return what a run would do: reads the data, opens the base, and runs one step without an update.
 
+    Args:
+        recipe: of the run.
+        overwrite: whether the run would replace what is in the output folder.
+
     Raises:
-        See `train`; nothing is written, and guards do not stop it.
+        See `train`; nothing is written, and what would stop the run is named in the plan.
     """
     with ExitStack() as opened:
         made = _Ingredients(recipe, opened)
@@ -124,7 +134,7 @@ def plan(recipe: Recipe) -> TrainingPlan:
         nowhere = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         trainer = made.trainer(RunFolder(nowhere), bf16=recipe.precision == "bf16")
         loss_of = made.first_step(trainer, longest=True)
-        with SavedBytes(made.model) as saved:
+        with made.attention(), SavedBytes(made.model) as saved:
             loss_of().backward()  # type: ignore[no-untyped-call]
         return TrainingPlan(
             prepared=made.prepared,
@@ -137,6 +147,7 @@ def plan(recipe: Recipe) -> TrainingPlan:
             held_out_pairs=made.held_out.num_pairs if made.held_out else 0,
             weights_bytes=4 * all_parameters + 12 * trained,
             saved_bytes=saved.peak,
+            obstacles=tuple(made.obstacles(overwrite=overwrite)),
         )
 
 
@@ -163,30 +174,33 @@ def train(
     """
     report = report or (lambda progress: None)
     run = RunFolder(Path(recipe.output))
-    state = PartialState()
     with ExitStack() as opened:
         made = _Ingredients(recipe, opened)
         check_positives(made.prepared, recipe.guards.truncated_positives)
-        if state.is_main_process:
-            run.begin(made.made_with, overwrite=overwrite)
-            run.last_checkpoint()  # removes what was being written
-        state.wait_for_everyone()
-        bf16 = made.precision(run, state) == "bf16"
-        trainer = made.trainer(run, bf16=bf16)
-        return _run(made, trainer, run, report)
+        by_first(lambda: run.begin(made.made_with, overwrite=overwrite))
+        with made.attention():
+            bf16 = by_first(lambda: made.precision(run)) == "bf16"
+            trainer = made.trainer(run, bf16=bf16)
+            begun = time.monotonic()
+            measurements, num_steps = _run(made, trainer, run, report)
+        comparison = None
+        if trainer.is_world_process_zero():
+            comparison = _take_best(made, run, measurements)
+        found = _report(
+            made, run, trainer, measurements, num_steps=num_steps, comparison=comparison, begun=begun
+        )
+        if trainer.is_world_process_zero():
+            _export(made, run, found)
+        return found
 
 
 def _run(
     made: _Ingredients, trainer: Any, run: RunFolder, report: Callable[[Progress], None]
-) -> TrainingReport:
-    recipe, begun = made.recipe, time.monotonic()
-    is_main = trainer.is_world_process_zero()
-    checkpoint = run.last_checkpoint() if is_main else None
-    if trainer.args.world_size > 1:
-        checkpoint = _same_for_all(checkpoint)
+) -> tuple[Measurements | None, int]:
+    """Train, and return the measurements and the steps that were made in all."""
+    checkpoint = by_first(run.last_checkpoint)
     first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else -1
-    if is_main:
-        run.take_back(first_step)
+    by_first(lambda: run.take_back(first_step))
     steps = StepLog(run, report, lambda: trainer.pairs_done * trainer.args.world_size)
     trainer.remove_callback(transformers.PrinterCallback)  # reports are told to `report`
     trainer.add_callback(steps)
@@ -194,37 +208,45 @@ def _run(
     measurements = None
     if made.held_out is not None:
         measurements = Measurements(
-            recipe, run, made.student, made.held_out, report=report, pause=steps.pause
+            made.recipe,
+            run,
+            made.student,
+            made.held_out,
+            token_budget=made.token_budget,
+            report=report,
+            pause=steps.pause,
         )
-        if checkpoint is None and is_main:
-            base = measurements.measure(made.model, 0, made.num_steps)
-            run.note(baseline_per_query=base.per_query)
-        measurements.measured.setdefault(0, _same_for_all(measurements.measured.get(0)))
+        if checkpoint is None:
+            measurements.measure_base(made.model, made.num_steps)
         trainer.add_callback(measurements)
     if measurements is None or not measurements.patience_is_over:
         with warnings.catch_warnings():
             # of torch's and accelerate's own doing; nothing a reader of them could act on
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|accelerate)\.")
+            for category in (UserWarning, FutureWarning):
+                warnings.filterwarnings("ignore", category=category, module=r"(torch|accelerate)\.")
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    num_steps = max(trainer.state.global_step, first_step)
-    if not is_main:
-        return _report(made, run, trainer, measurements, num_steps=num_steps, comparison=None, begun=begun)
+    return measurements, max(trainer.state.global_step, first_step)
+
+
+def _take_best(made: _Ingredients, run: RunFolder, measurements: Measurements | None) -> Comparison | None:
+    """Give the model the weights that were measured best, and compare it with the base."""
     if measurements is not None:
         load_weights(made.model, run.best_path)
-    if recipe.lora is not None:
+    if made.recipe.lora is not None:
         merge_lora(made.model)
-    comparison = None
-    if measurements is not None and made.held_out is not None:
-        comparison = _comparison(made, run)
-    found = _report(made, run, trainer, measurements, num_steps=num_steps, comparison=comparison, begun=begun)
+    return None if measurements is None else _comparison(made, run)
+
+
+def _export(made: _Ingredients, run: RunFolder, found: TrainingReport) -> None:
+    """Write the folder of the model."""
     exported = run.folder / "export"
     shutil.rmtree(exported, ignore_errors=True)
     made.model.to("cpu")
     made.student.export(made.model, exported)
     plot_metrics(run.metrics(), exported / "metrics.png", found.measure)
-    write_card(exported, recipe, made.data, made.prepared, report=found, held_out=made.held_out)
+    write_card(exported, made.recipe, made.data, made.prepared, report=found, held_out=made.held_out)
+    run.note(result={**asdict(found), "output": str(found.output)})
     run.finish(exported)
-    return found
 
 
 def _comparison(made: _Ingredients, run: RunFolder) -> Comparison | None:
@@ -237,7 +259,7 @@ def _comparison(made: _Ingredients, run: RunFolder) -> Comparison | None:
         made.model,
         [*made.held_out.queries.values()],
         made.held_out.documents,
-        made.recipe.schedule.token_budget,
+        made.token_budget,
     )
     return compare(made.held_out.measured(scores).per_query, earlier)
 
@@ -264,16 +286,17 @@ def _report(
         best=measured[best_step] if best_step is not None else None,
         best_step=best_step,
         comparison=comparison,
+        exits=_measured_exits(made) if trainer.is_world_process_zero() else {},
         training_s=time.monotonic() - begun,
         num_pairs=trainer.pairs_done * trainer.args.world_size,
     )
 
 
-def _same_for_all(value: Any) -> Any:
-    """Return the value that the first process has."""
-    from accelerate.utils import broadcast_object_list
-
-    return broadcast_object_list([value])[0]
+def _measured_exits(made: _Ingredients) -> Mapping[int, float]:
+    if made.held_out is None:
+        return {}
+    options = made.student.preprocess_options()
+    return measured_exits(made.model, made.held_out, made.token_budget, options)
 
 
 class _Ingredients:
@@ -287,6 +310,7 @@ class _Ingredients:
     def __init__(self, recipe: Recipe, opened: ExitStack) -> None:
         self.recipe = recipe
         self.student: Student = student_of(recipe.student)
+        self.token_budget = recipe.schedule.padded_tokens(on_cpu=uses_cpu())
         self.loss: Loss = loss_named(recipe.loss, self.student.family)
         self._options = options_of(recipe.loss, self.loss)
         if recipe.loss.matryoshka is not None and self.student.family != "encoder":
@@ -316,7 +340,20 @@ class _Ingredients:
     def made_with(self) -> dict[str, Any]:
         """What decides the result, for the record of the run."""
         recipe = {key: value for key, value in self.recipe.as_dict().items() if key != "output"}
-        return {"recipe": recipe, "data": dict(self.data.digests), "base": self._base_digests}
+        decides = {"recipe": recipe, "data": dict(self.data.digests), "base": self._base_digests}
+        several = int(processes().num_processes)
+        return decides if several == 1 else {**decides, "processes": several}
+
+    def obstacles(self, *, overwrite: bool) -> Iterator[str]:
+        """Yield what would stop a run before its first step."""
+        try:
+            RunFolder(Path(self.recipe.output)).check(self.made_with, overwrite=overwrite)
+        except InputError as error:
+            yield str(error)
+        try:
+            check_positives(self.prepared, self.recipe.guards.truncated_positives)
+        except TrainingStoppedError as error:
+            yield str(error)
 
     @property
     def num_steps(self) -> int:
@@ -325,24 +362,30 @@ class _Ingredients:
         if schedule.steps is not None:
             return schedule.steps
         assert schedule.epochs is not None  # one of the two is there
-        rows = schedule.lists_per_step * int(PartialState().num_processes)
+        rows = schedule.lists_per_step * int(processes().num_processes)
         batches = math.ceil(self.prepared.num_rows / rows)
         return max(1, math.ceil(schedule.epochs * max(1, math.ceil(batches / schedule.accumulate))))
+
+    def attention(self) -> AbstractContextManager[None]:
+        """Give the form of attention that the recipe asks for, for as long as the context lasts."""
+        return faster_attention(self.model) if self.recipe.attention == "auto" else nullcontext()
 
     def loss_module(self) -> Any:
         """Return the loss, in packed mini-batches, and cached where the recipe says so."""
         schedule = self.recipe.schedule
-        module = self.loss.build(self.model, self._options, schedule.token_budget)
+        module = self.loss.build(self.model, self._options, self.token_budget)
         if self.recipe.loss.matryoshka is not None:
             from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 
             module = MatryoshkaLoss(self.model, module, [*self.recipe.loss.matryoshka])
+        if self.recipe.student.exits:
+            module = ExitLoss(module, self.recipe.student.exit_weight)
         if self.loss.caches_itself:
             return module
         cache = schedule.gradient_cache
         return PackedLoss(
             module,
-            token_budget=schedule.token_budget,
+            token_budget=self.token_budget,
             cache=FORMS[self.loss.form].lists if cache == "auto" else cache,
             preprocess_options=self.student.preprocess_options(),
         )
@@ -376,7 +419,7 @@ class _Ingredients:
                 weight_decay=schedule.weight_decay,
                 max_grad_norm=schedule.max_gradient_norm,
                 bf16=bf16,
-                use_cpu=not torch.accelerator.is_available(),
+                use_cpu=uses_cpu(),
                 seed=self.recipe.seed,
                 data_seed=self.recipe.seed,
                 logging_steps=max(1, num_steps // _LOG_LINES),
@@ -410,12 +453,12 @@ class _Ingredients:
 
         return loss_of
 
-    def precision(self, run: RunFolder, state: Any) -> str:
+    def precision(self, run: RunFolder) -> str:
         """Return the arithmetic of the passes; what was measured at first holds for the whole run."""
         wanted = self.recipe.precision
         if wanted != "auto":
             return wanted
-        if state.is_main_process and "precision" not in run.record():
+        if "precision" not in run.record():
             trainer = self.trainer(run, bf16=False)
             choice = faster_precision(self.model, self.first_step(trainer), trainer.args.device)
             run.note(precision=vars(choice))
@@ -423,7 +466,6 @@ class _Ingredients:
                 "a step takes %.2f s in float32 and %.2f s in bf16: %s",
                 *(choice.float32_s, choice.bf16_s, choice.precision),
             )
-        state.wait_for_everyone()
         return str(run.record()["precision"]["precision"])
 
 

@@ -44,7 +44,7 @@ def read_fields(cls: type[_T], values: Any, where: str = "") -> _T:
     for key in values:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
-            meant = f"; did you mean {near[0]}?" if near else ""
+            meant = f"; did you mean {near[0]}?" if near else "."
             raise InputError(f"there is no {_path(where, key)}{meant} The keys here: {_keys(cls)}")
     hints = get_type_hints(cls)
     found = {}

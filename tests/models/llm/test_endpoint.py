@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import math
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from chat_server import ChatServer, completion, drops, fails, garbage, right, says, stalls, token_logprobs
@@ -183,10 +185,31 @@ def test_nobody_listening_is_an_error():
     with ChatServer() as gone:
         url = gone.url
     with (
-        Endpoint("oracle", base_url=url, max_retries=0, api_key="k") as endpoint,
+        Endpoint("oracle", base_url=url, max_retries=2, backoff_s=0.01, api_key="k") as endpoint,
         pytest.raises(EndpointError, match="cannot be reached"),
     ):
         ask(endpoint)
+    usage = endpoint.usage
+    assert usage.retries == 2
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (0, 0, 0)  # nothing was sent
+
+
+def test_a_server_that_takes_no_connection_is_charged_nothing():
+    with ExitStack() as sockets:
+        full = sockets.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # more than the queue takes
+            each = sockets.enter_context(socket.socket())
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
+        with (
+            Endpoint("oracle", base_url=url, max_retries=0, timeout_s=3, api_key="k") as endpoint,
+            pytest.raises(EndpointError, match="cannot be reached"),
+        ):
+            ask(endpoint)
+    assert (endpoint.usage.tokens, endpoint.usage.estimated) == (0, 0)
 
 
 def test_a_key_that_the_server_repeats_is_not_shown(server):

@@ -28,6 +28,7 @@ URL_VARIABLE = "OPENAI_BASE_URL"
 
 _TOP_LOGPROBS = 20  # as many as the interface allows
 _TOKENS_A_MESSAGE = 8  # marks of a chat around each
+_CONNECTING = 0.5  # of an attempt's time
 
 _T = TypeVar("_T")
 
@@ -46,7 +47,7 @@ class Endpoint:
         base_url: such as "http://localhost:8000/v1"; None takes OPENAI_BASE_URL, or OpenAI's own.
         api_key: None takes the variable named by `key_variable`. A server that is not OpenAI's may need none.
         key_variable: environment variable with the key.
-        timeout_s: for each attempt, from sending to the last byte.
+        timeout_s: for each attempt, from sending to the last byte; half of it for reaching the server.
         max_retries: attempts after the first.
         backoff_s: wait before the first retry; doubles each time, with up to a quarter more by chance.
         max_wait_s: longest wait before a retry; a server that asks for more is an error.
@@ -132,7 +133,7 @@ class Endpoint:
         self._token_limit = token_limit
         self._extra_body = dict(extra_body or {})
         self._ledger = Ledger(prices, max_total_tokens, max_cost)
-        self._connections = _Connections(self._key, self._url, concurrency)
+        self._connections = _Connections(self._key, self._url, concurrency, timeout_s)
         self._background = Background(on_close=self._connections.close)
 
     @property
@@ -295,9 +296,12 @@ class Endpoint:
             self._ledger.release(*reserved)
             return failure_of(error)
         except (openai.OpenAIError, asyncio.TimeoutError, ValueError, TypeError) as error:
-            # It was sent, perhaps read: nobody says what it took.
-            self._ledger.settle(reserved, (reserved[0], 0), answered=False, estimated=True)
-            return failure_of(error)
+            failure = failure_of(error)
+            if failure.unsent:
+                self._ledger.release(*reserved)
+            else:  # it was sent, perhaps read: nobody says what it took
+                self._ledger.settle(reserved, (reserved[0], 0), answered=False, estimated=True)
+            return failure
         except BaseException:  # cancelled
             self._ledger.settle(reserved, (reserved[0], 0), answered=False, estimated=True)
             raise
@@ -318,8 +322,8 @@ class Endpoint:
 class _Connections:
     """The client of one event loop, and the turns of its calls."""
 
-    def __init__(self, key: str | None, url: str | None, concurrency: int) -> None:
-        self._key, self._url, self._concurrency = key, url, concurrency
+    def __init__(self, key: str | None, url: str | None, concurrency: int, timeout_s: float) -> None:
+        self._key, self._url, self._concurrency, self._timeout_s = key, url, concurrency, timeout_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self.client: Any = None
         self.turn: asyncio.Semaphore
@@ -335,7 +339,8 @@ class _Connections:
                 api_key=self._key or "none",  # servers that need none take any
                 base_url=self._url,
                 max_retries=0,
-                timeout=None,
+                # Before the attempt's own time is over, so that a server never reached can be told.
+                timeout=openai.Timeout(None, connect=_CONNECTING * self._timeout_s),
             )
             self.turn = asyncio.Semaphore(self._concurrency)
             self.ended = asyncio.Event()

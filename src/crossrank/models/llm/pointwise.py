@@ -54,6 +54,8 @@ class Scores(NamedTuple):
 class PointwiseReranker:
     """The verbs of a pointwise reranker; subclasses score documents (`_score_queries`)."""
 
+    asked_once = True
+
     def __init__(
         self, model: LanguageModel, *, name: str, max_calls: int | None, progress: bool | None
     ) -> None:
@@ -133,16 +135,8 @@ class PointwiseReranker:
     ) -> list[Ranking]:
         """Order many queries' documents.
 
-        Args:
-            queries: each as in `rank`.
-            documents: one list for each query.
-            top_k: how many hits to return for each query; None returns all.
-
-        Raises:
-            InputError: as `rank`, and when there is not one list for each query.
-            QueryTooLongError: as `score`.
-            EndpointError: as `score`.
-            BudgetError: as `score`.
+        Arguments and errors are those of `rank`, with one list of documents for each query; see
+        `crossrank.models.reranker.Reranker.rank_many`.
         """
         return self._rank(Requests.several(queries, documents, top_k), top_k)
 

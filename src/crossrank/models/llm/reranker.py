@@ -56,6 +56,8 @@ class RoundsReranker:
     how the model is asked (`_ask`).
     """
 
+    asked_once = True
+
     def __init__(
         self,
         model: LanguageModel,
@@ -107,15 +109,8 @@ class RoundsReranker:
     ) -> list[Ranking]:
         """Order many queries' documents; their calls go out together.
 
-        Args:
-            queries: each as in `rank`.
-            documents: one list for each query.
-            top_k: how many hits to return for each query; None returns all.
-
-        Raises:
-            InputError: as `rank`, and when there is not one list for each query.
-            EndpointError: as `rank`.
-            BudgetError: as `rank`.
+        Arguments and errors are those of `rank`, with one list of documents for each query; see
+        `crossrank.models.reranker.Reranker.rank_many`.
         """
         return self._rank(Requests.several(queries, documents, top_k), top_k)
 

@@ -12,6 +12,10 @@ from typing import Any
 __all__ = ["Failure", "failure_of", "wait_before"]
 
 _PASSING_STATUS = {408, 409, 425, 429}
+_NOT_CONNECTED = (
+    "ConnectError",
+    "ConnectTimeout",
+)  # of httpx, or of httpx2: that depends on openai's version
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Failure:
     Attributes:
         reason: for the message.
         passing: whether another attempt may do better.
+        unsent: whether the server has surely not read the prompt.
         retry_after_s: what the server asks for; None where it does not.
         error: what was raised.
     """
@@ -29,18 +34,22 @@ class Failure:
     passing: bool
     retry_after_s: float | None = None
     error: BaseException | None = None
+    unsent: bool = False
 
 
 def failure_of(error: BaseException) -> Failure:
     """Say what an error of the client means."""
     import openai
 
+    cause = error.__cause__
+    detail = f": {cause}" if cause is not None and str(cause) else ""
+    # Without a connection nothing was sent; one that broke may have carried the prompt.
+    if type(cause).__name__ in _NOT_CONNECTED:
+        return Failure(f"the server cannot be reached{detail}", passing=True, error=error, unsent=True)
     if isinstance(error, (openai.APITimeoutError, asyncio.TimeoutError)):
         return Failure("no answer within the timeout", passing=True, error=error)
     if isinstance(error, openai.APIConnectionError):
-        cause = error.__cause__
-        detail = f": {cause}" if cause is not None and str(cause) else ""
-        return Failure(f"the server cannot be reached or hung up{detail}", passing=True, error=error)
+        return Failure(f"the server hung up{detail}", passing=True, error=error)
     if isinstance(error, openai.APIStatusError):
         status = error.status_code
         said = " ".join(str(error.message).split())[:500]

@@ -85,7 +85,7 @@ class BertEncoder:
         self._architecture = architecture
         self.hidden_size = read_setting(config, names.hidden_size, int, least=1)
         self._num_heads = read_heads(config, names.num_heads, self.hidden_size)
-        self._num_layers = read_setting(config, names.num_layers, int, least=1)
+        self.num_layers = read_setting(config, names.num_layers, int, least=1)
         self._inner_size = read_setting(config, names.intermediate_size, int, least=1)
         self._activation = read_setting(config, names.activation, str, "gelu")
         self._epsilon = 1e-12
@@ -93,25 +93,29 @@ class BertEncoder:
             self._epsilon = read_setting(config, "layer_norm_eps", float, 1e-12, least=0)
         prefixes = (PREFIXES[architecture], "")
         self._prefix = find_prefix(graph, prefixes, "embeddings.word_embeddings.weight")
-        graph.check_layers(f"{self._prefix}{names.layer}", self._num_layers)
+        graph.check_layers(f"{self._prefix}{names.layer}", self.num_layers)
         self.frame = Frame(graph, self.hidden_size)
 
     def tokens(self) -> str:
         """Write the whole encoder; the vectors of all tokens, (batch × length, hidden)."""
-        x = self._embeddings()
-        for i in range(self._num_layers):
-            x = self._layer(x, i)
-        return x
+        return self.layers(self.embeddings(), 0, self.num_layers)
 
     def first(self) -> str:
         """Write the encoder as far as the first token needs it; its vectors, (batch, hidden)."""
-        x = self._embeddings()
-        for i in range(self._num_layers - 1):
-            x = self._layer(x, i)
-        return self._layer(x, self._num_layers - 1, first_only=True)
+        return self.layers(self.embeddings(), 0, self.num_layers, first_only=True)
+
+    def layers(self, x: str, start: int, stop: int, *, first_only: bool = False) -> str:
+        """Write layers start to stop (from 0, stop excluded) after x; see `LayeredEncoder`."""
+        for i in range(start, stop):
+            x = self._layer(x, i, first_only=first_only and i == stop - 1)
+        return x
 
     def logits(self, num_labels: int) -> str:
         """Write encoder and trained classification head; (batch, num_labels)."""
+        return self.head(self.first(), num_labels)
+
+    def head(self, first: str, num_labels: int) -> str:
+        """Write the trained classification head; see `LayeredEncoder`."""
         # (dense, activation, classifier) of each architecture's ForSequenceClassification class.
         dense, activation, classifier = {
             "bert": (f"{self._prefix}pooler.dense", "tanh", "classifier"),
@@ -123,10 +127,11 @@ class BertEncoder:
         for name in (dense, classifier):
             if not graph.has(f"{name}.weight"):
                 raise no_head(self._architecture, f"{name}.weight")
-        x = graph.head_linear(self.first(), dense, (hidden, hidden))
+        x = graph.head_linear(first, dense, (hidden, hidden))
         return graph.head_linear(graph.activation(x, activation), classifier, (num_labels, hidden))
 
-    def _embeddings(self) -> str:
+    def embeddings(self) -> str:
+        """Write what the first layer reads, (batch × length, hidden)."""
         graph, frame, config = self._graph, self.frame, self._config
         name = f"{self._prefix}embeddings"
         # ELECTRA's small models have narrower embeddings, projected up below.

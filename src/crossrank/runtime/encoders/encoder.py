@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 from onnx import TensorProto
 
@@ -11,7 +12,7 @@ from crossrank.errors import CheckpointError
 from crossrank.runtime.graph import Graph
 from crossrank.runtime.settings import bad_setting, read_setting
 
-__all__ = ["Encoder", "Frame", "find_prefix", "no_head", "read_heads"]
+__all__ = ["Encoder", "Frame", "LayeredEncoder", "find_prefix", "no_head", "read_heads"]
 
 
 class Encoder(Protocol):
@@ -40,26 +41,77 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
+class LayeredEncoder(Encoder, Protocol):
+    """An encoder that can also be written in parts, cut between two layers."""
+
+    num_layers: int
+
+    def embeddings(self) -> str:
+        """Write what the first layer reads, (batch × length, hidden)."""
+        ...
+
+    def layers(self, x: str, start: int, stop: int, *, first_only: bool = False) -> str:
+        """Write layers start to stop (from 0, stop excluded) after x, (batch × length, hidden).
+
+        Returns:
+            The vectors of all tokens, or with `first_only` those of the first, (batch, hidden).
+        """
+        ...
+
+    def head(self, first: str, num_labels: int) -> str:
+        """Write the trained classification head after the first token's vectors; (batch, num_labels).
+
+        Raises:
+            CheckpointError: the checkpoint has no such head.
+        """
+        ...
+
+
 class Frame:
     """The changes of shape around an encoder whose activations are (batch × length, hidden).
 
     Args:
         graph: takes the nodes.
         hidden_size: features of a token.
+
+    Attributes:
+        mask: (batch, length), or "" where rows have no padding.
+        lengths: tokens of each row, (batch,), or "" likewise: attention that reads none has a faster kernel.
     """
 
     def __init__(self, graph: Graph, hidden_size: int) -> None:
         self._graph = graph
         self._hidden_size = hidden_size
-        self.ids = graph.input("input_ids")
-        self.mask = graph.input("attention_mask")
-        self.length = graph.dimension(self.ids, 1)  # (1,)
-        # Padding is on the right: lengths say it all, and attention is 10 % faster on them than on a mask.
-        mask = graph.node("Cast", [self.mask], to=TensorProto.INT32)
-        self.lengths = graph.node("ReduceSum", [mask, graph.constant([1])], keepdims=0)  # (batch,)
-        self._shape = graph.node(
-            "Concat", [graph.node("Shape", [self.ids]), graph.constant([hidden_size])], axis=0
-        )
+        self._rows = ""
+        self.mask = self.lengths = ""
+        if graph.padded:
+            self.mask = graph.input("attention_mask")
+            # Padding is on the right: lengths say it all, and attention is faster on them than on a mask.
+            mask = graph.node("Cast", [self.mask], to=TensorProto.INT32)
+            self.lengths = graph.node("ReduceSum", [mask, graph.constant([1])], keepdims=0)
+
+    def begin_after(self, hidden: str) -> str:
+        """Take sizes from states after a layer, (batch, length, hidden), not from ids; gives them flat."""
+        self._rows = hidden
+        return self.flat(hidden)
+
+    @property
+    def ids(self) -> str:
+        """The token ids, (batch, length); a graph that begins after a layer has none."""
+        return self._graph.input("input_ids")
+
+    @cached_property
+    def length(self) -> str:
+        """How many tokens the rows have, padding included, (1,)."""
+        return self._graph.dimension(self._rows or self.ids, 1)
+
+    @cached_property
+    def _shape(self) -> str:
+        if self._rows:
+            return self._graph.node("Shape", [self._rows])
+        sizes = [self._graph.node("Shape", [self.ids]), self._graph.constant([self._hidden_size])]
+        return self._graph.node("Concat", sizes, axis=0)
 
     def flat(self, x: str) -> str:
         """(batch, length, hidden) -> (batch × length, hidden)."""
@@ -76,6 +128,8 @@ class Frame:
     def mean(self, x: str) -> str:
         """(batch × length, hidden) -> the mean over each row's real tokens, (batch, hidden)."""
         graph = self._graph
+        if not self.mask:
+            return graph.node("ReduceMean", [self.deep(x), graph.constant([1])], keepdims=0)
         mask = graph.node("Cast", [self.mask], to=TensorProto.FLOAT)
         weights = graph.node("Unsqueeze", [mask, graph.constant([2])])  # (batch, length, 1)
         masked = graph.node("Mul", [self.deep(x), weights])

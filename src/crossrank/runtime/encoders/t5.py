@@ -198,10 +198,12 @@ class T5Decoder:
         """
         graph, frame, sizes = self._graph, self._encoder.frame, self._sizes
         vectors = frame.deep(self._encoder.tokens())
-        mask = graph.node("Cast", [frame.mask], to=TensorProto.FLOAT)
-        one, far = graph.constant(1, np.float32), graph.constant(_FAR, np.float32)
-        unread = graph.node("Mul", [graph.node("Sub", [one, mask]), far])
-        unread = graph.node("Unsqueeze", [unread, graph.constant([1])])  # (batch, 1, length)
+        unread = ""
+        if frame.mask:
+            mask = graph.node("Cast", [frame.mask], to=TensorProto.FLOAT)
+            one, far = graph.constant(1, np.float32), graph.constant(_FAR, np.float32)
+            unread = graph.node("Mul", [graph.node("Sub", [one, mask]), far])
+            unread = graph.node("Unsqueeze", [unread, graph.constant([1])])  # (batch, 1, length)
         table = graph.array(self._encoder.embedding, (sizes.vocabulary, sizes.hidden))
         x = graph.weight("decoder_start", np.array(table[self.start : self.start + 1]))  # (1, hidden)
         for i in range(sizes.decoder_layers):
@@ -240,7 +242,10 @@ class T5Decoder:
         return row * np.float32(sizes.hidden**-0.5) if scales else row
 
     def _read(self, x: str, name: str, vectors: str, unread: str) -> str:
-        """Attention to the encoder's vectors (batch, length, hidden); x is (batch or 1, hidden)."""
+        """Attention to the encoder's vectors (batch, length, hidden); x is (batch or 1, hidden).
+
+        What `unread` (batch, 1, length) has, or "" for nothing, is added to the scores.
+        """
         graph, sizes = self._graph, self._sizes
         by_head = (sizes.heads, sizes.head, sizes.hidden)
         query = self._linear(x, f"{name}.q", inward=True)
@@ -249,7 +254,9 @@ class T5Decoder:
         query = graph.node("Transpose", [graph.reshape(query, (-1, sizes.heads, sizes.head))], perm=[1, 0, 2])
         asked = graph.node("Transpose", [graph.node("MatMul", [query, keys])], perm=[1, 0, 2])
         scores = graph.microsoft("FusedMatMul", [asked, vectors], transB=1)  # (batch, heads, length)
-        weights = graph.node("Softmax", [graph.node("Add", [scores, unread])], axis=-1)
+        if unread:
+            scores = graph.node("Add", [scores, unread])
+        weights = graph.node("Softmax", [scores], axis=-1)
         mixed = graph.node("MatMul", [weights, vectors])  # (batch, heads, hidden)
         mixed = graph.node("Transpose", [mixed], perm=[1, 0, 2])
         mixed = graph.microsoft("FusedMatMul", [mixed, values], transB=1)  # (heads, batch, head)
@@ -278,6 +285,11 @@ class TokenScore:
     token: int
     against: int | None = None
     log_probability: bool = False
+
+    def __str__(self) -> str:
+        against = "" if self.against is None else f" against token {self.against}"
+        kind = "log-probability" if self.log_probability else "logit"
+        return f"the {kind} of token {self.token}{against}"
 
     def weights(self, decoder: T5Decoder) -> npt.NDArray[np.float32]:
         """What the decoder's last vector is multiplied with, (hidden,)."""

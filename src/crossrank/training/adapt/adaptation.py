@@ -4,10 +4,11 @@
                             bi_encoder/, reranker/
     OUTPUT/training/        run.json (what the run is made with, and the result of each stage that is done),
                             collection/ (the pseudo-queries in BEIR form), negatives.jsonl, and of a
-                            generator generated.json
+                            generator generated.json; until the end also vectors of texts, measurements, and
+                            the models in training
 
 Stages follow one another, and each is done once: a run that was killed goes on with the stage it was in, and
-mining and training within it. Importing this module needs the extra `train`.
+encoding, mining, training and measuring within it. Importing this module needs the extra `train`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -23,6 +25,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
+from crossrank.cache import ScoreCache
 from crossrank.errors import InputError, TrainingStoppedError
 from crossrank.evaluation.collections import Collection
 from crossrank.models.bi_encoder import BiEncoder
@@ -40,9 +45,10 @@ from crossrank.training.adapt.filtering import round_trip, without_near_duplicat
 from crossrank.training.adapt.generated import Generator, generate
 from crossrank.training.adapt.measuring import Judged, Models, Search, measure_adaptation
 from crossrank.training.adapt.pseudo_queries import draw_pseudo_queries
-from crossrank.training.adapt.recipes import PARTS, Part, recipe_for, sized
-from crossrank.training.adapt.report import write_report
+from crossrank.training.adapt.recipes import DEV_QUERIES, PARTS, Part, recipe_for
+from crossrank.training.adapt.report import negatives_found, write_report
 from crossrank.training.adapt.settings import AdaptationSettings
+from crossrank.training.adapt.sizing import Size, longest, sized, tried
 from crossrank.training.calibration import calibrate, judged_pairs, save_calibration
 from crossrank.training.corpus import as_corpus
 from crossrank.training.examples import draw
@@ -69,6 +75,18 @@ STAGES = {
 
 _CALIBRATED_DEPTH = 20
 
+_INT8_QUERIES = 1000
+"""Whose candidates an int8 form is calibrated and checked with."""
+
+_INT8_PAIRS = 7000
+"""Pairs that take as long to score as int8 forms to make and check."""
+
+_TIMED_QUERIES = 4
+_TYPICAL_QUERIES = 256
+
+_VECTORS = "vectors.sqlite3"
+_VECTORS_BYTES = 16 * 2**30  # no limit but the disk's: they are in memory, too
+
 OnTraining: TypeAlias = Callable[[], AbstractContextManager[Callable[[Progress], None]]]
 
 _DEFAULTS = AdaptationSettings()
@@ -89,6 +107,7 @@ class AdaptationReport:
         bi_encoder: what to search with: the folder of the new one, or the name of the old one.
         reranker: likewise.
         kept: "bi_encoder" and "reranker" -> whether it is the new one.
+        seconds: name of each of `STAGES` -> what it took, without what a kill made it do again.
         settings: that it was made with.
         stages: name of each of `STAGES` -> its result in plain values; also in adaptation.json.
         report: the Markdown file with all figures.
@@ -98,16 +117,18 @@ class AdaptationReport:
     bi_encoder: str
     reranker: str
     kept: Mapping[str, bool]
+    seconds: Mapping[str, float]
     settings: AdaptationSettings
     stages: Mapping[str, Any]
     report: Path
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what adaptation.json has: "use", "kept", "settings", "stages"."""
+        """Return what adaptation.json has: "use", "kept", "seconds", "settings", "stages"."""
         use = {"bi_encoder": self.bi_encoder, "reranker": self.reranker}
         return {
             "use": use,
             "kept": dict(self.kept),
+            "seconds": dict(self.seconds),
             "settings": asdict(self.settings),
             "stages": dict(self.stages),
         }
@@ -169,9 +190,12 @@ def adapt(
         progress=progress,
     )
     run.begin(overwrite=overwrite)
-    for name, words in STAGES.items():
-        run.do(name, words, on_stage or (lambda words: None))
-    return run.finish()
+    try:
+        for name, words in STAGES.items():
+            run.do(name, words, on_stage or (lambda words: None))
+        return run.finish()
+    finally:
+        run.close()
 
 
 class _Adaptation:
@@ -201,6 +225,7 @@ class _Adaptation:
         self._run = RunFolder(output)
         self._collection = self._run.folder / "collection"
         self._negatives = self._run.folder / "negatives.jsonl"
+        self._measurements = self._run.folder / "measurements.jsonl"
         self._old_bi_encoder = BiEncoder(settings.bi_encoder, threads=threads, progress=progress)
         self._old_reranker = self._open_reranker(settings.reranker)
         if self._old_reranker.label is None:
@@ -230,8 +255,12 @@ class _Adaptation:
             tell(f"{words}: done before")
             return
         tell(words)
+        begun = time.monotonic()
         stages[name] = json.loads(json.dumps(self._stage(name), default=float))
-        self._run.note(stages=stages)
+        seconds = {**self._seconds, name: time.monotonic() - begun}
+        self._run.note(stages=stages, seconds=seconds)
+        found = f"; {negatives_found(stages[name])}" if name == "negatives" else ""
+        tell(f"{words}: done in {seconds[name]:,.0f} s{found}")
 
     def _stage(self, name: str) -> Any:
         stages: dict[str, Callable[[], Any]] = {
@@ -249,6 +278,15 @@ class _Adaptation:
     @property
     def _stages(self) -> dict[str, Any]:
         return dict(self._run.record().get("stages", {}))
+
+    @property
+    def _seconds(self) -> dict[str, float]:
+        return dict(self._run.record().get("seconds", {}))
+
+    def close(self) -> None:
+        """Close the file of vectors."""
+        if "_vectors" in self.__dict__:
+            self._vectors.close()
 
     def finish(self) -> AdaptationReport:
         """Write the report, move what is kept to its place, and remove what was only needed on the way."""
@@ -270,6 +308,7 @@ class _Adaptation:
             bi_encoder=used["bi_encoder"],
             reranker=used["reranker"],
             kept=kept,
+            seconds=self._seconds,
             settings=settings,
             stages=stages,
             report=self._run.output / "report.md",
@@ -281,6 +320,9 @@ class _Adaptation:
         }
         write_report(exported, result.as_dict(), metrics, num_documents=len(self._documents))
         self._run.finish(exported)
+        self.close()
+        for path in (self._measurements, *self._run.folder.glob(f"{_VECTORS}*")):
+            path.unlink(missing_ok=True)
         for part in PARTS:
             shutil.rmtree(self._model_folder(part), ignore_errors=True)
             shutil.rmtree(self._int8_folder(part), ignore_errors=True)
@@ -308,7 +350,7 @@ class _Adaptation:
         unique = without_near_duplicates(
             drawn, threshold=settings.near_duplicates, language=settings.language
         )
-        search = Search(documents_without(self._documents, unique.queries), settings.language)
+        search = self._searching(documents_without(self._documents, unique.queries))
         found = round_trip(
             unique.queries,
             search.hybrid(self._old_bi_encoder),
@@ -360,7 +402,14 @@ class _Adaptation:
     @cached_property
     def _search(self) -> Search:
         """Over the documents of the collection; needed once it is there."""
-        return Search([*Collection.open(self._collection).documents()], self._settings.language)
+        return self._searching([*Collection.open(self._collection).documents()])
+
+    @cached_property
+    def _vectors(self) -> ScoreCache:
+        return ScoreCache(self._run.folder / _VECTORS, max_items=1, max_bytes=_VECTORS_BYTES)
+
+    def _searching(self, documents: Sequence[Document]) -> Search:
+        return Search(documents, self._settings.language, self._vectors)
 
     def _sources(self) -> list[Source]:
         settings, search = self._settings, self._search
@@ -375,18 +424,38 @@ class _Adaptation:
             sources.append(Source("random", settings.random_negatives, depth=settings.depth))
         return sources
 
+    def _typical_score(self) -> float:
+        """Return the median of the old reranker's scores of queries with their own documents, a sample.
+
+        A document is suspected to answer a query, too, where the reranker scores it no lower than the
+        query's own and no lower than this. The first alone would refuse what the reranker gets wrong, which
+        is what there is to learn: many a query's own document has a low score, and so have those above it.
+        """
+        collection = Collection.open(self._collection)
+        qrels, queries = collection.qrels("train"), collection.queries("train")
+        drawn = sorted(queries, key=lambda query_id: draw(self._settings.seed, "typical", query_id))
+        texts = {each.id: each.full_text for each in self._search.documents}
+        pairs = [
+            (queries[query_id], texts[name])
+            for query_id in drawn[:_TYPICAL_QUERIES]
+            for name in qrels[query_id]
+        ]
+        # rounded: part of what a resumed run is compared by
+        return round(float(np.median(self._old_reranker.score(pairs))), 3)
+
     def _mine_negatives(self) -> dict[str, Any]:
         collection = Collection.open(self._collection)
         journal = self._negatives.with_name(f"{self._negatives.name}.mining")
         if not journal.exists():
             self._negatives.unlink(missing_ok=True)  # whole, but not noted: the run died between the two
+        typical = self._typical_score()
         report = mine(
             collection.queries("train"),
             collection.qrels("train"),
             self._search.documents,
             self._sources(),
             self._negatives,
-            filters=Filters(),
+            filters=Filters(suspect_from=typical),
             teacher=self._old_reranker,
             seed=self._settings.seed,
             progress=self._progress,
@@ -395,18 +464,21 @@ class _Adaptation:
             "queries": report.num_queries,
             "rows": report.num_rows,
             "negatives": report.negatives,
+            "short": len(report.short),
+            "suspect_from": typical,
             "refused": report.refused,
             "suspected": report.suspected,
         }
 
-    def _recipe(self, part: Part, output: Path, steps: int) -> Recipe:
+    def _recipe(self, part: Part, output: Path, size: Size) -> Recipe:
         return recipe_for(
             part,
             self._settings,
             collection=self._collection,
             negatives=self._negatives,
             output=output,
-            steps=steps,
+            steps=size.steps,
+            dev_queries=size.dev_queries,
             most_tokens=(
                 self._old_bi_encoder.max_length
                 if part == "bi_encoder"
@@ -414,35 +486,90 @@ class _Adaptation:
             ),
         )
 
-    def _steps(self) -> dict[str, int]:
-        return sized(self._settings, self._recipe, self._stages["negatives"]["rows"])
+    def _steps(self) -> dict[str, Any]:
+        settings, num_queries = self._settings, int(self._stages["negatives"]["rows"])
+        if settings.steps is not None:
+            steps: dict[str, Any] = {
+                part: min(settings.steps, longest(settings, part, num_queries)) for part in PARTS
+            }
+            return steps | {"dev_queries": dict.fromkeys(PARTS, DEV_QUERIES)}
+        assert settings.budget_minutes is not None  # one of the two is there
+        begun = time.monotonic()
+        costs, later = tried(self._recipe), self._later_s()
+        spent = sum(self._seconds.values()) + time.monotonic() - begun
+        left = max(0.0, 60 * settings.budget_minutes - spent - later)
+        sizes = {part: sized(settings, part, num_queries, seconds=left, cost=costs[part]) for part in PARTS}
+        return {
+            **{part: size.steps for part, size in sizes.items()},
+            "dev_queries": {part: size.dev_queries for part, size in sizes.items()},
+            "costs": {part: asdict(cost) for part, cost in costs.items()},
+            "for_trainings_s": left,
+            "for_later_s": later,
+        }
+
+    def _later_s(self) -> float:
+        """Reckon what comes after the trainings: int8 forms, measuring, calibrating.
+
+        The corpus is encoded again by the new bi-encoder; each of three searches reranks all candidates.
+        """
+        collection = Collection.open(self._collection)
+        asked = collection.queries("test")
+        sample = dict([*asked.items()][:_TIMED_QUERIES])
+        first = self._search.hybrid(self._old_bi_encoder)
+        rankings = first.retrieve([*sample.values()], self._settings.depth)
+        pairs = [
+            (query, hit.document.full_text)
+            for query, ranking in zip(sample.values(), rankings, strict=True)
+            for hit in ranking
+            if hit.document is not None
+        ]
+        begun = time.monotonic()
+        self._old_reranker.score(pairs)
+        pair_s = (time.monotonic() - begun) / max(1, len(pairs))
+        queries, encoded = len(asked), 1.0
+        if self._judged is not None:
+            judged = Collection.open(self._judged[0])
+            queries += len(judged.queries(self._judged[1]))
+            encoded += 2 * sum(1 for _ in judged.documents()) / len(self._documents)
+        num_pairs = 3 * self._settings.depth * queries + _INT8_PAIRS
+        num_pairs += _CALIBRATED_DEPTH * len(collection.queries("dev"))
+        return encoded * self._seconds["queries"] + num_pairs * pair_s
 
     def _train(self, part: Part) -> dict[str, Any]:
         folder = self._model_folder(part)
-        recipe = self._recipe(part, folder, self._stages["steps"][part])
-        earlier = RunFolder(folder)
-        is_whole = (earlier.folder / "run.json").is_file() and bool(earlier.record().get("finished"))
-        try:
-            with self._on_training() as report:
-                # one that is whole but not noted died between the two
-                found = train(recipe, overwrite=is_whole, report=report)
-        except TrainingStoppedError as error:
-            return {"status": "stopped", "why": str(error), "steps": recipe.schedule.steps}
+        sizes = self._stages["steps"]
+        recipe = self._recipe(part, folder, Size(sizes[part], sizes["dev_queries"][part]))
+        found = self._whole(folder)
+        if found is None:
+            try:
+                with self._on_training() as report:
+                    train(recipe, report=report)
+            except TrainingStoppedError as error:
+                return {"status": "stopped", "why": str(error), "steps": recipe.schedule.steps}
+            found = self._whole(folder)
+        assert found is not None  # train leaves it
         return {
-            "status": "trained" if found.best_step else "nothing better",
-            "steps": found.num_steps,
-            "precision": found.precision,
-            "seconds": round(found.training_s, 1),
-            "dev_before": found.baseline,
-            "dev_best": found.best,
-            "best_step": found.best_step,
+            "status": "trained" if found["best_step"] else "nothing better",
+            "steps": found["num_steps"],
+            "precision": found["precision"],
+            "seconds": round(found["training_s"], 1),
+            "dev_before": found["baseline"],
+            "dev_best": found["best"],
+            "best_step": found["best_step"],
         }
+
+    @staticmethod
+    def _whole(folder: Path) -> dict[str, Any] | None:
+        """Return what a training ended with; None where it has not ended."""
+        run = RunFolder(folder)
+        record = run.record() if run.has_begun else {}
+        return record["result"] if record.get("finished") else None
 
     def _is_trained(self, part: Part) -> bool:
         return bool(self._stages[part]["status"] == "trained")
 
     def _quantized(self) -> dict[str, Any]:
-        candidates = self._candidates("train")
+        candidates = self._candidates("train", limit=_INT8_QUERIES)
         found: dict[str, Any] = {}
         for part in PARTS:
             if not self._is_trained(part):
@@ -483,6 +610,7 @@ class _Adaptation:
             "measure": settings.measure,
             "depth": settings.depth,
             "significance": settings.significance,
+            "done": self._measurements,
             "progress": self._progress,
         }
         collection = Collection.open(self._collection)
@@ -499,7 +627,7 @@ class _Adaptation:
             collection = Collection.open(folder)
             judged = Judged(
                 f"judgements of {collection.name} ({split})",
-                Search([*collection.documents()], settings.language),
+                self._searching([*collection.documents()]),
                 collection.queries(split),
                 collection.qrels(split),
                 {},
@@ -515,7 +643,7 @@ class _Adaptation:
         try:
             report = calibrate(
                 self._open_reranker(folder),
-                judged_pairs(self._candidates("dev", _CALIBRATED_DEPTH), qrels),
+                judged_pairs(self._candidates("dev", depth=_CALIBRATED_DEPTH), qrels),
                 holds_for=f"pseudo-queries, the first {_CALIBRATED_DEPTH} documents of BM25 and bi-encoder",
                 seed=self._settings.seed,
             )
@@ -531,10 +659,11 @@ class _Adaptation:
             "ece_after": after,
         }
 
-    def _candidates(self, split: str, depth: int | None = None) -> Candidates:
-        """The candidates of a split's queries, of BM25 and the old bi-encoder."""
-        collection = Collection.open(self._collection)
-        queries = collection.queries(split)
+    def _candidates(self, split: str, *, depth: int | None = None, limit: int | None = None) -> Candidates:
+        """The candidates of a split's queries, of BM25 and the old bi-encoder; `limit` of them are drawn."""
+        queries = Collection.open(self._collection).queries(split)
+        drawn = sorted(queries, key=lambda query_id: draw(self._settings.seed, "int8", query_id))[:limit]
+        queries = {query_id: text for query_id, text in queries.items() if query_id in {*drawn}}
         first = self._search.hybrid(self._old_bi_encoder)
         rankings = first.retrieve([*queries.values()], depth or self._settings.depth)
         return {

@@ -10,9 +10,26 @@ from crossrank.errors import require
 from crossrank.training.adapt.recipes import PARTS
 from crossrank.training.plots import plot_metrics
 
-__all__ = ["verdict", "write_report"]
+__all__ = ["negatives_found", "verdict", "write_report"]
 
-_NAMES = {"bi_encoder": "bi-encoder", "reranker": "reranker", "search": "whole search"}
+_NAMES = {"bi_encoder": "bi-encoder", "reranker": "reranker"}
+_MEASURED = {
+    "bi_encoder": "The bi-encoder with BM25",
+    "bi_encoder_alone": "The bi-encoder alone",
+    "reranker": "The reranker",
+    "search": "The whole search",
+}
+
+_REFUSED = {
+    "false_negative": (
+        "that may answer the query, too (the old reranker gives them no less than the query's own document, "
+        "and than half of all queries' own documents)"
+    ),
+    "near_duplicate_of_positive": "with nearly the text of the query's own document",
+    "near_duplicate_of_negative": "with nearly the text of another negative",
+    "empty": "without text",
+}
+"""Why a candidate was not taken, after their number."""
 
 
 def write_report(
@@ -48,6 +65,7 @@ def write_report(
             plot_metrics(metrics[part], figures / f"{part}.png", measure)
             lines += [f"![Loss and {measure} on the dev queries, by step](figures/{part}.png)", ""]
     lines += ["## int8 and calibration", "", *_forms(stages), ""]
+    lines += ["## Time", "", *_time(whole), ""]
     lines += [
         "## Settings",
         "",
@@ -66,7 +84,7 @@ def verdict(whole: Mapping[str, Any]) -> list[str]:
         name, old = _NAMES[part], settings[part]
         status = stages[part]["status"]
         if whole["kept"][part]:
-            text = f"**The new {name} is kept**: {_difference(decisive['comparisons'][part], measure)}."
+            text = f"**The new {name} is kept**: {_shown(decisive['comparisons'], part, measure)}."
         elif status == "stopped":
             text = f"**The old {name} ({old}) stays**: training was stopped: {stages[part]['why']}"
         elif status == "nothing better":
@@ -74,7 +92,7 @@ def verdict(whole: Mapping[str, Any]) -> list[str]:
         else:
             text = (
                 f"**The old {name} ({old}) stays**: the new one is not significantly better "
-                f"({_difference(decisive['comparisons'][part], measure)})."
+                f"({_shown(decisive['comparisons'], part, measure)})."
             )
         found.append(text)
     for measured in stages["measured"]:
@@ -84,6 +102,31 @@ def verdict(whole: Mapping[str, Any]) -> list[str]:
                 f"The search on {measured['name']}: {_change(search, measure, settings['significance'])}"
             )
     return found
+
+
+def _shown(comparisons: Mapping[str, Any], part: str, measure: str) -> str:
+    """Return what decided about a model; a bi-encoder's own figures stand beside those of the first stage."""
+    if part != "bi_encoder":
+        return _difference(comparisons[part], measure)
+    alone = _difference(comparisons["bi_encoder_alone"], measure)
+    return f"with BM25 {_difference(comparisons[part], measure)}; alone {alone}"
+
+
+def _time(whole: Mapping[str, Any]) -> list[str]:
+    """Return what the stages took, and how that fits the budget."""
+    seconds: Mapping[str, float] = whole["seconds"]
+    total = sum(seconds.values()) / 60
+    asked = whole["settings"]["budget_minutes"]
+    rows = [(stage.replace("_", " "), f"{each:,.0f}") for stage, each in seconds.items()]
+    line = f"{total:,.1f} minutes in all."
+    if asked is not None:
+        sizes = whole["stages"]["steps"]
+        line = (
+            f"{total:,.1f} minutes in all, of {asked:,.1f} that were given. When the trainings were sized, "
+            f"{sizes['for_trainings_s'] / 60:,.1f} were left for them, with {sizes['for_later_s'] / 60:,.1f} "
+            "reckoned for what follows."
+        )
+    return [line, "", *_table(("stage", "seconds"), rows)]
 
 
 def _change(comparison: Mapping[str, Any], measure: str, significance: float) -> str:
@@ -115,7 +158,7 @@ def _measured(measured: Mapping[str, Any], measure: str, significance: float, pi
     )
     lines += ["", f"![{measure} of the systems]({picture})", ""]
     for part, comparison in measured["comparisons"].items():
-        lines += [f"### The {_NAMES[part]}, before and after", ""]
+        lines += [f"### {_MEASURED[part]}, before and after", ""]
         lines += [
             _change(comparison, measure, significance),
             "",
@@ -148,16 +191,34 @@ def _queries(found: Mapping[str, Any], num_documents: int) -> list[str]:
     return [*lines, *_table(("source", "for example"), examples, numeric=False), ""]
 
 
+def negatives_found(found: Mapping[str, Any]) -> str:
+    """Return in a line what mining found and what it refused.
+
+    Args:
+        found: the result of the stage.
+    """
+    negatives = sum(found["negatives"].values())
+    line = f"{negatives:,} negatives for {_counted(found['rows'], 'query', 'queries')}"
+    if found["short"]:
+        line += f", fewer than asked for {_counted(found['short'], 'of them', 'of them')}"
+    refused = ", ".join(f"{count:,} {_REFUSED.get(name, name)}" for name, count in found["refused"].items())
+    return f"{line}; refused: {refused or 'none'}"
+
+
 def _negatives(found: Mapping[str, Any]) -> list[str]:
-    negatives = ", ".join(f"{count:,} {source}" for source, count in found["negatives"].items())
-    refused = ", ".join(f"{count:,} {reason}" for reason, count in found["refused"].items()) or "none"
+    by_source = ", ".join(f"{count:,} {source}" for source, count in found["negatives"].items())
+    line = negatives_found(found)
     return [
         "## Negatives",
         "",
-        f"{found['rows']:,} of {found['queries']:,} queries have some: {negatives}. "
-        f"Candidates refused: {refused}.",
+        f"{line[0].upper()}{line[1:]}. By source: {by_source}. The old reranker gives half of the queries' "
+        f"own documents {found['suspect_from']:.2f} or more.",
         "",
     ]
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def _training(part: str, found: Mapping[str, Any], measure: str) -> str:

@@ -49,8 +49,8 @@ class AdaptationSettings:
         bm25_negatives, dense_negatives, random_negatives: mined for each query.
         depth: candidates of a query that are reranked.
         steps: updates of each model; None with `budget_minutes`.
-        budget_minutes: minutes that both trainings may take together, without measuring, on this machine:
-            their steps are measured and sized. None with `steps`.
+        budget_minutes: minutes for everything on this machine, from making queries to calibrating: trainings
+            get what the rest is reckoned to leave, and at least some steps. None with `steps`.
         max_epochs: times over the pseudo-queries, whatever the budget.
         max_length: tokens that are read while training, where the model takes as many.
         precision: of training: see `crossrank.training.recipes.Recipe`.

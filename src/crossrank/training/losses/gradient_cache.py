@@ -62,6 +62,7 @@ class PackedLoss(nn.Module):
         self.cache = cache
         self.preprocess_options = dict(preprocess_options or {})
         self.num_tokens = 0
+        self.output_name: str = getattr(loss, "output_name", "scores")  # what pairs are scored by
         stand_in = _StandIn(self)
         for part in loss.modules():
             if "model" in part._modules:
@@ -150,7 +151,7 @@ class _StandIn:
         inputs = owner.model.preprocess(
             [*features["pairs"]], **features["options"], **owner.preprocess_options
         )
-        return {"scores": owner.outputs(inputs, "scores")}
+        return {"scores": owner.outputs(inputs, owner.output_name)}
 
     def __call__(self, features: Mapping[str, Any]) -> dict[str, Tensor]:
         return self.forward(features)  # which a matryoshka loss replaces while it runs

@@ -1,0 +1,221 @@
+"""What a model's size costs: milliseconds for 100 documents, and megabytes on disk.
+
+Weights are random, since time does not depend on them; shapes are those of well-known checkpoints. The
+bi-encoder's row is one query against vectors that are there already. Quality is measured for trained weights
+only (`quality.py`); the MRR@10 on MS MARCO dev that is quoted beside a shape is what the cards of these
+checkpoints on the hub state, and was not measured here.
+
+    python benchmarks/model_shapes.py --page docs/performance.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import harness
+import material
+import numpy as np
+import safetensors.numpy
+
+from crossrank.models.bi_encoder import BiEncoder
+from crossrank.models.cross_encoder import CrossEncoder
+from crossrank.models.hub import resolve
+from crossrank.runtime.checkpoint import Checkpoint
+from crossrank.runtime.int8 import INT8_FILE, write_parity
+from crossrank.runtime.quantization import calibrate, write_int8
+from crossrank.runtime.tokenization import ModelInputs, Tokenizer
+
+MARKERS = ("<!-- shapes -->", "<!-- end of shapes -->")
+
+
+class Shape(NamedTuple):
+    """A BERT's size, and the checkpoint that has it."""
+
+    layers: int
+    hidden: int
+    heads: int
+    checkpoint: str
+    stated_mrr: float | None = None
+
+
+SHAPES = {
+    "tiny": Shape(2, 128, 2, "cross-encoder/ms-marco-TinyBERT-L2-v2", 32.56),
+    "mini": Shape(6, 384, 12, "cross-encoder/ms-marco-MiniLM-L6-v2", 39.01),
+    "12-layer": Shape(12, 384, 12, "cross-encoder/ms-marco-MiniLM-L12-v2", 39.02),
+    "base": Shape(12, 768, 12, "cross-encoder/ms-marco-electra-base", 36.41),
+    "large": Shape(24, 1024, 16, "BAAI/bge-reranker-large"),
+}
+"""Name -> its shape; MRR@10 on MS MARCO dev as the checkpoints' cards state it, in per cent."""
+
+
+def write_model(shape: Shape, folder: Path) -> Path:
+    """A cross-encoder of a shape with random weights, in float32, with the built-in model's tokenizer."""
+    built_in = resolve(None, kind="cross-encoder")
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(built_in / name, folder / name)
+    hidden, inner = shape.hidden, 4 * shape.hidden
+    stated = json.loads((built_in / "config.json").read_text(encoding="utf-8"))
+    config = stated | {
+        "num_hidden_layers": shape.layers,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_attention_heads": shape.heads,
+    }
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    random = np.random.default_rng(0)
+
+    def matrix(rows: int, columns: int) -> np.ndarray:
+        return random.standard_normal((rows, columns), dtype=np.float32) * np.float32(0.02)
+
+    tensors: dict[str, np.ndarray] = {}
+
+    def linear(name: str, rows: int, columns: int) -> None:
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = matrix(rows, columns), np.zeros(rows, np.float32)
+
+    def norm(name: str) -> None:
+        tensors[f"{name}.weight"] = np.ones(hidden, np.float32)
+        tensors[f"{name}.bias"] = np.zeros(hidden, np.float32)
+
+    tables = {
+        "word": config["vocab_size"],
+        "position": config["max_position_embeddings"],
+        "token_type": config["type_vocab_size"],
+    }
+    for name, rows in tables.items():
+        tensors[f"bert.embeddings.{name}_embeddings.weight"] = matrix(rows, hidden)
+    norm("bert.embeddings.LayerNorm")
+    for number in range(shape.layers):
+        layer = f"bert.encoder.layer.{number}"
+        for part in ("query", "key", "value"):
+            linear(f"{layer}.attention.self.{part}", hidden, hidden)
+        linear(f"{layer}.attention.output.dense", hidden, hidden)
+        linear(f"{layer}.intermediate.dense", inner, hidden)
+        linear(f"{layer}.output.dense", hidden, inner)
+        norm(f"{layer}.attention.output.LayerNorm")
+        norm(f"{layer}.output.LayerNorm")
+    linear("bert.pooler.dense", hidden, hidden)
+    linear("classifier", 1, hidden)
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def add_int8(folder: Path) -> None:
+    """An int8 form for timing: with random weights there is nothing to hold a parity gate against."""
+    checkpoint = Checkpoint.open(folder)
+    tokenizer = Tokenizer(checkpoint)
+    texts = tokenizer.encode(material.queries(8))
+    joined = [tokenizer.join(texts[0], text) for text in texts]
+    inputs = [ModelInputs(ids[None], np.ones((1, len(ids)), np.int64), types[None]) for ids, types in joined]
+    layers = calibrate(checkpoint, "logits", inputs, progress=False)
+    write_int8(folder / INT8_FILE, checkpoint.tensors(), layers)
+    write_parity(folder, {"passed": True})
+
+
+def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    query = material.queries(1)[0]
+    tokenizer = Tokenizer(Checkpoint.open(resolve(None, kind="cross-encoder")))
+    documents = material.texts(material.lengths(args.profile, args.documents).tolist(), tokenizer)
+    pairs = [(query, document) for document in documents]
+    rows: dict[str, dict[str, Any]] = {}
+    embed = BiEncoder(threads=args.threads, progress=False)
+    vectors = embed.encode_documents(documents)
+    load = harness.load_average()
+    rows["bi-encoder"] = {
+        "checkpoint": "built-in crossrank-embed, vectors at hand",
+        "int8_mb": _megabytes(resolve(None, kind="bi-encoder") / INT8_FILE),
+        "int8": _timed(partial(_search, embed, query, vectors), args.rounds),
+    }
+    for name in args.shapes:
+        shape = SHAPES[name]
+        harness.say(f"writing {name}")
+        folder = write_model(shape, scratch / name)
+        add_int8(folder)
+        rows[name] = {
+            "checkpoint": shape.checkpoint,
+            "layers": shape.layers,
+            "hidden": shape.hidden,
+            "stated_mrr": shape.stated_mrr,
+            "float32_mb": _megabytes(folder / "model.safetensors"),
+            "int8_mb": _megabytes(folder / INT8_FILE),
+        }
+        for precision in ("int8", "float32"):
+            model = CrossEncoder(folder, precision=precision, threads=args.threads, progress=False)
+            rows[name][precision] = _timed(partial(model.score, pairs), args.rounds)
+            del model
+        shutil.rmtree(folder)
+    return {
+        "benchmark": "model_shapes",
+        "machine": harness.machine("crossrank", "onnxruntime", "tokenizers"),
+        "load_average_before": load,
+        "settings": {
+            "profile": args.profile,
+            "documents": args.documents,
+            "threads": args.threads,
+            "rounds": args.rounds,
+        },
+        "shapes": rows,
+    }
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The page's table, as Markdown."""
+    settings, machine = result["settings"], result["machine"]
+    lines = [
+        f"{machine['cpu']}, {settings['threads']} threads, {settings['documents']} documents "
+        f"({settings['profile']}), median of {settings['rounds']} rounds; random weights; load average "
+        f"before: {result['load_average_before']}. MRR@10: MS MARCO dev, as the checkpoint's card states it.",
+        "",
+        "| | shape of | int8 ms | float32 ms | int8 MB | float32 MB | MRR@10 stated |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, row in result["shapes"].items():
+        times = [
+            f"{1000 * row[each]['median_s']:,.0f}" if each in row else "" for each in ("int8", "float32")
+        ]
+        sizes = [f"{row[each]:,.0f}" if each in row else "" for each in ("int8_mb", "float32_mb")]
+        cells = [name, row["checkpoint"], *times, *sizes, str(row.get("stated_mrr") or "")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _search(model: BiEncoder, query: str, vectors: np.ndarray) -> np.ndarray:
+    return (vectors @ model.encode_queries([query])[0]).argsort()
+
+
+def _timed(call: Any, rounds: int) -> dict[str, Any]:
+    call()
+    return harness.interleave({"it": call}, rounds)["it"].summary()
+
+
+def _megabytes(file: Path) -> float:
+    return round(file.stat().st_size / 1e6, 1)
+
+
+def main() -> None:
+    parser = harness.parser(__doc__)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--profile", choices=("short", "marco", "nq", "fixed"), default="marco")
+    parser.add_argument("--documents", type=harness.at_least_one, default=100)
+    parser.add_argument("--rounds", type=harness.at_least_one, default=5)
+    parser.add_argument("--page", type=Path, help="put the table between this page's markers")
+    args = parser.parse_args()
+    harness.limit_threads(args.threads)
+    with tempfile.TemporaryDirectory(prefix="crossrank-shapes-", ignore_cleanup_errors=True) as scratch:
+        result = run(args, Path(scratch))
+    harness.say("")
+    print(table(result))
+    if args.page is not None:
+        harness.put_into(args.page, MARKERS, table(result))
+    harness.write("model_shapes", result, args.output)
+
+
+if __name__ == "__main__":
+    main()

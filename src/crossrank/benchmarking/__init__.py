@@ -1,0 +1,1 @@
+"""How fast reranking is on this machine, beside what else could be used: rounds, contestants, classes."""

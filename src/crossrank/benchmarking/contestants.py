@@ -1,0 +1,156 @@
+"""Contestants as processes: each library alone in its own, so that memory and threads are its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from crossrank.benchmarking import worker
+from crossrank.benchmarking.rounds import Measured
+from crossrank.errors import CrossrankError
+
+__all__ = ["Contestant", "ContestantError", "installed", "padding_waste"]
+
+Pairs = Sequence[tuple[str, str]]
+
+_TOKENS, _CHARACTERS = "tokens", "characters"
+_BATCHING = {  # how a contestant orders pairs before it cuts them into batches
+    "sentence-transformers": _CHARACTERS,
+    "sentence-transformers onnx": _CHARACTERS,
+    "sentence-transformers openvino": _CHARACTERS,
+    "onnxruntime dynamic int8": _TOKENS,
+    "onnxruntime fused dynamic int8": _TOKENS,
+}
+
+
+class ContestantError(CrossrankError):
+    """A contestant cannot be loaded or run."""
+
+
+class Contestant:
+    """A library that has a model loaded, in a process of its own.
+
+    Args:
+        name: one of `worker.CONTESTANTS`.
+        folder: the model.
+        threads: for everything that the library runs on.
+        max_length: tokens of a pair.
+        interpreter: Python of the environment that has the library; this one by default.
+
+    Raises:
+        ContestantError: it cannot be loaded; the message is the library's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        threads: int,
+        max_length: int,
+        interpreter: str | Path = sys.executable,
+    ) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [str(interpreter), str(Path(worker.__file__))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+        )
+        try:
+            options = {
+                "contestant": name,
+                "folder": str(folder),
+                "threads": threads,
+                "max_length": max_length,
+            }
+            loaded = self._ask(options)
+        except BaseException:
+            self.close()
+            raise
+        self.variants: list[str] = loaded["variants"]
+        self.versions: dict[str, str] = loaded["versions"]
+        self.load_s: float = loaded["load_s"]
+
+    def give(self, variant: str, pairs: Pairs) -> npt.NDArray[np.float32]:
+        """Hand over the pairs that are scored from now on; their scores (n,)."""
+        asked = {"variant": variant, "pairs": [list(pair) for pair in pairs], "keep_scores": True}
+        return np.array(self._ask(asked)["scores"], np.float32)
+
+    def run(self, variant: str) -> Measured:
+        """Score the pairs that were given last."""
+        found = self._ask({"variant": variant})
+        return Measured(found["wall_s"], found["cpu_s"], found["peak_mb"])
+
+    def close(self) -> None:
+        """End the process."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Contestant:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, value: dict[str, Any]) -> dict[str, Any]:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            stdin.write(json.dumps(value) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise ContestantError(f"{self.name}: its process ended (exit code {self._process.wait()})")
+        found: dict[str, Any] = json.loads(line)
+        if "error" in found:
+            raise ContestantError(f"{self.name}: {found['error']}")
+        return found
+
+
+def installed() -> list[str]:
+    """The contestants whose libraries are installed here, crossrank first; none that needs an ONNX file."""
+    needs_file = ("onnxruntime dynamic int8", "onnxruntime fused dynamic int8", "flashrank way", "fastembed")
+    return [name for name in worker.CONTESTANTS if name not in needs_file and worker.is_installed(name)]
+
+
+def padding_waste(name: str, variant: str, num_tokens: Sequence[int], num_characters: Sequence[int]) -> float:
+    """Tokens that a contestant computes for each real one: 1.0 where it pads nothing.
+
+    Args:
+        name: the contestant.
+        variant: "batches of 32" or "one batch"; anything for crossrank.
+        num_tokens: of each pair.
+        num_characters: of each pair.
+    """
+    lengths = np.asarray(num_tokens, np.int64)
+    if name.startswith("crossrank"):
+        return 1.0
+    size = len(lengths) if variant == "one batch" else int(variant.rpartition(" ")[2])
+    order = np.arange(len(lengths))
+    if name in _BATCHING:
+        keys = lengths if _BATCHING[name] == _TOKENS else np.asarray(num_characters)
+        order = np.argsort(-keys, kind="stable")
+    batches = [lengths[order[start : start + size]] for start in range(0, len(order), size)]
+    return sum(len(batch) * int(batch.max()) for batch in batches) / int(lengths.sum())
