@@ -228,7 +228,7 @@ def test_a_plain_folder_needs_a_pooling(changed: Callable[..., Path]) -> None:
 
 
 def test_rerankers_are_named_as_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="bert is a cross-encoder; open it with CrossEncoder"):
+    with pytest.raises(CheckpointError, match="bert is a cross-encoder and no bi-encoder"):
         BiEncoder(TESTS / "golden" / "bert")
     with pytest.raises(CheckpointError, match="t5 is a T5 without a Pooling module, and so no bi-encoder"):
         BiEncoder(TESTS / "golden_t5" / "t5")
