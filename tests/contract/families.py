@@ -184,6 +184,7 @@ FAMILIES = [
     ),
     Family("CrossEncoder-onnx", cross_encoder("bert_onnx", source="onnx"), cached=True),
     Family("CrossEncoder-label", cross_encoder("camembert", label="entailment"), cached=True),
+    Family("CrossEncoder-torch", cross_encoder("roberta", device="cpu"), cached=True, requires=("torch",)),
     Family("CrossEncoder-exit", cross_encoder("bert_exits", exit_layer=2), cached=True),
     Family("CrossEncoder-words", cross_encoder("bert", exit_layer=0), cached=True),
     Family("CrossEncoder-windows", cross_encoder("bert", long_documents="max"), cached=True),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from crossrank.runtime.torch_backend import attention, capability  # noqa: E402
 from crossrank.runtime.torch_backend.attention import (  # noqa: E402
     Capability,
     TokenBatch,
     attend,
     choose_way,
-    find_capability,
 )
+from crossrank.runtime.torch_backend.capability import find_capability  # noqa: E402
 from crossrank.runtime.torch_backend.packing import Packed  # noqa: E402
 from crossrank.runtime.torch_backend.transfer import stage, token_batch  # noqa: E402
 
@@ -130,6 +133,26 @@ def test_tokens_that_are_not_attended_to_attend_themselves(way: str) -> None:
         q, k, v = query[rows], key[rows][:count], value[rows][:count]
         weights = (torch.einsum("ihs,jhs->hij", q, k) / SIZE**0.5).softmax(-1)
         torch.testing.assert_close(found[rows], torch.einsum("hij,jhs->ihs", weights, v), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("error", "said"), [(0.0, ""), (0.1, "is wrong on cpu"), (None, "fails on cpu")])
+def test_a_kernel_is_tried_before_it_is_relied_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: float | None, said: str
+) -> None:
+    """In place of the kernel: padding, right or a little off, or what was not built for the device."""
+    padded = attention._WAYS["padded"]
+
+    def kernel(*arguments: Any) -> torch.Tensor:
+        if error is None:
+            raise NotImplementedError("no kernel image is available for execution on the device")
+        return padded(*arguments) * (1 + error)
+
+    monkeypatch.setitem(attention._WAYS, "varlen", kernel)
+    monkeypatch.setattr(capability, "choose_way", lambda *_, **__: "varlen")
+    found = find_capability(torch.device("cpu"), torch.bfloat16)
+    works = error == 0.0
+    assert (found.varlen, found.varlen_windows) == (works, works and H100.varlen_windows)
+    assert said in caplog.text
 
 
 def test_the_kernel_is_called_as_this_torch_declares_it() -> None:

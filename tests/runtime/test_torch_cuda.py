@@ -22,7 +22,8 @@ from crossrank.runtime.backends import default_precision  # noqa: E402
 from crossrank.runtime.checkpoint import Checkpoint  # noqa: E402
 from crossrank.runtime.engine import open_engine  # noqa: E402
 from crossrank.runtime.tokenization import ModelInputs  # noqa: E402
-from crossrank.runtime.torch_backend.attention import attend, choose_way, find_capability  # noqa: E402
+from crossrank.runtime.torch_backend.attention import attend, choose_way  # noqa: E402
+from crossrank.runtime.torch_backend.capability import find_capability  # noqa: E402
 from crossrank.runtime.torch_backend.engine import TorchEngine  # noqa: E402
 from crossrank.runtime.torch_backend.packing import Packed  # noqa: E402
 from crossrank.runtime.torch_backend.transfer import stage, token_batch  # noqa: E402

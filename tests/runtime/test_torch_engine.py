@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from crossrank.errors import CheckpointError, DeviceMemoryError, InputError  # noqa: E402
-from crossrank.models.pooling import pool  # noqa: E402
+from crossrank.models.pooling import apply_modules, pool  # noqa: E402
 from crossrank.runtime.backends import _TORCH_ARCHITECTURES  # noqa: E402
 from crossrank.runtime.checkpoint import Checkpoint  # noqa: E402
 from crossrank.runtime.engine import open_engine  # noqa: E402
+from crossrank.runtime.modules import Dense, Normalize  # noqa: E402
 from crossrank.runtime.tokenization import ModelInputs  # noqa: E402
 from crossrank.runtime.torch_backend.engine import ENCODERS, TorchEngine, budget_for  # noqa: E402
 from crossrank.runtime.torch_backend.packing import pack  # noqa: E402
@@ -337,3 +338,19 @@ def test_the_budget_follows_the_memory_and_the_model() -> None:
 
 def test_on_the_cpu_batches_run_as_they_come() -> None:
     assert engine("bert").token_budget is None
+
+
+def test_projecting_on_the_device_is_projecting_here() -> None:
+    rng = np.random.default_rng(0)
+    weight, bias = rng.normal(size=(12, 32)).astype(np.float32), rng.normal(size=12).astype(np.float32)
+    modules = (Dense(weight, bias, "tanh"), Dense(weight[:, :12], None, "identity", "identity"), Normalize())
+    rows, _ = expected("bert")
+    batches = [batch_of("bert", rows[:3], 70), batch_of("bert", rows[3:])]
+    made = joining("bert", "tokens")
+    for wanted in (modules, modules[:1], modules):
+        for batch, found in zip(batches, made.run_projected(batches, wanted), strict=True):
+            vectors = engine("bert", "tokens").run(*batch)
+            real = batch.attention_mask.astype(bool)
+            here = apply_modules(vectors[real], wanted)
+            assert found.shape == (*batch.input_ids.shape, 12)
+            np.testing.assert_allclose(found[real], here, rtol=0, atol=TOLERANCE)

@@ -55,10 +55,13 @@ WORDING = {
     "filter by without a teacher": "filter by without a --teacher",
     ", or give api_key; for another server give base_url": "; for another server give --base-url",
     "a larger round_trip_top, or queries of": "a larger --round-trip-top, or --queries of",
+    "; open it with CrossEncoder": ", and a bi-encoder is needed here",
     "open it with label= the one that means similar": "name the one that means similar with --label",
     "give the least that counts, in that range, or calibrate the model": (
         "give --least in that range, or calibrate the model with `crossrank calibrate`"
     ),
+    " and no bi-encoder; crossrank.load opens it": ", and a bi-encoder is needed here",
+    "; open it with LateInteraction": ", and a bi-encoder is needed here",
     "open it with MonoT5, RankT5 or DuoT5, or write": "write",
     "Fine-tune it first, open it with BiEncoder and the pooling its card names, or write": (
         "Fine-tune it first, or write"
@@ -69,7 +72,6 @@ WORDING = {
 }
 """What the library says -> what the command line says instead."""
 
-_OTHER_CLASS = re.compile(r"; open it with (CrossEncoder|LateInteraction|MonoT5|RankT5|DuoT5)\b")
 _COLUMN = re.compile(r"\b(id|text|title)_column\b")
 # Commands hand rows to a model some at a time: a position among them is no line of the file.
 _QUERY = re.compile(r"\b(?:the query of pairs|queries)\[\d+\]")
@@ -80,7 +82,6 @@ def in_options(message: str) -> str:
     """Return a message of the library with its advice in terms of the command line."""
     for library, command_line in WORDING.items():
         message = message.replace(library, command_line)
-    message = _OTHER_CLASS.sub(", and a bi-encoder is needed here", message)
     message = _COLUMN.sub(r"--\1-column", message)
     return _PAIR.sub("a pair", _QUERY.sub("the query", message))
 

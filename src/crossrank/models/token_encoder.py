@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from crossrank.runtime.engine import Engine
 from crossrank.runtime.modules import Module
 from crossrank.runtime.tokenization import ModelInputs, Tokenizer
 
-__all__ = ["EncodedTexts", "TokenEncoder", "text_blocks"]
+__all__ = ["EncodedTexts", "ProjectingEngine", "TokenEncoder", "text_blocks"]
 
 Ids = npt.NDArray[np.int32]
 
@@ -39,6 +39,17 @@ class EncodedTexts(NamedTuple):
     tokens: TokenVectors
     cut: npt.NDArray[np.int32]
     num_own: npt.NDArray[np.int32]
+
+
+@runtime_checkable
+class ProjectingEngine(Protocol):
+    """An engine that projects token vectors where they are: what comes back is smaller."""
+
+    def run_projected(
+        self, batches: Iterable[ModelInputs], modules: Sequence[Module]
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Run batches, and modules on each token's vector: (batch, length, dimensions) each, in order."""
+        ...
 
 
 class TokenEncoder:
@@ -145,13 +156,18 @@ class TokenEncoder:
         batches = plan(
             expanded, self._token_budget, self._max_positions, engine.threads, exact=engine.wants_exact
         )
-        outputs = self._engine.run_all(inputs(batch.rows, batch.length) for batch in batches)
+        arrays = (inputs(batch.rows, batch.length) for batch in batches)
+        left = self._modules
+        if isinstance(engine, ProjectingEngine):
+            outputs, left = engine.run_projected(arrays, self._modules), ()
+        else:
+            outputs = engine.run_all(arrays)
         for batch, output in zip(batches, outputs, strict=True):
             input_ids = running.popleft().input_ids
             counts = np.arange(batch.length) < expanded[batch.rows, None]  # (batch, length)
             if form.skipped:
                 counts &= ~np.isin(input_ids, form.skipped)
-            flat = apply_modules(output[counts], self._modules)  # (tokens that count, dimensions)
+            flat = apply_modules(output[counts], left)  # (tokens that count, dimensions)
             owners = np.repeat(batch.rows, counts.sum(axis=1))
             bad = np.flatnonzero(~np.isfinite(flat).all(axis=1))
             if bad.size:

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch.nn import functional
 
-__all__ = ["Capability", "TokenBatch", "Way", "attend", "choose_way", "find_capability"]
+__all__ = ["Capability", "TokenBatch", "Way", "attend", "choose_way"]
 
 Way = Literal["varlen", "nested", "padded"]
 
@@ -42,21 +42,6 @@ class Capability(NamedTuple):
     compute: tuple[int, int]
     varlen: bool
     varlen_windows: bool
-
-
-def find_capability(device: torch.device, dtype: torch.dtype) -> Capability:
-    """Read off what torch and the device can."""
-    compute = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:  # torch before 2.10
-        varlen = windows = False
-    else:
-        import inspect
-
-        varlen, windows = True, "window_size" in inspect.signature(varlen_attn).parameters
-    half = dtype in (torch.bfloat16, torch.float16)
-    return Capability(device.type, half, (compute[0], compute[1]), varlen, windows)
 
 
 def choose_way(capability: Capability, head_size: int, *, window: bool) -> Way:
@@ -208,7 +193,7 @@ def _nested(
         return _padded(batch, query, key, value, window)
 
     def jagged(x: torch.Tensor, starts: torch.Tensor, longest: int) -> torch.Tensor:
-        nested = torch.nested.nested_tensor_from_jagged(x, starts.long(), max_seqlen=longest)
+        nested = torch.nested.nested_tensor_from_jagged(x.contiguous(), starts.long(), max_seqlen=longest)
         return nested.transpose(1, 2)
 
     firsts_only = len(query) != len(key)

@@ -18,6 +18,7 @@ __all__ = ["CudaGraphs"]
 
 _MOST_GRAPHS = 48
 _WARM_UPS = 2  # before a capture: libraries allocate workspaces and choose kernels in their first calls
+_TOLERANCE = 0.02  # between a replay and single launches: the same kernels, which may choose other tiles
 
 _logger = logging.getLogger(__name__)
 
@@ -34,11 +35,15 @@ class CudaGraphs:
     Args:
         forward: what is captured: of a batch on the device, to (rows, ...).
         limit: the longest row that the model can take; None for no limit.
+        device: where it runs; the caller has made it current.
     """
 
-    def __init__(self, forward: Callable[[TokenBatch], torch.Tensor], limit: int | None) -> None:
+    def __init__(
+        self, forward: Callable[[TokenBatch], torch.Tensor], limit: int | None, device: torch.device
+    ) -> None:
         self._forward = forward
         self._limit = limit
+        self._device = device
         self._graphs: OrderedDict[Shape, _Graph | None] = OrderedDict()  # None: seen once
         self._pool: Any = None  # torch has no public name for the type
         self._can_capture = True
@@ -59,10 +64,10 @@ class CudaGraphs:
             return None
         self._graphs.move_to_end(shape)
         filled = fill(packed, shape)
-        staged = stage(filled, pinned=True)
+        staged = stage(filled, pinned=self._device.type == "cuda")
         found = self._graphs[shape]
         if found is None:
-            found = self._capture(filled, staged)
+            found = self._capture(filled, staged, num_rows)
             if found is None:
                 return None
             self._graphs[shape] = found
@@ -70,15 +75,15 @@ class CudaGraphs:
         found.graph.replay()
         return found.output[:num_rows]
 
-    def _capture(self, filled: Packed, staged: torch.Tensor) -> _Graph | None:
-        on_device = staged.to("cuda", non_blocking=True)
+    def _capture(self, filled: Packed, staged: torch.Tensor, num_rows: int) -> _Graph | None:
+        on_device = staged.to(self._device, non_blocking=True)
         batch = token_batch(on_device, filled)
         stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UPS):
-                    self._forward(batch)
+                    wanted = self._forward(batch)
             torch.cuda.current_stream().wait_stream(stream)
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
@@ -88,6 +93,9 @@ class CudaGraphs:
             # Only this thread's calls belong to the graph: others may use the device meanwhile.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 output = self._forward(batch)
+            graph.replay()
+            if not torch.allclose(output[:num_rows], wanted[:num_rows], rtol=_TOLERANCE, atol=_TOLERANCE):
+                raise RuntimeError("a replay gives other numbers than the kernels by themselves")
         except torch.OutOfMemoryError:
             self._graphs.clear()
             raise

@@ -18,14 +18,15 @@ import torch
 from crossrank.errors import DeviceMemoryError
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import build_graph, check_batch
-from crossrank.runtime.modules import PoolingMode
+from crossrank.runtime.modules import Module, PoolingMode
 from crossrank.runtime.tokenization import ModelInputs
-from crossrank.runtime.torch_backend.attention import TokenBatch, find_capability
+from crossrank.runtime.torch_backend.attention import TokenBatch
 from crossrank.runtime.torch_backend.bert import BertEncoder
+from crossrank.runtime.torch_backend.capability import find_capability
 from crossrank.runtime.torch_backend.cuda_graphs import CudaGraphs
 from crossrank.runtime.torch_backend.deberta import DebertaEncoder
 from crossrank.runtime.torch_backend.encoder import Encoder, OpenEncoder
-from crossrank.runtime.torch_backend.heads import open_head, pool
+from crossrank.runtime.torch_backend.heads import open_head, open_modules, pool
 from crossrank.runtime.torch_backend.modernbert import ModernBertEncoder
 from crossrank.runtime.torch_backend.packing import halves, joined, pack, unpack_rows, unpack_tokens
 from crossrank.runtime.torch_backend.transfer import fetch, stage, token_batch
@@ -113,6 +114,8 @@ class TorchEngine:
         self._uses_types = checkpoint.uses_token_types
         self._with_padding = vectors_of_padding
         self._lock = threading.Lock()
+        self._projection: tuple[Sequence[Module], Callable[[torch.Tensor], torch.Tensor]]
+        self._projection = (), open_modules((), device)
         dtype = DTYPES[precision]
         weights = Weights(checkpoint.tensors(), device, dtype)
         try:
@@ -128,10 +131,14 @@ class TorchEngine:
                 f"the weights of {checkpoint.folder} do not fit the memory of {device}; free some of it, use "
                 "another device, or precision='bf16', which takes half"
             ) from error
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._stream.wait_stream(torch.cuda.current_stream(device))  # the weights are copied on that one
         self.token_budget = self._find_budget(dtype)
         self._graphs: CudaGraphs | None = None
         if graphs and device.type == "cuda" and output == "logits" and self._encoder.ways == {"varlen"}:
-            self._graphs = CudaGraphs(self._forward, checkpoint.max_positions)
+            self._graphs = CudaGraphs(self._forward, checkpoint.max_positions, device)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -171,6 +178,23 @@ class TorchEngine:
         """
         forward = partial(_run_and_pool, self._encoder, modes, skip)
         return self._run_all(batches, forward, unpack_rows)
+
+    def run_projected(self, batches: Iterable[ModelInputs], modules: Sequence[Module]) -> Iterator[Floats]:
+        """Run batches, and modules on each token's vector, on the device.
+
+        Args:
+            batches: as `run_all` takes them.
+            modules: what makes a vector of a vector; opened when they are first seen.
+
+        Yields:
+            (batch, length, out) float32 for each batch, in order; those of padding have no meaning.
+        """
+        known, project = self._projection
+        if known is not modules:
+            project = open_modules(modules, self.device)
+            self._projection = modules, project
+        forward = partial(_run_and_project, self._encoder, project)
+        return self._run_all(batches, forward, partial(unpack_tokens, with_padding=self._with_padding))
 
     def _run_all(
         self,
@@ -215,7 +239,9 @@ class TorchEngine:
     def _launch(self, group: list[ModelInputs], forward: Forward) -> Callable[[], Floats]:
         packed = pack(group, with_padding=self._with_padding)
         on_cuda = self.device.type == "cuda"
-        with self._lock, torch.no_grad(), torch.cuda.device(self.device) if on_cuda else nullcontext():
+        # Its own stream keeps batches in order whatever streams the callers use.
+        stream = nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+        with self._lock, torch.no_grad(), stream:
             output = None
             if self._graphs is not None and forward is self._forward:
                 output = self._graphs.run(packed)
@@ -272,6 +298,12 @@ def budget_for(free_bytes: int, encoder: Encoder, item_bytes: int, *, longest: i
         bytes_per_token += 6 * item_bytes * encoder.num_heads * longest
     tokens = int(free_bytes * _PART_OF_MEMORY) // bytes_per_token
     return max(_LEAST_BUDGET, min(_LARGEST_BUDGET, tokens))
+
+
+def _run_and_project(
+    encoder: Encoder, project: Callable[[torch.Tensor], torch.Tensor], batch: TokenBatch
+) -> torch.Tensor:
+    return project(encoder.tokens(batch).float())
 
 
 def _run_and_pool(

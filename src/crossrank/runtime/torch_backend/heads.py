@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -14,7 +15,7 @@ from crossrank.runtime.torch_backend.attention import TokenBatch
 from crossrank.runtime.torch_backend.encoder import Encoder, first_prefix
 from crossrank.runtime.torch_backend.weights import Linear, Weights, activation
 
-__all__ = ["open_head", "pool"]
+__all__ = ["open_head", "open_modules", "pool"]
 
 Head = Callable[[Encoder, TokenBatch], torch.Tensor]
 
@@ -38,8 +39,8 @@ def open_head(weights: Weights, checkpoint: Checkpoint) -> Head:
     if checkpoint.is_modular_cross_encoder:
         pooling = checkpoint.modules[0]
         assert isinstance(pooling, Pooling)  # the graph was written
-        layers = [_open_module(weights, module) for module in checkpoint.modules[1:]]
-        return lambda encoder, batch: _applied(layers, _pooled(encoder, batch, pooling.modes[0]))
+        after = open_modules(checkpoint.modules[1:], weights.device)
+        return lambda encoder, batch: after(_pooled(encoder, batch, pooling.modes[0]))
     config, architecture = checkpoint.config, checkpoint.architecture
     dense_name, kind, classifier_name = _CLASSIFIERS[architecture]
     if architecture == "bert":  # the pooler is the encoder's own
@@ -47,7 +48,7 @@ def open_head(weights: Weights, checkpoint: Checkpoint) -> Head:
     if architecture == "deberta-v2":
         kind = read_setting(config, "pooler_hidden_act", str, kind)
     mode: PoolingMode = "cls"
-    layers = [weights.head_linear(dense_name)]
+    layers: list[Callable[[torch.Tensor], torch.Tensor]] = [weights.head_linear(dense_name)]
     if architecture == "modernbert":
         kind = read_setting(config, "classifier_activation", str, kind)
         mode = "mean" if config.get("classifier_pooling") == "mean" else "cls"
@@ -57,6 +58,16 @@ def open_head(weights: Weights, checkpoint: Checkpoint) -> Head:
         layers.append(activation(kind))
     layers.append(weights.head_linear(classifier_name))
     return lambda encoder, batch: _applied(layers, _pooled(encoder, batch, mode))
+
+
+def open_modules(modules: Sequence[Module], device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Open modules that make a vector of a vector, as `crossrank.models.pooling.apply_modules` computes them.
+
+    Returns:
+        A function of (rows, in), float32, that gives (rows, out).
+    """
+    weights = Weights({}, device, torch.float32)
+    return partial(_applied, [_open_module(weights, module) for module in modules])
 
 
 def pool(
