@@ -342,3 +342,10 @@ def test_scores_of_a_mono_t5_can_be_activated(run, t5) -> None:
     model = load(folder)
     expected = model.activate(model.score([(QUERY, DOCUMENTS[0])]))[0]
     assert float(result.stdout) == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.parametrize("folder", ["sbert_modular_cross_encoder", "../models/golden_late/pylate"])
+def test_a_reranker_where_a_bi_encoder_is_needed(run, folder: str) -> None:
+    result = run("encode", "-m", GOLDEN / folder, input="a text\n")
+    assert result.exit_code == 1
+    assert result.stderr.rstrip("\n").endswith(", and a bi-encoder is needed here")
