@@ -18,8 +18,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 RERANKER, BI_ENCODER = GOLDEN / "bert", GOLDEN / "sbert_bi_encoder"
 DOCUMENTS = ["a village in the hills", "the play was written in 1600", "the river"]
 COMMANDS = typer.main.get_command(app).commands
-# These train and quantise, with what they need for it.
-WITHOUT = {"adapt", "quantize"}
+# These train, and make or measure what runs on the CPU.
+WITHOUT = {"adapt", "bench", "export", "quantize"}
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
