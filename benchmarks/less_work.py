@@ -68,12 +68,12 @@ class Method:
         return f"{self.family} {self.setting}"
 
 
-def methods(model: CrossEncoder, *, tiny: bool) -> list[Method]:
-    last = model.num_layers
-    found = [Method("first stage", f"{m}", ((FIRST, 0), (last, m))) for m in COUNTS]
-    found += [Method("words", f"{m}", ((0, 0), (last, m))) for m in COUNTS]
+def methods(model: CrossEncoder, depth: int, *, tiny: bool) -> list[Method]:
+    last, counts = model.num_layers, [m for m in COUNTS if m < depth]
+    found = [Method("first stage", f"{m}", ((FIRST, 0), (last, m))) for m in counts]
+    found += [Method("words", f"{m}", ((0, 0), (last, m))) for m in counts]
     for layer in model.exit_layers:
-        found += [Method(f"exit {layer}", f"{m}", ((layer, 0), (last, m))) for m in COUNTS]
+        found += [Method(f"exit {layer}", f"{m}", ((layer, 0), (last, m))) for m in counts]
         found += [
             Method(f"exit {layer} margin", f"{below:g}", ((layer, 0), (last, Margin(below))))
             for below in MARGINS
@@ -83,11 +83,11 @@ def methods(model: CrossEncoder, *, tiny: bool) -> list[Method]:
         ]
     if len(model.exit_layers) > 1:
         first, second = model.exit_layers[:2]
-        for m, n in ((50, 20), (60, 30), (70, 40)):
+        for m, n in ((depth // 2, depth // 5), (depth * 3 // 5, depth * 3 // 10)):
             found.append(Method("exits", f"{m} {n}", ((first, 0), (second, m), (last, n))))
             found.append(Method("words, exit", f"{m} {n}", ((0, 0), (first, m), (last, n))))
     if tiny:
-        found += [Method("tiny", f"{m}", ((TINY, 0), (last, m))) for m in COUNTS]
+        found += [Method("tiny", f"{m}", ((TINY, 0), (last, m))) for m in counts]
     return found
 
 
@@ -247,7 +247,9 @@ def quality(rankings: Mapping[str, Ranking], on: Played) -> Any:
     return evaluate(Run(dict(rankings)), on.qrels, [MEASURE])
 
 
-def compared(all_played: Sequence[Played], model: CrossEncoder, tiny: CrossEncoder | None) -> dict[str, Any]:
+def compared(
+    all_played: Sequence[Played], model: CrossEncoder, tiny: CrossEncoder | None, depth: int
+) -> dict[str, Any]:
     main, small = Operations(model), None if tiny is None else Operations(tiny)
     whole = Method("whole model", "", ((model.num_layers, 0),))
     result: dict[str, Any] = {}
@@ -255,7 +257,7 @@ def compared(all_played: Sequence[Played], model: CrossEncoder, tiny: CrossEncod
         exact = ranked(whole, on)
         reference, all_work = quality(exact, on), operations_of(whole, exact, on, main, small)
         rows = {}
-        for method in methods(model, tiny=tiny is not None):
+        for method in methods(model, depth, tiny=tiny is not None):
             harness.say(f"{on.name}: {method.name}")
             try:
                 rankings = ranked(method, on)
@@ -319,7 +321,7 @@ def timed(
         contestants: dict[str, Callable[[], object]] = {
             "whole model": lambda rows=rows: [model.rank(*row) for row in rows]
         }
-        for method in methods(model, tiny=tiny is not None):
+        for method in methods(model, args.depth, tiny=tiny is not None):
             reranker = runnable(method, model, tiny)
             if reranker is not None and method.name in known:
                 contestants[method.name] = lambda made=reranker, rows=rows: [made.rank(*row) for row in rows]
@@ -375,8 +377,11 @@ def defaults(result: Mapping[str, Any], loss: float) -> dict[str, Any]:
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
+    drawn = [method["family"] for each in result.values() for method in each["methods"].values()]
+    colours = dict(zip(dict.fromkeys(drawn), colormaps["tab20"].colors, strict=False))
     columns = ["share_of_operations"]
     if any("ms" in row for each in result.values() for row in each["methods"].values()):
         columns.append("ms")
@@ -389,12 +394,13 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
                 if column in method:
                     families.setdefault(method["family"], []).append((method[column], method["ndcg@10"]))
             for family, points in families.items():
-                axis.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, label=family)
+                x, y = zip(*sorted(points), strict=True)
+                axis.plot(x, y, marker="o", markersize=3, label=family, color=colours.get(family, "black"))
             axis.axhline(found["whole_model"], color="0.5", linestyle="--", linewidth=1, label="whole model")
             axis.set_title(f"{name} ({found['queries']} queries)")
             axis.set_ylabel(MEASURE)
             axis.set_xlabel("milliseconds a query" if column == "ms" else "share of the model's operations")
-    axes[0][0].legend(fontsize="x-small")
+    axes[0][-1].legend(fontsize="x-small")  # which has the time budgets, too
     figure.savefig(path, dpi=150)
 
 
@@ -415,7 +421,7 @@ def main() -> None:
     tiny = CrossEncoder(args.tiny, **options) if args.tiny else None
     load = harness.load_average()
     all_played = [played(folder, model, tiny, args) for folder in args.collections]
-    result = compared(all_played, model, tiny)
+    result = compared(all_played, model, tiny, args.depth)
     if args.timed > 0:
         timed(result, all_played, model, tiny, args)
     chosen = defaults(result, args.loss)

@@ -30,6 +30,7 @@ from crossrank.models.quantize import (
 )
 from crossrank.retrieval.bm25 import BM25
 from crossrank.runtime.checkpoint import Checkpoint
+from crossrank.runtime.exits import EXITS_FILE, Exits
 from crossrank.runtime.int8 import INT8_FILE, write_parity
 from crossrank.runtime.quantization import LIMITS, calibrate, write_int8
 from crossrank.runtime.weights import file_digest
@@ -106,10 +107,11 @@ def build(source: Path, out: Path, args: argparse.Namespace, kind: Kind) -> None
         calibration_inputs(checkpoint, kind, calibration_pairs(args.lists)),
         rows_per_input=6,
     )
+    exits = Exits(checkpoint).layers
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch) / out.name
         work.mkdir()
-        for name in (*COPIED, "model.safetensors"):
+        for name in (*COPIED, EXITS_FILE, "model.safetensors"):
             if (source / name).is_file():
                 (work / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(source / name, work / name)
@@ -118,15 +120,20 @@ def build(source: Path, out: Path, args: argparse.Namespace, kind: Kind) -> None
         record: dict = {"reference": "float32", "limits": LIMITS, "collections": {}, "passed": True}
         for name, depth in (("msmarco_dl19", 100), ("scifact", 10), ("cranfield", 10)):
             lists, qrels = candidates(args.data, name, depth)
-            reference, got = (
-                score_candidates(open_model(work, kind, precision), lists)
-                for precision in ("float32", "int8")
-            )
-            figures, exceeded = parity_figures(reference, got, lists, qrels)
-            row = {"candidates": f"BM25 top {depth}", **figures}
+            row: dict = {"candidates": f"BM25 top {depth}"}
+            for layer in (None, *exits):
+                reference, got = (
+                    score_candidates(open_model(work, kind, precision, exit_layer=layer), lists)
+                    for precision in ("float32", "int8")
+                )
+                figures, exceeded = parity_figures(reference, got, lists, qrels)
+                if layer is None:
+                    row |= figures
+                else:
+                    row.setdefault("exits", {})[str(layer)] = figures
+                record["passed"] &= not exceeded
             record["collections"][name] = row
             print(out.name, name, json.dumps(row), flush=True)
-            record["passed"] &= not exceeded
         record["onnxruntime"] = importlib.metadata.version("onnxruntime")
         write_parity(work, record)
         if not record["passed"]:

@@ -89,6 +89,7 @@ def _ended_with(folder: Path) -> tuple[Any, str, dict[str, bytes]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # eight processes
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_command_that_is_killed_again_and_again_ends_with_the_same_report(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -36,6 +36,33 @@ def test_rerank_gives_the_librarys_ranking(run, reranker) -> None:
     assert [hit["text"] for hit in printed["hits"]] == [DOCUMENTS[hit.index] for hit in expected]
 
 
+def test_rerank_leaves_at_an_earlier_layer_and_lets_the_best_finish(run) -> None:
+    folder = GOLDEN / "bert_exits"
+    asked = ("rerank", QUERY, *DOCUMENTS, "-r", folder, "--json", "--exit-layer", "2")
+    left = json.loads(run(*asked).stdout)["hits"]
+    assert [hit["stage"] for hit in left] == ["bert_exits@2"] * 3
+    finished = json.loads(run(*asked, "--finish", "2").stdout)["hits"]
+    assert [hit["stage"] for hit in finished] == ["bert_exits"] * 2 + ["bert_exits@2"]
+    assert {hit["document_id"] for hit in finished[:2]} == {hit["document_id"] for hit in left[:2]}
+    pairs = "".join(f"{QUERY}\t{text}\n" for text in DOCUMENTS)
+    scores = run("score", "-r", folder, "--exit-layer", "2", input=pairs).stdout.split()
+    expected = CrossEncoder(folder, exit_layer=2).score([(QUERY, text) for text in DOCUMENTS])
+    np.testing.assert_allclose([float(score) for score in scores], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--finish", "2"], "--finish would do nothing"),
+        (["--exit-layer", "1", "--finish", "2", "-r", str(RERANKER)], "no head after layer 1"),
+    ],
+)
+def test_exits_that_cannot_be_are_refused(run, options: list[str], message: str) -> None:
+    result = run("rerank", QUERY, *DOCUMENTS, *options)
+    assert result.exit_code != 0
+    assert message in " ".join(result.stderr.split())
+
+
 def test_rerank_shows_texts_as_they_are(run) -> None:
     result = run("rerank", QUERY, *DOCUMENTS, "-r", RERANKER, "-k", "3")
     assert all(document in result.stdout for document in DOCUMENTS)

@@ -7,9 +7,13 @@ has them. What a family cannot promise by its nature is said in its `Family`, be
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +28,7 @@ from crossrank.composition.ensemble import Ensemble
 from crossrank.composition.tournament import Tournament
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.duo_t5 import DuoT5
+from crossrank.models.export import export
 from crossrank.models.late_interaction import LateInteraction
 from crossrank.models.llm import (
     ListwiseLLM,
@@ -33,6 +38,7 @@ from crossrank.models.llm import (
     Qwen3Reranker,
     SetwiseLLM,
 )
+from crossrank.models.load import load
 from crossrank.models.mono_t5 import MonoT5
 from crossrank.models.pairwise import AllPairs, ComparisonPlan, Heap, Quickselect
 from crossrank.models.rank_t5 import RankT5
@@ -142,6 +148,27 @@ def t5(kind: type[MonoT5 | RankT5 | DuoT5], folder: str, **options: object) -> F
     return build
 
 
+@cache
+def exported_folder(folder: Path, declaration: str) -> Path:
+    """A folder with an ONNX file in place of weights; gone with the process."""
+    scratch = tempfile.TemporaryDirectory()
+    atexit.register(scratch.cleanup)
+    model = Path(scratch.name) / folder.name
+    shutil.copytree(folder, model)
+    if declaration:
+        (model / "crossrank.json").write_text(declaration, encoding="utf-8")
+    export(model, Path(scratch.name) / "onnx", threads=1)
+    return Path(scratch.name) / "onnx"
+
+
+def exported(folder: Path, declaration: str = "", **options: object) -> Factory:
+    def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+        known = options if cache is None else {**options, "cache": cache}
+        return load(exported_folder(folder, declaration), threads=2, progress=progress, **known)
+
+    return build
+
+
 def duo_after_mono(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
     first = t5(MonoT5, "t5")(progress=progress, cache=cache)
     return t5(DuoT5, "mt5", pointwise=first, depth=4, plan=Quickselect(2))(progress=progress, cache=cache)
@@ -169,6 +196,9 @@ FAMILIES = [
     Family("DuoT5-mono", duo_after_mono, pointwise=False, cached=True),
     Family("DuoT5-heap", t5(DuoT5, "t5", plan=Heap(3)), cached=True, pointwise=False),
     *(Family(f"LateInteraction-{layout}", late(layout)) for layout in LATE_LAYOUTS),
+    Family("CrossEncoder-exported", exported(GOLDEN / "deberta_v3"), cached=True),
+    Family("MonoT5-exported", exported(GOLDEN_T5 / "mt5", '{"kind": "mono_t5"}'), cached=True),
+    Family("LateInteraction-exported", exported(GOLDEN_LATE / "stanford", long_query="truncate")),
     Family("PointwiseLLM", asking(PointwiseLLM), requires=OPENAI),
     Family(
         "PointwiseLLM-qwen3",

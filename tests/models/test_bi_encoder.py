@@ -235,7 +235,7 @@ def test_rerankers_are_named_as_what_they_are(tmp_path: Path) -> None:
     shutil.copytree(TESTS / "golden_t5" / "t5", tmp_path / "mono")
     declared = {"kind": "mono_t5", "tokens": ["▁false", "▁true"]}
     (tmp_path / "mono" / "crossrank.json").write_text(json.dumps(declared))
-    with pytest.raises(CheckpointError, match="mono is a mono T5; open it with MonoT5"):
+    with pytest.raises(CheckpointError, match="mono is a mono T5 and no bi-encoder; crossrank.load"):
         BiEncoder(tmp_path / "mono")
 
 

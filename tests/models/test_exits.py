@@ -130,6 +130,21 @@ def test_finishing_runs_the_layers_that_are_left_alone(monkeypatch: pytest.Monke
     assert sum(count for source, _, count in runs if source == 0) == 10
 
 
+def test_the_same_layers_are_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    make = staged_engine.StagedEngine.__init__
+
+    def counted(self, *arguments, **options):
+        opened.append(arguments[1])
+        make(self, *arguments, **options)
+
+    monkeypatch.setattr(staged_engine.StagedEngine, "__init__", counted)
+    model = CrossEncoder(GOLDEN / "bert_exits")
+    for layers in ((1, 4), (2, 4), (1, 4), (0, 2, 4)):
+        model.staged(layers)()
+    assert opened == [[1, 4], [2, 4]]
+
+
 def test_states_beyond_the_bound_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staged_engine, "_KEPT_BYTES", 20_000)
     whole = CrossEncoder(GOLDEN / "bert_exits", threads=2)
@@ -247,7 +262,11 @@ def test_heads_that_were_not_measured_are_not_used_in_int8(int8: Path, tmp_path:
     with pytest.raises(CheckpointError, match=f"{PARITY_FILE} does not say so of its {EXITS_FILE}"):
         CrossEncoder(other, exit_layer=1, precision="int8")
     assert CrossEncoder(other, exit_layer=1).precision == "float32"
-    assert CrossEncoder(other).precision == "int8"  # of the last layer nothing has changed
+    whole = CrossEncoder(other)
+    assert whole.precision == "int8"  # of the last layer nothing has changed
+    assert [each.precision for each in whole.staged((0, 4))()] == ["float32", "int8"]
+    with pytest.raises(CheckpointError, match="does not say so"):
+        whole.staged((1, 4))
 
 
 def test_an_exit_must_pass_the_gate_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

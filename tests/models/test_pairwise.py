@@ -68,6 +68,7 @@ def test_a_ranking_has_every_item_once_within_the_calls_foretold(plan, values):
 
 
 @pytest.mark.parametrize("plan", [AllPairs(kind) for kind in AGGREGATIONS], ids=repr)
+@settings(deadline=None)
 @given(values=st.lists(st.integers(-9, 9), unique=True, max_size=12))
 def test_comparing_all_finds_the_order_of_a_consistent_judge(plan, values):
     oracle = Oracle(values)

@@ -65,6 +65,7 @@ SETTINGS = st.fixed_dictionaries(
         "relative_margin": MARGINS,
         "positive_score": st.sampled_from(["min", "max", "mean"]),
         "false_negatives": st.sampled_from(["drop", "keep"]),
+        "suspect_from": st.sampled_from([None, 0.5, 1.5]),
         "near_duplicates": st.sampled_from([None, 0.2, 0.8]),
     }
 )
@@ -81,6 +82,8 @@ def test_every_row_keeps_every_rule(seed, num_sources, options, limit, taught, l
         limit = None  # two scales
     if not taught and options["absolute_margin"] is None and options["relative_margin"] is None:
         options = {**options, "positive_score": "min"}
+    if not taught:
+        options = {**options, "suspect_from": None}
     filters = Filters(**options, max_score=limit, min_score=None if limit is None else limit - 5)
     teacher = OverlapTeacher() if taught else None
     with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +154,8 @@ def check_score(score: float, known: dict[str, float], total: int, filters: Filt
     if margins[1] is not None:
         assert score <= positive - margins[1] * abs(positive) + 1e-4
     if taught and filters.false_negatives == "drop":
-        assert score < positive + 1e-4
+        least = positive if filters.suspect_from is None else max(positive, filters.suspect_from)
+        assert score < least + 1e-4
 
 
 @settings(max_examples=25, deadline=None)
@@ -176,6 +180,29 @@ def test_neither_order_nor_block_size_changes_a_querys_negatives(order, block_si
     for name in ("num_positives", "negatives", "positives_lost", "refused", "suspected"):
         assert getattr(other_report, name) == getattr(report, name)
     assert sorted(other_report.short) == list(report.short)
+
+
+def test_suspects_are_those_above_the_positive_and_above_the_limit(tmp_path: Path) -> None:
+    teacher = OverlapTeacher()
+    found = run_of({query_id: [(f"d{n}", -float(n)) for n in range(50)] for query_id in QUERIES})
+    sources = [Source(found, 40, depth=50)]
+
+    def refused(limit: float | None) -> int:
+        filters = Filters(suspect_from=limit, near_duplicates=None)
+        path = tmp_path / f"{limit}.jsonl"
+        rows, report = mined(sources, path, teacher=teacher, filters=filters)
+        for query_id in QUERIES:
+            own = [row for row in rows if row["query_id"] == query_id]
+            if not own:
+                continue  # all were refused
+            positive = min(row["teacher_score"] for row in own if row["label"])
+            least = positive if limit is None else max(positive, limit)
+            assert all(row["teacher_score"] < least for row in own if not row["label"])
+        return report.refused.get("false_negative", 0)
+
+    assert refused(None) > refused(0.6) > refused(100.0) == 0
+    with pytest.raises(InputError, match="suspect_from is a teacher's score"):
+        mined(sources, tmp_path / "n.jsonl", filters=Filters(suspect_from=0.5))
 
 
 def test_seeds_differ(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def in_two_processes(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # torch is imported nine times
 def test_two_processes_train_one_model_and_resume_to_the_same_weights(tmp_path: Path) -> None:
     # a token budget that makes several cached mini-batches of a step: gradients go round once
     changes = {"schedule": {"steps": 6, "token_budget": 64}, "precision": "auto"}

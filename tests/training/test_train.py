@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,16 @@ def test_the_plan_counts_what_would_be_done_and_writes_nothing(tmp_path: Path) -
     assert found.prepared.longest == 12
     assert found.saved_bytes > 0
     assert not (tmp_path / "model").exists()
+
+
+def test_several_processes_share_the_rows_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = recipe_values(tmp_path, held_out=None)
+    schedule = {"epochs": 1, "lists_per_step": 10, "token_budget": 128}
+    assert plan(recipe_of({**values, "schedule": schedule})).num_steps == 4  # of 32 rows
+    monkeypatch.setattr("crossrank.training.train.processes", lambda: SimpleNamespace(num_processes=2))
+    assert plan(recipe_of({**values, "schedule": schedule})).num_steps == 1  # 12 rows fill no step of 20
+    with pytest.raises(InputError, match="2 processes take 40 rows a step, and the data has 32"):
+        plan(recipe_of({**values, "schedule": {**schedule, "lists_per_step": 20}}))
 
 
 def test_held_out_queries_are_not_trained_on(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ _PANEL = "Rerankers made of a large language model"
 _OF_OTHER_RERANKERS = (
     "reranker",
     "label",
+    "exit_layer",
+    "finish",
     "long_query",
     "long_documents",
     "precision",

@@ -23,6 +23,7 @@ __all__ = [
     "Backend",
     "BackendOption",
     "DeviceOption",
+    "ExitLayerOption",
     "JsonOption",
     "LabelOption",
     "LongDocuments",
@@ -98,6 +99,13 @@ BackendOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option(help="Of torch: cpu, cuda, cuda:1, mps; default: the first GPU, else the CPU.")
 ]
+ExitLayerOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Score with the model's head after this layer, without the layers behind it; 0 compares words.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output and nothing else.")]
 LabelOption = Annotated[
     str | None, typer.Option(help="Of a reranker with several labels: the one to rank by.")
@@ -131,6 +139,7 @@ def open_reranker(
     threads: int | None = None,
     revision: str | None = None,
     label: str | None = None,
+    exit_layer: int | None = None,
     long_query: LongQuery = LongQuery.error,
     long_documents: LongDocuments = LongDocuments.truncate,
     scores_pairs: bool = False,
@@ -144,6 +153,7 @@ def open_reranker(
         threads: see `ThreadsOption`.
         revision: see `RevisionOption`.
         label: see `LabelOption`.
+        exit_layer: see `ExitLayerOption`.
         long_query: see `LongQueryOption`.
         long_documents: see `LongDocumentsOption`.
         scores_pairs: whether it must give each pair a score, and not only an order.
@@ -160,6 +170,8 @@ def open_reranker(
         options["long_query"] = long_query.value
     if label is not None:
         options["label"] = label
+    if exit_layer is not None:
+        options["exit_layer"] = exit_layer
     if long_documents is not LongDocuments.truncate:
         options["long_documents"] = long_documents.value
     try:

@@ -37,6 +37,7 @@ from crossrank.cli.loading import (
     Backend,
     BackendOption,
     DeviceOption,
+    ExitLayerOption,
     JsonOption,
     LabelOption,
     LongDocuments,
@@ -97,6 +98,11 @@ def rerank(
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="How many to keep.")] = None,
     min_probability: MinProbabilityOption = None,
     label: LabelOption = None,
+    exit_layer: ExitLayerOption = None,
+    finish: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --exit-layer: how many of the best go on to the last layer."),
+    ] = None,
     long_query: LongQueryOption = LongQuery.error,
     long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: PrecisionOption = Precision.auto,
@@ -136,6 +142,8 @@ def rerank(
         refuse(ctx, "input", because="the documents are given after the query")
     elif input == STDIN and sys.stdin.isatty():
         raise typer.BadParameter("give a query and documents, or lines on standard input")
+    if exit_layer is None:
+        refuse(ctx, "finish", because="all documents go through all layers (--exit-layer)")
     requests: Iterable[RerankRequest]
     if query is None:
         requests = read_requests(input)
@@ -155,6 +163,7 @@ def rerank(
                 threads=threads,
                 revision=revision,
                 label=label,
+                exit_layer=exit_layer if finish is None else None,
                 long_query=long_query,
                 long_documents=long_documents,
                 where=Where(backend, device),
@@ -162,6 +171,8 @@ def rerank(
         )
     )
     with opened as model:
+        if exit_layer is not None and finish is not None:
+            model = _finishing(model, exit_layer, finish)  # noqa: PLW2901
         if min_probability is not None and getattr(model, "calibration", None) is None:
             why = getattr(model, "why_uncalibrated", f"{model.name} has none")
             raise InputError(f"--min-probability needs probabilities, and {why}")
@@ -178,6 +189,16 @@ def rerank(
                 if min_probability is not None:
                     ranking = probable_ranking(ranking, min_probability, top_k)  # noqa: PLW2901
                 _print(replace(ranking, query_id=request.query_id), as_json=json)
+
+
+def _finishing(model: Reranker, exit_layer: int, finish: int) -> Reranker:
+    """The model with an early exit, from which the best go on to its last layer."""
+    from crossrank.composition.early_exit import EarlyExit
+    from crossrank.models.cross_encoder import CrossEncoder
+
+    if not isinstance(model, CrossEncoder):
+        raise InputError(f"{model.name} is a {type(model).__name__}, which has no layers to leave early")
+    return EarlyExit(model, exit_layer, [(model.num_layers, finish)])
 
 
 def _name_long_query(model: Reranker, requests: list[RerankRequest], path: Path) -> None:
@@ -207,6 +228,7 @@ def score(
     activate: Annotated[
         bool, typer.Option("--activate", help="Apply the activation the model states to the raw logits.")
     ] = False,
+    exit_layer: ExitLayerOption = None,
     long_query: LongQueryOption = LongQuery.error,
     long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: PrecisionOption = Precision.auto,
@@ -230,6 +252,7 @@ def score(
         precision=precision,
         threads=threads,
         revision=revision,
+        exit_layer=exit_layer,
         long_query=long_query,
         long_documents=long_documents,
         scores_pairs=True,

@@ -183,8 +183,9 @@ def _print_result(result: TrainingReport) -> None:
         console().print(shown)
     early = ", stopped early" if result.stopped_early else ""
     worse = "; nothing was better than the base, whose weights these are" if result.best_step == 0 else ""
+    steps = "1 step" if result.num_steps == 1 else f"{result.num_steps:,} steps"
     messages().print(
-        f"{result.num_steps:,} steps in {result.precision}{early}: a model in {result.output}{worse}",
+        f"{steps} in {result.precision}{early}: a model in {result.output}{worse}",
         markup=False,
     )
 

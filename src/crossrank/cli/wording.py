@@ -60,10 +60,8 @@ WORDING = {
     "give the least that counts, in that range, or calibrate the model": (
         "give --least in that range, or calibrate the model with `crossrank calibrate`"
     ),
+    " and no bi-encoder; crossrank.load opens it": ", and a bi-encoder is needed here",
     "; open it with LateInteraction": ", and a bi-encoder is needed here",
-    "; open it with MonoT5": ", and a bi-encoder is needed here",
-    "; open it with RankT5": ", and a bi-encoder is needed here",
-    "; open it with DuoT5": ", and a bi-encoder is needed here",
     "open it with MonoT5, RankT5 or DuoT5, or write": "write",
     "Fine-tune it first, open it with BiEncoder and the pooling its card names, or write": (
         "Fine-tune it first, or write"

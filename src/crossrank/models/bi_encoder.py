@@ -337,7 +337,7 @@ def _blocks(texts: Sequence[str]) -> Iterator[slice]:
 
 def _refuse_rerankers(checkpoint: Checkpoint) -> None:
     """Say what a folder is where it says so itself: no pooling makes it a bi-encoder."""
-    from crossrank.models.load import KINDS, kind_of
+    from crossrank.models.load import kind_of
 
     try:
         kind = kind_of(checkpoint.folder)
@@ -350,7 +350,7 @@ def _refuse_rerankers(checkpoint: Checkpoint) -> None:
         ) from None
     if kind != "bi_encoder":
         words = kind.replace("_t5", " T5").replace("_", "-")
-        raise CheckpointError(f"{checkpoint.folder} is a {words}; open it with {KINDS[kind][1]}")
+        raise CheckpointError(f"{checkpoint.folder} is a {words} and no bi-encoder; crossrank.load opens it")
 
 
 def _modules(checkpoint: Checkpoint, pooling: PoolingMode | None) -> tuple[Pooling, list[Module]]:

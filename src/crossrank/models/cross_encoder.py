@@ -165,6 +165,7 @@ class CrossEncoder:
         self._engine: Engine | WordSimilarity = self._open_engine(checkpoint, precision, threads, source)
         self._tokenizer, self._token_budget, self._cache = tokenizer, token_budget, cache
         self._scorer = self._make_scorer()
+        self._parts: dict[tuple[int, ...], StagedEngine] = {}
         self.calibration, self.why_uncalibrated = self._read_calibration(folder)
 
     @property
@@ -359,7 +360,8 @@ class CrossEncoder:
 
         Args:
             layers: after which there are scores, ascending; `num_layers` is the whole model, and 0 compares
-                word embeddings before all layers. The weights are opened once more, in all parts together.
+                word embeddings before all layers. The weights are opened once more, in all parts together;
+                the same layers again open nothing.
 
         Returns:
             What gives, for one call, a cross-encoder for each layer: what one of them has computed for a pair
@@ -381,9 +383,11 @@ class CrossEncoder:
         if _is_zero(layers[0]):
             before = [self._stage(0, WordSimilarity(self._checkpoint, self._engine.threads))]
             layers = layers[1:]
-        parts = StagedEngine(
-            self._checkpoint, layers, precision=self._stored_precision, threads=self._engine.threads
-        )
+        parts = self._parts.get(tuple(layers))
+        if parts is None:
+            parts = self._parts[tuple(layers)] = StagedEngine(
+                self._checkpoint, layers, precision=self._stored_precision, threads=self._engine.threads
+            )
 
         def begin() -> list[CrossEncoder]:
             kept = KeptStates()

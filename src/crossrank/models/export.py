@@ -23,12 +23,13 @@ from crossrank.models.calibration import read_calibration, write_calibration
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.duo_t5 import DuoT5
 from crossrank.models.hub import resolve
-from crossrank.models.late_interaction import LateInteraction, token_modules
+from crossrank.models.late_interaction import LateInteraction
 from crossrank.models.load import kind_of, load
 from crossrank.models.model_folder import Draft, check_target, copy_model
 from crossrank.models.mono_t5 import MonoT5
 from crossrank.models.rank_t5 import RankT5
 from crossrank.models.t5_opening import declare_t5
+from crossrank.models.token_settings import token_modules
 from crossrank.runtime.backends import Precision
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.encoder import Encoder

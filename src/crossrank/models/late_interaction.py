@@ -15,22 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.checks import as_list, check_count, check_texts
-from crossrank.errors import CheckpointError, InputError, QueryTooLongError, UnsupportedArchitectureError
+from crossrank.errors import CheckpointError, InputError, QueryTooLongError
 from crossrank.models.hub import resolve
 from crossrank.models.maxsim import Aligned, TokenVectors, maxsim
 from crossrank.models.requests import Requests, check_pairs
 from crossrank.models.token_encoder import EncodedTexts, TokenEncoder, text_blocks
-from crossrank.models.token_settings import TokenSettings
+from crossrank.models.token_settings import TokenSettings, token_modules
 from crossrank.progress import Track, track
 from crossrank.runtime.backends import Backend, Precision, open_backend
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Source
-from crossrank.runtime.modules import Dense, Module, Normalize, TokenMask
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.types import Document, Hit, Pair, Ranking
 
-__all__ = ["DocumentVectors", "LateInteraction", "Wanted", "token_modules"]
+__all__ = ["DocumentVectors", "LateInteraction", "Wanted"]
 
 _logger = logging.getLogger(__name__)
 
@@ -482,40 +481,3 @@ def _document_name(start: int, row: int) -> str:
 
 def _shifted(name: Callable[[int], str], start: int, row: int) -> str:
     return name(start + row)
-
-
-def token_modules(checkpoint: Checkpoint) -> list[Module]:
-    """Return what is done to each token vector after the transformer.
-
-    Raises:
-        CheckpointError: it is no late-interaction model, or its projection is missing.
-        UnsupportedArchitectureError: a module that such a model cannot have.
-    """
-    if not checkpoint.is_multi_vector:
-        raise CheckpointError(
-            f"{checkpoint.folder} is no late-interaction model: neither PyLate, nor ColBERT's own code, nor "
-            "sentence-transformers' MultiVectorEncoder saved it; open a bi-encoder with BiEncoder, or train "
-            "a late-interaction model from it"
-        )
-    modules: list[Module] = []
-    for module in checkpoint.modules:
-        if isinstance(module, TokenMask):
-            continue
-        if not isinstance(module, (Dense, Normalize)) or (isinstance(module, Dense) and module.gives_scores):
-            raise UnsupportedArchitectureError(
-                f"{checkpoint.folder} has a {type(module).__name__} module, which a late-interaction model "
-                "cannot have"
-            )
-        modules.append(module)
-    # ColBERT's own code has it among the transformer's weights; an export, which has none, in a module.
-    if checkpoint.is_stanford_colbert and not any(isinstance(module, Dense) for module in modules):
-        projection = checkpoint.tensors().get("linear.weight")
-        if projection is None:
-            raise CheckpointError(
-                f"{checkpoint.transformer_folder}: the weights have no projection (linear.weight), which "
-                "ColBERT's own code writes; fetch the model again"
-            )
-        modules.append(Dense(projection, None, "identity"))
-    if not any(isinstance(module, TokenMask) for module in checkpoint.modules):
-        modules.append(Normalize())  # ColBERT's code and PyLate do it without saying so
-    return modules

@@ -1,4 +1,4 @@
-"""How a text becomes the tokens that a late-interaction model compares.
+"""How a text becomes the token vectors that a late-interaction model compares.
 
 Three layouts of folders say it in three places: ColBERT's own code in artifact.metadata, PyLate in
 config_sentence_transformers.json, sentence-transformers' MultiVectorEncoder in the configs of its modules.
@@ -20,11 +20,11 @@ from crossrank.checks import check_count
 from crossrank.errors import CheckpointError, InputError, UnsupportedArchitectureError
 from crossrank.models.prompts import stated_prompts
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.modules import TokenMask
+from crossrank.runtime.modules import Dense, Module, Normalize, TokenMask
 from crossrank.runtime.settings import read_setting
 from crossrank.runtime.tokenization import Tokenizer
 
-__all__ = ["Expansion", "TextForm", "TokenSettings"]
+__all__ = ["Expansion", "TextForm", "TokenSettings", "token_modules"]
 
 _QUERY_LENGTH = 32  # what ColBERT's code and PyLate take where nothing is stated
 _STANFORD_DOCUMENT_LENGTH = 220
@@ -122,6 +122,43 @@ class TokenSettings:
             length = _checked_length(document_length, "document_length", checkpoint, tokenizer, document)
             document = TextForm(document.name, document.prompt, document.marker, length, document.skipped)
         return cls(query, document, stated.is_mean)
+
+
+def token_modules(checkpoint: Checkpoint) -> list[Module]:
+    """Return what is done to each token vector after the transformer.
+
+    Raises:
+        CheckpointError: it is no late-interaction model, or its projection is missing.
+        UnsupportedArchitectureError: a module that such a model cannot have.
+    """
+    if not checkpoint.is_multi_vector:
+        raise CheckpointError(
+            f"{checkpoint.folder} is no late-interaction model: neither PyLate, nor ColBERT's own code, nor "
+            "sentence-transformers' MultiVectorEncoder saved it; open a bi-encoder with BiEncoder, or train "
+            "a late-interaction model from it"
+        )
+    modules: list[Module] = []
+    for module in checkpoint.modules:
+        if isinstance(module, TokenMask):
+            continue
+        if not isinstance(module, (Dense, Normalize)) or (isinstance(module, Dense) and module.gives_scores):
+            raise UnsupportedArchitectureError(
+                f"{checkpoint.folder} has a {type(module).__name__} module, which a late-interaction model "
+                "cannot have"
+            )
+        modules.append(module)
+    # ColBERT's own code has it among the transformer's weights; an export, which has none, in a module.
+    if checkpoint.is_stanford_colbert and not any(isinstance(module, Dense) for module in modules):
+        projection = checkpoint.tensors().get("linear.weight")
+        if projection is None:
+            raise CheckpointError(
+                f"{checkpoint.transformer_folder}: the weights have no projection (linear.weight), which "
+                "ColBERT's own code writes; fetch the model again"
+            )
+        modules.append(Dense(projection, None, "identity"))
+    if not any(isinstance(module, TokenMask) for module in checkpoint.modules):
+        modules.append(Normalize())  # ColBERT's code and PyLate do it without saying so
+    return modules
 
 
 def _stated(checkpoint: Checkpoint, tokenizer: Tokenizer) -> TokenSettings:

@@ -73,7 +73,8 @@ class StagedEngine:
             exits.check(layer)
         self.layers = tuple(layers)
         self.threads = num_threads(threads)
-        self.precision = stored_precision(checkpoint, precision, exits=True)
+        at_exits = any(layer != exits.num_layers for layer in layers)
+        self.precision = stored_precision(checkpoint, precision, exits=at_exits)
         self._checkpoint = checkpoint
         self._num_layers = exits.num_layers
         self._workers = Workers(self.threads)

@@ -60,14 +60,14 @@ def write_card(
         "| --- | --- | ---: |",
         *(f"| {name} | `{data.digests[name][:16]}…` | {count:,} |" for name, count in data.counts.items()),
         "",
-        f"{prepared.num_lists:,} queries, {prepared.num_pairs:,} pairs of query and document, "
-        f"{prepared.num_tokens:,} tokens an epoch. {prepared.left_out:,} queries were left out since they "
-        f"are held out. {prepared.cut_documents:,} documents and {prepared.cut_queries:,} queries were cut; "
-        f"of {prepared.num_positives:,} positives, {prepared.cut_positives:,} were not read whole.",
+        f"Queries: {prepared.num_lists:,}; left out, since they are held out: {prepared.left_out:,}. Pairs "
+        f"of query and document: {prepared.num_pairs:,}. Tokens an epoch: {prepared.num_tokens:,}. Cut: "
+        f"{prepared.cut_documents:,} of the documents, {prepared.cut_queries:,} of the queries. Positives "
+        f"that were not read whole: {prepared.cut_positives:,} of {prepared.num_positives:,}.",
         "",
         "## Recipe",
         "",
-        f"{report.num_steps:,} steps in {report.precision}. As a file: [recipe.yaml](recipe.yaml).",
+        f"Steps: {report.num_steps:,}, in {report.precision}. As a file: [recipe.yaml](recipe.yaml).",
         "",
         "```yaml",
         text.rstrip(),

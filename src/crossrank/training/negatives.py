@@ -187,6 +187,8 @@ def _check_sources(sources: Sequence[Any], filters: Filters, teacher: Reranker |
             )
         return
     check_scored(filters, [source.name for source in sources if not source.is_random])
+    if filters.suspect_from is not None:
+        raise InputError("suspect_from is a teacher's score, and there is no teacher")
     if not filters.has_margin and filters.positive_score != "min":
         raise InputError("positive_score does nothing without a margin or a teacher")
 

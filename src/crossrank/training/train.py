@@ -359,11 +359,19 @@ class _Ingredients:
     def num_steps(self) -> int:
         """Updates of the weights."""
         schedule = self.recipe.schedule
+        several = int(processes().num_processes)
+        rows = schedule.lists_per_step * several
+        batches = math.ceil(self.prepared.num_rows / rows)
+        if several > 1:
+            batches = self.prepared.num_rows // rows  # all have as many rows: what is left over is not taken
+            if not batches:
+                raise InputError(
+                    f"{several} processes take {rows:,} rows a step, and the data has "
+                    f"{self.prepared.num_rows:,}; take a smaller schedule.lists_per_step, or fewer processes"
+                )
         if schedule.steps is not None:
             return schedule.steps
         assert schedule.epochs is not None  # one of the two is there
-        rows = schedule.lists_per_step * int(processes().num_processes)
-        batches = math.ceil(self.prepared.num_rows / rows)
         return max(1, math.ceil(schedule.epochs * max(1, math.ceil(batches / schedule.accumulate))))
 
     def attention(self) -> AbstractContextManager[None]:

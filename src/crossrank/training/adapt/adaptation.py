@@ -533,7 +533,7 @@ class _Adaptation:
             encoded += 2 * sum(1 for _ in judged.documents()) / len(self._documents)
         num_pairs = 3 * self._settings.depth * queries + _INT8_PAIRS
         num_pairs += _CALIBRATED_DEPTH * len(collection.queries("dev"))
-        return encoded * self._seconds["queries"] + num_pairs * pair_s
+        return encoded * self._seconds.get("queries", 0.0) + num_pairs * pair_s
 
     def _train(self, part: Part) -> dict[str, Any]:
         folder = self._model_folder(part)

@@ -152,7 +152,8 @@ def _difference(comparison: Mapping[str, Any], measure: str) -> str:
 
 def _measured(measured: Mapping[str, Any], measure: str, significance: float, picture: str) -> list[str]:
     lines = [f"## {measured['name'][0].upper()}{measured['name'][1:]}", ""]
-    lines += [f"{measured['queries']:,} queries over {measured['documents']:,} documents.", ""]
+    queries = _counted(measured["queries"], "query", "queries")
+    lines += [f"{queries} over {_counted(measured['documents'], 'document', 'documents')}.", ""]
     lines += _table(
         ("system", measure), ((name, f"{value:.4f}") for name, value in measured["systems"].items())
     )
@@ -227,8 +228,9 @@ def _training(part: str, found: Mapping[str, Any], measure: str) -> str:
         return f"{name}: stopped. {found['why']}"
     best = f"the best at step {found['best_step']:,}" if found["best_step"] else "none was above the base"
     return (
-        f"{name}: {found['steps']:,} steps in {found['precision']}, {found['seconds']:,.0f} s with its "
-        f"measurements; {measure} on the dev queries {found['dev_before']:.4f} → {found['dev_best']:.4f} "
+        f"{name}: {_counted(found['steps'], 'step', 'steps')} in {found['precision']}, "
+        f"{found['seconds']:,.0f} s with its measurements; {measure} on the dev queries "
+        f"{found['dev_before']:.4f} → {found['dev_best']:.4f} "
         f"({best})."
     )
 
