@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 RERANKER, BI_ENCODER = GOLDEN / "bert", GOLDEN / "sbert_bi_encoder"
 DOCUMENTS = ["a village in the hills", "the play was written in 1600", "the river"]
 COMMANDS = typer.main.get_command(app).commands
-# These train, quantise and export, with what they need for it; bench measures what runs on the CPU.
+# These train, and make or measure what runs on the CPU.
 WITHOUT = {"adapt", "bench", "export", "quantize"}
 
 
