@@ -55,7 +55,7 @@ def test_repairs_are_said_to_people_and_in_json(run, server):
     options = ["--llm", "listwise", "--llm-model", "oracle", "--base-url", server.url]
     result = run("rerank", *options, "river", *TEXTS)
     assert result.exit_code == 0
-    assert "repaired in 1 answer of the model" in result.stderr
+    assert "1 of 1 answer of the model repaired" in result.stderr
     assert "repaired" in json.loads(run("rerank", *options, "--json", "river", *TEXTS).stdout)["notes"][0]
 
 
