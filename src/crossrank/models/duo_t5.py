@@ -214,6 +214,25 @@ class DuoT5:
             QueryTooLongError: a query longer than `max_query_length`.
             ModelOutputError: NaN or infinity from the model.
         """
+        wide = self.margins(comparisons).astype(np.float64)
+        small = np.exp(-np.abs(wide))  # never overflows
+        preferences: npt.NDArray[np.float64] = np.where(wide >= 0, 1, small) / (1 + small)
+        return preferences
+
+    def margins(self, comparisons: Sequence[tuple[str, str, str]]) -> npt.NDArray[np.float32]:
+        """Compare documents, without making probabilities of it, which saturate.
+
+        Args:
+            comparisons: as in `prefer`.
+
+        Returns:
+            float32 (n,): the logit of "true" less that of "false", the log-odds of what `prefer` returns.
+
+        Raises:
+            InputError: as `prefer`.
+            QueryTooLongError: as `prefer`.
+            ModelOutputError: as `prefer`.
+        """
         checked = _comparisons(comparisons)
         queries = encode_queries(
             [query for query, _, _ in checked],
@@ -226,10 +245,7 @@ class DuoT5:
         for start in range(0, len(unique), _MOST_COMPARISONS):
             block = unique[start : start + _MOST_COMPARISONS]
             margins.update(zip(block, self._margins(block, queries).tolist(), strict=True))
-        wide = np.array([margins[each] for each in checked], dtype=np.float64)
-        small = np.exp(-np.abs(wide))  # never overflows
-        preferences: npt.NDArray[np.float64] = np.where(wide >= 0, 1, small) / (1 + small)
-        return preferences
+        return np.array([margins[each] for each in checked], dtype=np.float32)
 
     def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
         """Order one query's documents, best first.
