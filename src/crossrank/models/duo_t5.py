@@ -25,8 +25,6 @@ from crossrank.models.requests import Requests, check_query
 from crossrank.models.reranker import Reranker
 from crossrank.models.t5_families import DUO_PROMPT
 from crossrank.models.t5_opening import (
-    Backend,
-    T5Precision,
     answer_ids,
     check_kind,
     find_family,
@@ -35,6 +33,7 @@ from crossrank.models.t5_opening import (
     stated_prompt,
 )
 from crossrank.runtime import batching
+from crossrank.runtime.backends import Backend, Precision
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import TokenScore
@@ -112,8 +111,8 @@ class DuoT5:
         tokens: Sequence[str | int] | None = None,
         family: str | None = None,
         prompt: str | None = None,
-        precision: T5Precision = "auto",
-        backend: Backend = "onnx",
+        precision: Precision = "auto",
+        backend: Backend = "auto",
         device: str | None = None,
         max_length: int | None = None,
         max_query_length: int | None = None,

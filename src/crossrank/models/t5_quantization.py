@@ -69,7 +69,7 @@ def open_t5(kind: T5Kind, model: str | Path, precision: Literal["float32", "int8
         precision: what the linear layers compute in.
         options: others of the class.
     """
-    return _CLASSES[kind](model, precision=precision, long_query="truncate", **options)
+    return _CLASSES[kind](model, precision=precision, backend="onnx", long_query="truncate", **options)
 
 
 def t5_output(model: MonoT5 | RankT5 | DuoT5) -> Output:
