@@ -193,7 +193,7 @@ def terrier(folder: Path, args: argparse.Namespace) -> dict[str, Scorer]:
 def crossrank(folder: Path, args: argparse.Namespace) -> dict[str, Scorer]:
     from crossrank import load
 
-    model = load(folder, threads=args.threads, progress=False)
+    model = load(folder, backend="onnx", threads=args.threads, progress=False)
     return {f"{CROSSRANK} float32": model.score}
 
 
