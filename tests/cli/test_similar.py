@@ -138,3 +138,13 @@ def test_a_file_that_is_there_is_replaced_only_where_that_is_said(run, corpus, t
     assert run(*asked, "--replace").exit_code == 0
     assert to.read_text().startswith(("score", "cluster"))
     assert run(command, corpus, *MODEL, "--replace").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["paraphrases", "cluster"])
+def test_a_folder_that_is_not_there_is_said_before_texts_are_encoded(
+    run, corpus, tmp_path, monkeypatch, command
+) -> None:
+    monkeypatch.setattr("crossrank.models.bi_encoder.BiEncoder.encode_documents", None)
+    result = run(command, corpus, *MODEL, "--to", tmp_path / "nothing" / "rows.csv")
+    assert result.exit_code == 1
+    assert "there is no folder" in " ".join(result.stderr.split())
