@@ -22,6 +22,7 @@ from typing import Any
 import harness
 
 from crossrank import Collection
+from crossrank.cli.train import quieten
 from crossrank.training.adapt.adaptation import adapt
 from crossrank.training.adapt.report import verdict
 from crossrank.training.adapt.settings import AdaptationSettings
@@ -85,6 +86,7 @@ def main() -> None:
         "machine": harness.machine(*PACKAGES),
         "collections": {},
     }
+    quieten()
     for folder in args.collections:
         Collection.open(folder).qrels(args.split)  # what cannot be read is said now
     for folder in args.collections:

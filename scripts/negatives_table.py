@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from crossrank import BM25, BiEncoder, Collection, CrossEncoder, Dense, Document
+from crossrank.cli.train import quieten
 from crossrank.evaluation.significance import compare, mean_interval
 from crossrank.training.held_out import HeldOutSet, open_held_out
 from crossrank.training.negatives import Source, mine
@@ -148,6 +149,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     args.output.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
+    quieten()
 
     collection = Collection.open(args.squad)
     mine_arms(collection, draw_queries(collection, args.queries), args.passages, args.work)

@@ -140,7 +140,10 @@ def mine(
     ] = False,
     suspect_from: Annotated[
         float | None,
-        typer.Option(help="Suspect only what the teacher scores this or more, however low the positive is."),
+        typer.Option(
+            help="What the teacher scores below this is not refused for being as high as the positive; "
+            "margins refuse it all the same."
+        ),
     ] = None,
     near_duplicates: Annotated[
         float, typer.Option(min=0, max=1, help="Refuse texts that are this much the same; 0 refuses none.")
