@@ -59,6 +59,29 @@ def progress() -> Iterator[Any]:
     yield tell
 
 
+def changes(collections: dict[str, Any]) -> list[dict[str, str]]:
+    """A row for each model that was trained, and for the search with what is kept, on each set of queries."""
+    rows = []
+    for name, found in collections.items():
+        for measured in found["measured"]:
+            for part, each in measured["comparisons"].items():
+                ends = each["difference"]
+                rows.append(
+                    {
+                        "collection": name,
+                        "queries": measured["name"],
+                        "": part.replace("_", " "),
+                        "before": f"{each['other_mean']['value']:.4f}",
+                        "after": f"{each['mean']['value']:.4f}",
+                        "difference": f"{ends['value']:+.4f} [{ends['low']:+.4f}, {ends['high']:+.4f}]",
+                        "p": f"{each['p_value']:.2g}",
+                        "gain / lose": f"{each['wins']} / {each['losses']}",
+                        "kept": {True: "yes", False: "no"}.get(found["kept"].get(part), ""),
+                    }
+                )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -106,6 +129,9 @@ def main() -> None:
             for system, value in measured["systems"].items():
                 say(f"    {system:40} {value:.4f}")
         harness.write("adapt", result, args.output)
+    rows = changes(result["collections"])
+    if rows:
+        harness.table(f"{settings.measure}, before and after", rows)
 
 
 if __name__ == "__main__":
