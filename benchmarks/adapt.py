@@ -21,7 +21,7 @@ from typing import Any
 
 import harness
 
-from crossrank import Collection
+from crossrank import BiEncoder, Collection, CrossEncoder
 from crossrank.cli.train import quieten
 from crossrank.training.adapt.adaptation import adapt
 from crossrank.training.adapt.report import verdict
@@ -40,9 +40,18 @@ def adapted(folder: Path, split: str, output: Path, settings: AdaptationSettings
         documents = [*Collection.open(folder).documents()]
         adapt(documents, output, settings, judged=(folder, split), on_stage=say, on_training=progress)
     found: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
-    if found["settings"] != json.loads(json.dumps(asdict(settings))):
-        raise SystemExit(f"{output} was made with other settings; remove it, or give another --folder")
+    run = json.loads((output / "training" / "run.json").read_text(encoding="utf-8"))
+    same_settings = found["settings"] == json.loads(json.dumps(asdict(settings)))
+    if not same_settings or run["made_with"]["models"] != fingerprints(settings):
+        raise SystemExit(
+            f"{output} was made with other settings or models; remove it, or give another --folder"
+        )
     return found
+
+
+def fingerprints(settings: AdaptationSettings) -> list[str]:
+    """Of the two models that are adapted: their names stay when a release brings other weights."""
+    return [BiEncoder(settings.bi_encoder).fingerprint, CrossEncoder(settings.reranker).fingerprint]
 
 
 @contextmanager
@@ -107,6 +116,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "benchmark": "adapt",
         "machine": harness.machine(*PACKAGES),
+        "models": fingerprints(settings),
         "collections": {},
     }
     quieten()
