@@ -50,8 +50,9 @@ def adapted(folder: Path, split: str, output: Path, settings: AdaptationSettings
 
 
 def fingerprints(settings: AdaptationSettings) -> list[str]:
-    """Of the two models that are adapted: their names stay when a release brings other weights."""
-    return [BiEncoder(settings.bi_encoder).fingerprint, CrossEncoder(settings.reranker).fingerprint]
+    """Of the two models, opened as `adapt` does: their names stay when a release brings other weights."""
+    reranker = CrossEncoder(settings.reranker, long_query="truncate")
+    return [BiEncoder(settings.bi_encoder).fingerprint, reranker.fingerprint]
 
 
 @contextmanager
