@@ -479,6 +479,7 @@ class _Adaptation:
             output=output,
             steps=size.steps,
             dev_queries=size.dev_queries,
+            exits=self._old_reranker.exit_layers if part == "reranker" else (),
             most_tokens=(
                 self._old_bi_encoder.max_length
                 if part == "bi_encoder"
