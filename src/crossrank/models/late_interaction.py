@@ -80,7 +80,7 @@ class LateInteraction:
     call: they are encoded and compared by the block. Safe to use from many threads at once.
 
     Args:
-        model: a folder, or a name on the Hugging Face hub.
+        model: a folder, or a name on the Hugging Face hub; None is the built-in model.
         revision: commit, tag or branch; for hub models only.
         precision: "float32", "int8" where the model has an int8 form that passed its parity gate, "bf16" with
             torch, or "auto" for the fastest form there is where it runs.
@@ -116,7 +116,7 @@ class LateInteraction:
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | None = None,
         *,
         revision: str | None = None,
         precision: Precision = "auto",
@@ -137,7 +137,7 @@ class LateInteraction:
         checkpoint = Checkpoint.open(folder)
         modules = token_modules(checkpoint)
         self.name = model if isinstance(model, str) and model != str(folder) else folder.resolve().name
-        self.origin = str(model)
+        self.origin = self.name if model is None else str(model)
         tokenizer = Tokenizer(checkpoint)
         self.settings = TokenSettings.for_model(
             checkpoint, tokenizer, query_length=query_length, document_length=document_length
