@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -197,10 +196,9 @@ def timed(rows: Sequence[Row], args: argparse.Namespace) -> dict[str, dict[str, 
         if row.run is None:
             continue
         harness.say(f"warming up: {row.family}")
-        start = time.perf_counter()
-        row.run()
-        if time.perf_counter() - start > args.slow:
-            summaries[row.family] = harness.interleave({row.family: row.run}, 1)[row.family].summary()
+        first = harness.interleave({row.family: row.run}, 1)[row.family]
+        if first.median_s > args.slow:
+            summaries[row.family] = first.summary()
         else:
             quick[row.family] = row.run
     timings = harness.interleave(quick, args.rounds)
