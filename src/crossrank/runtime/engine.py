@@ -42,6 +42,7 @@ __all__ = [
     "build_graph",
     "build_stored_graph",
     "check_batch",
+    "engine_fingerprint",
     "open_engine",
     "open_session",
     "stored_precision",
@@ -180,8 +181,7 @@ class SessionEngine:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the checkpoint's files and the precision; computed when first asked for."""
-        parts = f"{self._checkpoint.fingerprint} {self.precision} {self._source()}"
-        return hashlib.sha256(parts.encode()).hexdigest()
+        return engine_fingerprint(self._checkpoint, self.precision, self._source())
 
     def run(
         self,
@@ -264,6 +264,17 @@ def _done(call: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
     except Exception as error:
         future.set_exception(error)
     return future
+
+
+def engine_fingerprint(checkpoint: Checkpoint, precision: str, source: str = "") -> str:
+    """Return SHA-256 (hex) of everything that decides an engine's output.
+
+    Args:
+        checkpoint: what runs.
+        precision: what its linear layers compute in.
+        source: what else there is to tell apart: a file, a head, the prompt around texts.
+    """
+    return hashlib.sha256(f"{checkpoint.fingerprint} {precision} {source}".encode()).hexdigest()
 
 
 def check_batch(
