@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +27,7 @@ from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, Int8Linear, passed_pa
 from crossrank.runtime.limits import num_threads
 from crossrank.runtime.onnx_file import OnnxFacts, onnx_digest, read_facts
 from crossrank.runtime.tokenization import ModelInputs
+from crossrank.runtime.workers import Workers
 
 __all__ = [
     "ARCHITECTURES",
@@ -38,7 +36,6 @@ __all__ = [
     "Head",
     "Output",
     "SessionEngine",
-    "Workers",
     "build_graph",
     "build_stored_graph",
     "check_batch",
@@ -48,7 +45,6 @@ __all__ = [
     "stored_precision",
 ]
 
-_Result = TypeVar("_Result")
 _Opened = tuple[onnxruntime.InferenceSession, object]
 
 Head = Callable[[Graph, Mapping[str, Any], Encoder], str]
@@ -212,58 +208,6 @@ class SessionEngine:
     def run_all(self, batches: Iterable[ModelInputs]) -> Iterator[npt.NDArray[np.float32]]:
         """Run batches; see `Engine.run_all`."""
         return self._workers.in_order(self.run, batches)
-
-
-class Workers:
-    """Threads that start when first needed, and anew in a forked process: threads do not cross a fork.
-
-    Args:
-        count: of threads.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._of_process = self._start()
-
-    def in_order(self, call: Callable[..., _Result], batches: Iterable[tuple[Any, ...]]) -> Iterator[_Result]:
-        """Call a function with each batch's arguments, several at a time, and yield what it gives in order.
-
-        A few batches are taken ahead, so memory does not grow with their number.
-        """
-        waiting: deque[Future[_Result]] = deque()
-        try:
-            for arguments in batches:
-                waiting.append(self.submit(call, *arguments))
-                if len(waiting) > 2 * self._count:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-    def submit(self, call: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
-        """Make a call in one of the threads."""
-        process, pool = self._of_process  # read at once: another thread may be starting anew
-        if process != os.getpid():
-            self._of_process = _, pool = self._start()
-        try:
-            return pool.submit(call, *arguments)
-        except RuntimeError:  # the interpreter is ending: other threads and exit handlers may still ask
-            return _done(call, *arguments)
-
-    def _start(self) -> tuple[int, ThreadPoolExecutor]:
-        return os.getpid(), ThreadPoolExecutor(self._count, thread_name_prefix="crossrank")
-
-
-def _done(call: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
-    """Make the call in this thread."""
-    future: Future[_Result] = Future()
-    try:
-        future.set_result(call(*arguments))
-    except Exception as error:
-        future.set_exception(error)
-    return future
 
 
 def engine_fingerprint(checkpoint: Checkpoint, precision: str, source: str = "") -> str:

@@ -21,7 +21,6 @@ import onnxruntime
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import (
     Precision,
-    Workers,
     build_stored_graph,
     engine_fingerprint,
     open_session,
@@ -30,6 +29,7 @@ from crossrank.runtime.engine import (
 from crossrank.runtime.exits import HIDDEN_IN, HIDDEN_OUT, Exits, exit_identity
 from crossrank.runtime.limits import num_threads
 from crossrank.runtime.tokenization import ModelInputs
+from crossrank.runtime.workers import Workers
 
 __all__ = ["KeptStates", "StageEngine", "StagedEngine"]
 
