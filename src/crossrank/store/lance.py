@@ -452,7 +452,7 @@ class Index:
         Raises:
             IndexMismatchError: an index without token vectors, or opened without their model.
             InputError: queries that are not strings, or a filter that does not fit the fields.
-            QueryTooLongError: as `LateInteraction.rank`.
+            QueryTooLongError: as `LateInteraction`.
         """
         model = self.needed_late_interaction("texts cannot be searched for by their tokens")
         texts = valid_strings(queries, "queries")
