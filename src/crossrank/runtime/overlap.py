@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -36,4 +35,4 @@ def in_turn(engine: Engine, call: Callable[[_Item], _Result], items: Iterable[_I
         yield from map(call, items)
         return
     with ThreadPoolExecutor(callers, thread_name_prefix="crossrank-overlap") as pool:
-        yield from in_order(partial(pool.submit, call), items, ahead=callers - 1)
+        yield from in_order(lambda item: pool.submit(call, item), items, ahead=callers - 1)
