@@ -24,10 +24,10 @@ from crossrank.runtime.engine import (
     build_stored_graph,
     engine_fingerprint,
     open_session,
-    stored_precision,
 )
 from crossrank.runtime.exits import HIDDEN_IN, HIDDEN_OUT, Exits, exit_identity
 from crossrank.runtime.limits import num_threads
+from crossrank.runtime.stored_forms import stored_precision
 from crossrank.runtime.tokenization import ModelInputs
 from crossrank.runtime.workers import Workers
 
