@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -31,6 +29,7 @@ from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Engine, SessionEngine, Source, open_engine
 from crossrank.runtime.exits import Exits, exit_identity
 from crossrank.runtime.limits import num_threads
+from crossrank.runtime.settings import settings_digest
 from crossrank.runtime.staged_engine import KeptStates, StagedEngine, StageEngine
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K, LongDocuments
@@ -204,8 +203,7 @@ class CrossEncoder(RankVerbs):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything that decides a score: model, tokenizer, precision, settings."""
-        parts = {"engine": self._engine.fingerprint, **asdict(self.settings)}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return settings_digest({"engine": self._engine.fingerprint, **asdict(self.settings)})
 
     @property
     def label(self) -> str | None:

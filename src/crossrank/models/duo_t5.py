@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -39,6 +38,7 @@ from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import TokenScore
 from crossrank.runtime.prompts import PromptTokenizer
+from crossrank.runtime.settings import settings_digest
 from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K
 from crossrank.types import Ranking
 
@@ -201,8 +201,7 @@ class DuoT5(RankVerbs):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything that decides a preference: model, tokenizer, precision, settings."""
-        parts = {"engine": self._engine.fingerprint, **asdict(self.settings)}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return settings_digest({"engine": self._engine.fingerprint, **asdict(self.settings)})
 
     def calls(self, count: int) -> int:
         """Return the most model calls that ranking `count` documents can take."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -19,13 +17,14 @@ from crossrank.errors import CheckpointError, InputError, QueryTooLongError
 from crossrank.models.hub import resolve
 from crossrank.models.maxsim import Aligned, TokenVectors, maxsim
 from crossrank.models.requests import RankVerbs, Requests, check_pairs
-from crossrank.models.token_encoder import EncodedTexts, TokenEncoder, text_blocks
+from crossrank.models.token_encoder import EncodedTexts, TokenEncoder, encoded_at_once
 from crossrank.models.token_settings import TokenSettings, token_modules
 from crossrank.progress import Track, track
 from crossrank.runtime.backends import Backend, Precision, open_backend
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Source
+from crossrank.runtime.settings import settings_digest
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.types import Document, Hit, Pair, Ranking
 
@@ -186,8 +185,7 @@ class LateInteraction(RankVerbs):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything that decides a score: model, tokenizer, precision, settings."""
-        parts = {"engine": self._engine.fingerprint, **asdict(self.settings)}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return settings_digest({"engine": self._engine.fingerprint, **asdict(self.settings)})
 
     def encode_queries(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """Return the token vectors of each query: (tokens, dimensions) float32, in their order.
@@ -232,7 +230,7 @@ class LateInteraction(RankVerbs):
         cut = np.zeros(len(strings), dtype=np.int32)
         form = self.settings.document
         with track(len(strings), "Encoding documents", progress=self._progress) as tracked:
-            for block in text_blocks(strings):
+            for block in encoded_at_once(strings):
                 encoded = self._encoder.encode(
                     strings[block], form, tracked, partial(_document_name, block.start)
                 )
@@ -372,7 +370,7 @@ class LateInteraction(RankVerbs):
         ]
         with track(len(queries) + len(firsts), "Scoring pairs", progress=self._progress) as tracked:
             vectors = self._query_vectors(queries, query_name, tracked)
-            for block in text_blocks([each.text for each in firsts]):
+            for block in encoded_at_once([each.text for each in firsts]):
                 made = document_vectors(firsts[block], tracked)
                 for query, column, (scores, cut) in zip(vectors, columns, results, strict=True):
                     places = np.flatnonzero((column >= block.start) & (column < block.stop))
@@ -401,7 +399,7 @@ class LateInteraction(RankVerbs):
         may_be_empty: bool = False,
     ) -> list[npt.NDArray[np.float32]]:
         vectors: list[npt.NDArray[np.float32]] = []
-        for block in text_blocks(texts):
+        for block in encoded_at_once(texts):
             encoded = self._encoder.encode(
                 texts[block], self.settings.query, tracked, partial(_shifted, name, block.start)
             )
