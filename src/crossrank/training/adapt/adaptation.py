@@ -36,8 +36,9 @@ from crossrank.training.adapt.trainings import OnTraining, size_trainings, train
 from crossrank.training.adapt.workspace import Workspace
 from crossrank.training.corpus import as_corpus
 from crossrank.training.guards import Progress
-from crossrank.training.run_folder import RunFolder, write_whole
+from crossrank.training.run_folder import RunFolder
 from crossrank.types import Document
+from crossrank.whole_files import write_whole
 
 __all__ = ["STAGES", "AdaptationReport", "adapt"]
 

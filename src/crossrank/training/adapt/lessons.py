@@ -18,8 +18,8 @@ from crossrank.training.adapt.pseudo_queries import draw_pseudo_queries
 from crossrank.training.adapt.workspace import Workspace
 from crossrank.training.examples import draw
 from crossrank.training.negatives import Filters, Source, mine
-from crossrank.training.run_folder import write_whole
 from crossrank.types import Document
+from crossrank.whole_files import write_whole
 
 __all__ = ["draw_queries", "mine_negatives"]
 
