@@ -19,7 +19,7 @@ demo: $(VENV)/demo.stamp
 
 ## Everything that must pass before a change is taken.
 test: check
-	$(RUN) pytest
+	$(RUN) pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 ## Lint, format and types only.
 check: $(VENV)/dev.stamp

@@ -21,7 +21,8 @@ from typing import Any
 
 import harness
 
-from crossrank import Collection
+from crossrank import BiEncoder, Collection, CrossEncoder
+from crossrank.cli.train import quieten
 from crossrank.training.adapt.adaptation import adapt
 from crossrank.training.adapt.report import verdict
 from crossrank.training.adapt.settings import AdaptationSettings
@@ -39,9 +40,19 @@ def adapted(folder: Path, split: str, output: Path, settings: AdaptationSettings
         documents = [*Collection.open(folder).documents()]
         adapt(documents, output, settings, judged=(folder, split), on_stage=say, on_training=progress)
     found: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
-    if found["settings"] != json.loads(json.dumps(asdict(settings))):
-        raise SystemExit(f"{output} was made with other settings; remove it, or give another --folder")
+    run = json.loads((output / "training" / "run.json").read_text(encoding="utf-8"))
+    same_settings = found["settings"] == json.loads(json.dumps(asdict(settings)))
+    if not same_settings or run["made_with"]["models"] != fingerprints(settings):
+        raise SystemExit(
+            f"{output} was made with other settings or models; remove it, or give another --folder"
+        )
     return found
+
+
+def fingerprints(settings: AdaptationSettings) -> list[str]:
+    """Of the two models, opened as `adapt` does: their names stay when a release brings other weights."""
+    reranker = CrossEncoder(settings.reranker, long_query="truncate")
+    return [BiEncoder(settings.bi_encoder).fingerprint, reranker.fingerprint]
 
 
 @contextmanager
@@ -56,6 +67,29 @@ def progress() -> Iterator[Any]:
             say(f"  step {told.step:,}/{told.num_steps:,}: loss {told.loss:.4f}, {rest}")
 
     yield tell
+
+
+def changes(collections: dict[str, Any]) -> list[dict[str, str]]:
+    """A row for each model that was trained, and for the search with what is kept, on each set of queries."""
+    rows = []
+    for name, found in collections.items():
+        for measured in found["measured"]:
+            for part, each in measured["comparisons"].items():
+                ends = each["difference"]
+                rows.append(
+                    {
+                        "collection": name,
+                        "queries": measured["name"],
+                        "": part.replace("_", " "),
+                        "before": f"{each['other_mean']['value']:.4f}",
+                        "after": f"{each['mean']['value']:.4f}",
+                        "difference": f"{ends['value']:+.4f} [{ends['low']:+.4f}, {ends['high']:+.4f}]",
+                        "p": f"{each['p_value']:.2g}",
+                        "gain / lose": f"{each['wins']} / {each['losses']}",
+                        "kept": {True: "yes", False: "no"}.get(found["kept"].get(part), ""),
+                    }
+                )
+    return rows
 
 
 def main() -> None:
@@ -83,8 +117,10 @@ def main() -> None:
     result: dict[str, Any] = {
         "benchmark": "adapt",
         "machine": harness.machine(*PACKAGES),
+        "models": fingerprints(settings),
         "collections": {},
     }
+    quieten()
     for folder in args.collections:
         Collection.open(folder).qrels(args.split)  # what cannot be read is said now
     for folder in args.collections:
@@ -104,6 +140,9 @@ def main() -> None:
             for system, value in measured["systems"].items():
                 say(f"    {system:40} {value:.4f}")
         harness.write("adapt", result, args.output)
+    rows = changes(result["collections"])
+    if rows:
+        harness.table(f"{settings.measure}, before and after", rows)
 
 
 if __name__ == "__main__":

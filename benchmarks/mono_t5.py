@@ -41,8 +41,8 @@ SIZES = {
 VOCABULARY = 8000
 
 
-def write_model(folder: Path, size: str) -> None:
-    """A T5 with random weights, and a tokenizer of its kind made from the sample texts."""
+def write_model(folder: Path, size: str, kind: str = "mono_t5") -> None:
+    """A T5 reranker with random weights, and a tokenizer of its kind made from the sample texts."""
     import material
     import torch
     import transformers
@@ -53,7 +53,7 @@ def write_model(folder: Path, size: str) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
     )
-    special = ["<pad>", "</s>", "<unk>"]
+    special = ["<pad>", "</s>", "<unk>", "<extra_id_10>"]
     trainer = trainers.UnigramTrainer(
         vocab_size=VOCABULARY, special_tokens=special, unk_token="<unk>", show_progress=False
     )
@@ -84,7 +84,7 @@ def write_model(folder: Path, size: str) -> None:
         unk_token="<unk>",
         model_max_length=512,
     ).save_pretrained(folder)
-    (folder / "crossrank.json").write_text('{"kind": "mono_t5"}', encoding="utf-8")
+    (folder / "crossrank.json").write_text(json.dumps({"kind": kind}), encoding="utf-8")
 
 
 def reference(folder: Path) -> Scorer:
@@ -193,7 +193,7 @@ def terrier(folder: Path, args: argparse.Namespace) -> dict[str, Scorer]:
 def crossrank(folder: Path, args: argparse.Namespace) -> dict[str, Scorer]:
     from crossrank import load
 
-    model = load(folder, threads=args.threads, progress=False)
+    model = load(folder, backend="onnx", threads=args.threads, progress=False)
     return {f"{CROSSRANK} float32": model.score}
 
 

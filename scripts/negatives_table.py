@@ -17,8 +17,10 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from crossrank import BM25, BiEncoder, Collection, CrossEncoder, Dense, Document
+from crossrank.cli.train import quieten
 from crossrank.evaluation.significance import compare, mean_interval
 from crossrank.training.held_out import HeldOutSet, open_held_out
 from crossrank.training.negatives import Source, mine
@@ -26,6 +28,7 @@ from crossrank.training.recipes import HeldOut, recipe_of
 from crossrank.training.train import train
 
 ROOT = Path(__file__).parents[1]
+BASE = "crossrank-embed"
 NEGATIVES = 5
 MAX_LENGTH = 192
 SEED = 7
@@ -60,7 +63,7 @@ def mine_arms(collection: Collection, queries: dict[str, str], passages: int, wo
         if name == "bm25":
             first_stage = BM25(documents)
         elif name == "dense":
-            first_stage = Dense(documents, BiEncoder())
+            first_stage = Dense(documents, BiEncoder(BASE))
         # the best hits of a question may answer it without being judged
         source = Source(first_stage, NEGATIVES, name=name, skip_top=0 if name == "random" else 2, depth=50)
         qrels = collection.qrels("train")
@@ -75,7 +78,7 @@ def train_arm(name: str, work: Path, steps: int | None) -> dict[str, float]:
         return json.loads(record.read_text())
     recipe = recipe_of(
         {
-            "student": {"kind": "cross_encoder", "base": "crossrank-embed"},
+            "student": {"kind": "cross_encoder", "base": BASE},
             "data": [{"file": str(work / f"{name}.jsonl")}],
             "loss": {"name": "lce"},
             "schedule": {
@@ -129,6 +132,16 @@ def cell(values: dict[str, float]) -> str:
     return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
+def settled(work: Path, settings: dict[str, Any]) -> None:
+    """Note what the files of a folder are made with; refuse a folder that was made with something else."""
+    path = work / "settings.json"
+    if path.exists() and json.loads(path.read_text()) != settings:
+        raise SystemExit(
+            f"{work} was made with other settings or another base; remove it, or give another --work"
+        )
+    path.write_text(json.dumps(settings, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -148,7 +161,11 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     args.output.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
+    quieten()
 
+    settings = {name: getattr(args, name) for name in ("queries", "passages", "held_out", "depth", "steps")}
+    settings |= {"negatives": NEGATIVES, "max_length": MAX_LENGTH, "seed": SEED, "base": BASE}
+    settled(args.work, {**settings, "squad": str(args.squad), "weights": BiEncoder(BASE).fingerprint})
     collection = Collection.open(args.squad)
     mine_arms(collection, draw_queries(collection, args.queries), args.passages, args.work)
     print(f"mined after {time.monotonic() - begun:.0f} s", flush=True)
@@ -190,8 +207,6 @@ def main() -> None:
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     table = "\n".join(lines) + "\n"
     print(table)
-    settings = {name: getattr(args, name) for name in ("queries", "passages", "held_out", "depth", "steps")}
-    settings |= {"negatives": NEGATIVES, "max_length": MAX_LENGTH, "seed": SEED, "base": "crossrank-embed"}
     result = {"settings": settings, "training": training, "rows": rows}
     (args.output / "negatives.json").write_text(json.dumps(result, indent=1) + "\n")
     (args.output / "negatives.md").write_text(table)

@@ -1,11 +1,11 @@
 """Make the folders of the built-in models: int8 weights, parity record, model card.
 
-Takes float32 folders (the fine-tuned cross-encoder, all-MiniLM-L6-v2), quantises them with a few hundred
-unlabelled pairs of the training lists, compares int8 with float32 on collections that were never trained on,
-and writes a folder only if it passes the gate.
+Takes float32 folders (the fine-tuned cross-encoder and late-interaction model, all-MiniLM-L6-v2), quantises
+them with a few hundred unlabelled pairs of the training lists, compares int8 with float32 on collections that
+were never trained on, and writes a folder only if it passes the gate.
 
-    python build.py --data ../../../shared/data --lists work/lists/lists.jsonl \
-        --cross-encoder work/ce --bi-encoder MINILM_FOLDER --out ../../src/crossrank/models/builtin
+    python build.py --data ../../../shared/data --lists work/lists/lists.jsonl --cross-encoder work/ce \
+        --bi-encoder MINILM_FOLDER --late-interaction work/colbert --out ../../src/crossrank/models/builtin
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from crossrank.evaluation.collections import Collection
 from crossrank.evaluation.trec import read_qrels
-from crossrank.models.hub import Kind
+from crossrank.models.hub import BUILT_IN, Kind
 from crossrank.models.quantize import (
     Candidates,
     calibration_inputs,
@@ -39,6 +39,8 @@ from crossrank.types import Qrels
 CALIBRATION_PAIRS = 384
 COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "modules.json", "1_Pooling/config.json")
 COPIED += ("sentence_bert_config.json", "config_sentence_transformers.json", "2_Normalize/config.json")
+COPIED += ("1_Dense/config.json", "1_Dense/model.safetensors", "2_MultiVectorMask/config.json")
+COPIED += ("3_Normalize/config.json",)
 
 
 def candidates(data: Path, name: str, depth: int) -> tuple[Candidates, Qrels]:
@@ -150,14 +152,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--lists", type=Path, required=True)
-    parser.add_argument("--cross-encoder", type=Path)
-    parser.add_argument("--bi-encoder", type=Path)
+    for kind in BUILT_IN:
+        parser.add_argument(f"--{kind}", type=Path, help="float32 folder to make this model from")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    if args.bi_encoder:
-        build(args.bi_encoder, args.out / "crossrank-embed", args, "bi-encoder")
-    if args.cross_encoder:
-        build(args.cross_encoder, args.out / "crossrank-mini", args, "cross-encoder")
+    for kind, name in BUILT_IN.items():
+        source = getattr(args, kind.replace("-", "_"))
+        if source is not None:
+            build(source, args.out / name, args, kind)
 
 
 if __name__ == "__main__":

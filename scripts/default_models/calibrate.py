@@ -41,7 +41,8 @@ def main() -> None:
     trained = set()
     for path in args.lists:
         with path.open(encoding="utf-8") as lines:
-            trained |= {json.loads(line)["query"] for line in lines}
+            rows = [json.loads(line) for line in lines]
+        trained |= {row.get("of", row["query"]) for row in rows}
     collection = Collection.open(args.data / "squad11")
     queries = {
         name: text

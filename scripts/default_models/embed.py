@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from encoder import batches
 from transformers import AutoModel, AutoTokenizer
 
 
@@ -15,14 +16,8 @@ def encode(folder: Path, texts: list[str], max_length: int, token_budget: int = 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
     ids = [x[:max_length] for x in tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]]
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     vectors = np.empty((len(ids), model.config.hidden_size), dtype=np.float32)
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while stop < len(order) and (stop + 1 - start) * len(ids[order[stop]]) <= token_budget:
-            stop += 1
-        rows = order[start:stop]
+    for rows in batches([len(row) for row in ids], token_budget):
         width = max(len(ids[r]) for r in rows)
         batch = torch.zeros((len(rows), width), dtype=torch.long)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
@@ -34,5 +29,4 @@ def encode(folder: Path, texts: list[str], max_length: int, token_budget: int = 
         weights = mask.unsqueeze(-1).float()
         pooled = (hidden * weights).sum(1) / weights.sum(1)
         vectors[rows] = torch.nn.functional.normalize(pooled, dim=-1).numpy()
-        start = stop
     return vectors

@@ -1,142 +1,145 @@
-"""Fine-tune a small late-interaction model from the bi-encoder's weights on lists made by prepare_lists.py.
+"""Fine-tune the built-in late-interaction model from the bi-encoder's weights on lists of passages.
 
 The bi-encoder's token vectors order passages well by MaxSim as they are, so the projection starts as their
 principal axes, measured on passages of the lists, and not at random. The loss of a list is the KL divergence
-between the softmax of the mean MaxSim and a target: half the softmax of the teacher's cosines, half the
-judged passage. It is sentence-transformers' own (MultiVectorDistillKLDivLoss), since a mixture of
-distributions is a distribution: its logarithm is passed as the teacher's scores. Embeddings and the lower
-layers stay as they are.
+between the softmax of the mean MaxSim x a scale, which is learnt, too, and that of the teacher's scores x 20;
+where its first passage is judged to answer the query, half the listwise cross-entropy on it is added. Word
+embeddings and the lowest layers stay as they are. Checkpoints are as those of train_cross_encoder.py; at the
+end the folder is in sentence-transformers' layout.
 
-    python train_late_interaction.py --lists work/lists/lists.jsonl:0:3000 --base MINILM --out work/colbert
+    python train_late_interaction.py --lists work/lists/web.jsonl work/lists/long.jsonl --base MINILM \
+        --out work/colbert
 """
 
 from __future__ import annotations
 
-import argparse
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset
-from sentence_transformers import MultiVectorEncoder, MultiVectorEncoderTrainer
+import torch.nn.functional as F
+from encoder import batches, hidden_states
+from safetensors.torch import load_file, save_file
+from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
-from sentence_transformers.multi_vector_encoder.losses import MultiVectorDistillKLDivLoss
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
-from sentence_transformers.multi_vector_encoder.scoring import mean_colbert_kd_scores
-from sentence_transformers.multi_vector_encoder.training_args import MultiVectorEncoderTrainingArguments
-from train_cross_encoder import read_lists
+from splade import TEACHER_SCALE
+from training_loop import STATE, Step, options, shuffled_lists, train
+from transformers import AutoModel, AutoTokenizer
 
-TEMPERATURE = 0.05  # of cosines; the mean MaxSim is on their scale
-JUDGED_SHARE = 0.5
+LABEL_WEIGHT = 0.5
+HEAD = "head.safetensors"
+QUERY_LENGTH = 64  # tokens of a query while training
+MODEL_LENGTH = 512  # tokens of a document that the folder says are read
 
 
-def principal_axes(transformer: Transformer, texts: list[str], dimensions: int) -> torch.Tensor:
+def encode(
+    model, project, tokenizer, texts: list[str], token_budget: int, max_length: int
+) -> list[torch.Tensor]:
+    """Return each text's token vectors, (tokens, dimensions) of length 1, in the texts' order."""
+    ids = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+    found: list[torch.Tensor | None] = [None] * len(texts)
+    for rows in batches([len(row) for row in ids], token_budget):
+        batch = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            *_, hidden = hidden_states(model, batch["input_ids"], batch["attention_mask"])
+            projected = project(hidden)
+        for row, vectors in zip(rows, F.normalize(projected.float(), dim=-1), strict=True):
+            found[row] = vectors[: len(ids[row])]
+    return found
+
+
+def mean_maxsims(query: torch.Tensor, documents: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the mean over a query's tokens of the largest inner product with a token of each document."""
+    products = query @ torch.cat(list(documents)).T
+    parts = products.split([len(document) for document in documents], dim=1)
+    return torch.stack([part.max(1).values.mean() for part in parts])
+
+
+def principal_axes(model, tokenizer, texts: list[str], dimensions: int) -> torch.Tensor:
     """Return (dimensions, hidden): the axes along which normalised token vectors of the texts spread most."""
-    total = torch.zeros(())
     with torch.inference_mode():
-        for start in range(0, len(texts), 16):
-            features = transformer.preprocess(texts[start : start + 16])
-            output = transformer(features)
-            tokens = output["token_embeddings"][output["attention_mask"].bool()]
-            tokens = torch.nn.functional.normalize(tokens, dim=-1).double()
-            total = total + tokens.T @ tokens
-    _, axes = torch.linalg.eigh(total)  # eigenvalues rise
+        vectors = torch.cat(encode(model, torch.nn.Identity(), tokenizer, texts, 4000, 160)).double()
+    _, axes = torch.linalg.eigh(vectors.T @ vectors)  # eigenvalues rise
     return axes[:, -dimensions:].flip(1).T.float().contiguous()
 
 
-def targets(teacher: list[float]) -> list[float]:
-    """Return scores whose softmax at TEMPERATURE is the mixture of teacher and judgement."""
-    scaled = np.asarray(teacher) / TEMPERATURE
-    mixture = np.exp(scaled - scaled.max())
-    mixture *= (1 - JUDGED_SHARE) / mixture.sum()
-    mixture[0] += JUDGED_SHARE
-    return (np.log(np.maximum(mixture, 1e-6)) * TEMPERATURE).tolist()
-
-
-def examples(lists: list[dict], size: int, rng: random.Random) -> Dataset:
-    """Make one row a list: the judged passage and size - 1 of the others, with their targets."""
-    columns: dict[str, list] = {"query": [], **{f"document_{i}": [] for i in range(size)}, "label": []}
-    for row in lists:
-        chosen = [0, *rng.sample(range(1, len(row["passages"])), size - 1)]
-        labels = targets([row["teacher"][index] for index in chosen])
-        # Sorted by length, so that what is padded together (a column) is of like length.
-        order = sorted(range(size), key=lambda place: len(row["passages"][chosen[place]]))
-        columns["query"].append(row["query"])
-        for column, place in enumerate(order):
-            columns[f"document_{column}"].append(row["passages"][chosen[place]])
-        columns["label"].append([labels[place] for place in order])
-    return Dataset.from_dict(columns)
+def export(folder: Path, weight: torch.Tensor) -> None:
+    """Add to the encoder's folder what makes it a model of sentence-transformers."""
+    dense = Dense(
+        weight.shape[1],
+        weight.shape[0],
+        bias=False,
+        activation_function=torch.nn.Identity(),
+        init_weight=weight,
+        module_input_name="token_embeddings",
+    )
+    modules = [
+        Transformer(str(folder), max_seq_length=MODEL_LENGTH),
+        dense,
+        MultiVectorMask(),
+        Normalize(module_input_name="token_embeddings"),
+    ]
+    MultiVectorEncoder(modules=modules, device="cpu").save_pretrained(str(folder))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--lists", nargs="+", required=True, help="FILE or FILE:START:STOP")
-    parser.add_argument("--base", type=Path, required=True, help="folder of weights to start from")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--dimensions", type=int, default=64, help="of a token's vector")
-    parser.add_argument("--list-size", type=int, default=8, help="passages of a list that are used")
-    parser.add_argument("--lists-per-step", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, default=3e-5)
-    parser.add_argument("--max-length", type=int, default=160, help="tokens of a text while training")
-    parser.add_argument("--frozen-layers", type=int, default=3, help="lower layers that stay as they are")
-    parser.add_argument("--checkpoint-every", type=int, default=100, help="steps")
-    parser.add_argument("--seed", type=int, default=13)
+    parser = options(__doc__)
+    parser.add_argument("--dimensions", type=int, default=96, help="of a token's vector")
+    parser.add_argument("--frozen-layers", type=int, default=2, help="lower layers that stay as they are")
     args = parser.parse_args()
-    rng = random.Random(args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
 
-    lists = [row for spec in args.lists for row in read_lists(spec)]
-    transformer = Transformer(str(args.base), max_seq_length=args.max_length)
-    width = transformer.get_embedding_dimension()
-    sample = [row["passages"][0] for row in lists[:400]] + [row["query"] for row in lists[:400]]
-    axes = principal_axes(transformer.eval(), sample, args.dimensions)
-    projection = Dense(
-        width,
-        args.dimensions,
-        bias=False,
-        activation_function=torch.nn.Identity(),
-        init_weight=axes,
-        module_input_name="token_embeddings",
-    )
-    model = MultiVectorEncoder(
-        modules=[transformer, projection, MultiVectorMask(), Normalize(module_input_name="token_embeddings")],
-        device="cpu",
-    )
-    layers = transformer.auto_model.encoder.layer
-    for frozen in (transformer.auto_model.embeddings, *layers[: args.frozen_layers]):
+    lists = shuffled_lists(args)
+    resumed = (args.out / STATE).exists()
+    tokenizer = AutoTokenizer.from_pretrained(args.base)
+    model = AutoModel.from_pretrained(
+        args.out if resumed else args.base, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    ).train()
+    project = torch.nn.Linear(model.config.hidden_size, args.dimensions, bias=False)
+    log_scale = torch.nn.Parameter(torch.tensor(TEACHER_SCALE).log())
+    if resumed:
+        head = load_file(args.out / HEAD)
+        project.weight.data, log_scale.data = head["weight"], head["log_scale"]
+    else:
+        sample = [row["passages"][0] for row in lists[:300]] + [row["query"] for row in lists[:300]]
+        project.weight.data = principal_axes(model, tokenizer, sample, args.dimensions)
+    for frozen in (model.embeddings, *model.encoder.layer[: args.frozen_layers]):
         frozen.requires_grad_(False)
-    model.save_pretrained(str(args.out / "start"))
-    trainer = MultiVectorEncoderTrainer(
-        model=model,
-        args=MultiVectorEncoderTrainingArguments(
-            output_dir=str(args.out / "checkpoints"),
-            per_device_train_batch_size=args.lists_per_step,
-            num_train_epochs=1,
-            learning_rate=args.learning_rate,
-            warmup_steps=0.05,
-            weight_decay=0.01,
-            bf16=True,
-            use_cpu=True,
-            logging_steps=20,
-            save_steps=args.checkpoint_every,
-            save_total_limit=2,
-            report_to="none",
-            seed=args.seed,
-        ),
-        train_dataset=examples(lists, args.list_size, rng),
-        loss=MultiVectorDistillKLDivLoss(
-            model,
-            similarity_fct=mean_colbert_kd_scores,
-            temperature=TEMPERATURE,
-            mini_batch_size=args.lists_per_step,
-        ),
-    )
-    checkpoints = args.out / "checkpoints"
-    trainer.train(resume_from_checkpoint=any(checkpoints.glob("checkpoint-*")) or None)
-    transformer.max_seq_length = transformer.auto_model.config.max_position_embeddings
-    model.save_pretrained(str(args.out))
+
+    def step_of(rows: Sequence[dict[str, Any]], rng: random.Random) -> Step:
+        texts = [text for row in rows for text in row["passages"]]
+        documents = encode(model, project, tokenizer, texts, args.token_budget, args.max_length)
+        queries = encode(
+            model, project, tokenizer, [row["query"] for row in rows], args.token_budget, QUERY_LENGTH
+        )
+        losses, hits, start = [], 0, 0
+        for row, query in zip(rows, queries, strict=True):
+            stop = start + len(row["passages"])
+            log_probabilities = F.log_softmax(
+                mean_maxsims(query, documents[start:stop]) * log_scale.exp(), dim=0
+            )
+            teacher = torch.tensor(row["teacher"]) * TEACHER_SCALE
+            wanted = F.log_softmax(teacher, dim=0)
+            loss = F.kl_div(log_probabilities, wanted, log_target=True, reduction="sum")
+            if row.get("judged", True):
+                loss = loss - LABEL_WEIGHT * log_probabilities[0]
+            losses.append(loss)
+            hits += int(log_probabilities.argmax() == teacher.argmax())
+            start = stop
+        return Step(torch.stack(losses).mean(), hits, len(texts))
+
+    def save() -> None:
+        model.save_pretrained(args.out)
+        tokenizer.save_pretrained(args.out)
+        save_file({"weight": project.weight.data, "log_scale": log_scale.data}, args.out / HEAD)
+
+    trained = [p for p in [*model.parameters(), *project.parameters(), log_scale] if p.requires_grad]
+    train(args, lists, trained, step_of, save)
+    export(args.out, project.weight.data)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,17 @@ def test_a_kind_that_cannot_choose_names_the_option(run) -> None:
     result = run("rerank", "a query", "a text", "-r", GOLDEN.with_name("golden_t5") / "t5", "--device", "cpu")
     assert result.exit_code != 0  # it does not say what it is for; no traceback
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("options", [("--device", "cpu"), ("--precision", "bf16", "--device", "cpu")])
+def test_t5_rerankers_take_the_same_options(run, tmp_path: Path, options: tuple[str, ...]) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    shutil.copytree(GOLDEN.with_name("golden_t5") / "t5", tmp_path / "t5")
+    (tmp_path / "t5" / "crossrank.json").write_text('{"kind": "mono_t5"}', encoding="utf-8")
+    result = run("rerank", "a query", *DOCUMENTS, "-r", tmp_path / "t5", "--json", *options)
+    assert result.exit_code == 0, result.stderr
+    assert len(json.loads(result.stdout)["hits"]) == len(DOCUMENTS)
 
 
 def test_a_device_for_nothing_is_wrong_usage(run, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def test_repairs_are_said_to_people_and_in_json(run, server):
     options = ["--llm", "listwise", "--llm-model", "oracle", "--base-url", server.url]
     result = run("rerank", *options, "river", *TEXTS)
     assert result.exit_code == 0
-    assert "repaired in 1 answer of the model" in result.stderr
+    assert "1 of 1 answer of the model repaired" in result.stderr
     assert "repaired" in json.loads(run("rerank", *options, "--json", "river", *TEXTS).stdout)["notes"][0]
 
 
@@ -65,10 +66,25 @@ def test_failures_and_budgets_are_errors_in_one_line(run, server):
     assert result.exit_code == 1
     assert "the budget of 10 tokens is used up" in result.stderr
     assert server.calls == []
+    money = ["--llm-prices", "1000,2000", "--llm-max-cost", "0.001"]
+    result = run("rerank", *options, *money, "river", *TEXTS)
+    assert result.exit_code == 1
+    assert "the budget of 0.001 is used up" in result.stderr
+    assert server.calls == []
     server.does(fails(404))
     result = run("rerank", *options, "river", *TEXTS)
     assert result.exit_code == 1
     assert "status 404" in result.stderr
+
+
+def test_what_was_used_is_told_in_money(run, server):
+    options = ["--llm", "listwise", "--llm-model", "oracle", "--base-url", server.url]
+    result = run("rerank", *options, "--llm-prices", "1000,2000", "river", *TEXTS)
+    assert result.exit_code == 0, result.output
+    said = re.search(r"1 calls, ([\d,]+) tokens read, ([\d,]+) written, cost ([\d.]+)", result.stderr)
+    assert said is not None, result.stderr
+    read, written = (int(each.replace(",", "")) for each in said.groups()[:2])
+    assert float(said[3]) == pytest.approx((read * 1000 + written * 2000) / 1e6, rel=1e-3)
 
 
 def test_search_by_a_language_model(run, server, tmp_path):
@@ -104,6 +120,18 @@ def test_search_by_a_language_model(run, server, tmp_path):
         (["--llm", "listwise", "--llm-model", "m", "--precision", "int8"], "--llm is the reranker"),
         (["--llm", "listwise", "--llm-model", "m", "--llm-template", "yes-no"], "only --llm pointwise"),
         (["--llm", "listwise", "--llm-model", "m", "--llm-budget", "9"], "costs nothing"),
+        (["--llm", "listwise", "--llm-model", "m", "--llm-prices", "1,2"], "costs nothing"),
+        (
+            ["--llm", "listwise", "--llm-model", "m", "--base-url", "http://x/v1", "--llm-max-cost", "1"],
+            "needs prices",
+        ),
+        *(
+            (
+                ["--llm", "listwise", "--llm-model", "m", "--base-url", "http://x/v1", "--llm-prices", bad],
+                "must be two prices",
+            )
+            for bad in ("1", "a,b", "1,2,3", "nan,1", "-1,2")
+        ),
         (["--llm", "query-likelihood", "--llm-model", "m", "--base-url", "http://x/v1"], "on this machine"),
         (
             [

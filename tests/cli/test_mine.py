@@ -111,6 +111,18 @@ def test_models_in_memory_and_a_teacher(run, collection: Path, tmp_path: Path) -
     assert all(row["teacher_score"] is not None for row in rows)
 
 
+def test_what_a_teacher_scores_low_is_not_suspected(run, collection: Path, tmp_path: Path) -> None:
+    def suspects(*options: object) -> int:
+        result = run(
+            *("mine", collection, "--to", tmp_path / "n.jsonl", "--replace", "--json", "--threads", 1),
+            *("--source", "random:5", "--near-duplicates", 0, "--teacher", GOLDEN / "bert", *options),
+        )
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)["refused"].get("false_negative", 0)
+
+    assert suspects() == suspects("--suspect-from", -1000) > suspects("--suspect-from", 1000) == 0
+
+
 def test_an_index_and_a_run_file(run, collection: Path, tmp_path: Path) -> None:
     assert run("index", collection, "--to", tmp_path / "index", "--no-vectors").exit_code == 0
     documents = list(Collection.open(collection).documents())
@@ -152,6 +164,7 @@ def test_an_interrupted_command_goes_on(run, collection: Path, tmp_path: Path, m
         (["--source", "bm25:0"], "FROM:COUNT"),
         (["--source", "splade:4"], "no such run file"),
         (["--keep-suspects"], "there is no teacher"),
+        (["--suspect-from", "0"], "there is no teacher"),
         (["--label", "yes"], "there is no teacher"),
         (["--positive-score", "max"], "neither a margin nor a teacher"),
         (["--model", "m"], "no source is dense or hybrid"),

@@ -51,6 +51,7 @@ def test_pairs_are_the_librarys_in_json_and_files(run, corpus: Path, vectors, tm
 
 def test_a_person_sees_the_best_pairs_and_what_was_left_out(run, corpus: Path) -> None:
     result = run("paraphrases", corpus, *MODEL, "--threshold", -1, "--top-k", 5)
+    assert result.stdout.split()[:2] == ["score", "first"]
     assert "d14: the cat" in result.stdout
     assert f"{16 * 15 // 2:,} pairs are at or above -1; the best 5 were kept" in result.stderr
     result = run("paraphrases", corpus, *MODEL, "--threshold", -1)
@@ -82,6 +83,7 @@ def test_a_cross_encoder_reads_borderline_pairs(run, corpus: Path) -> None:
     result = run("paraphrases", corpus, *MODEL, "--threshold", -1, *verify[:4], "--least", -1e9, "--most", 3)
     assert "3 read, 0 rejected" in result.stderr
     assert "beyond --most were dropped unread" in result.stderr
+    assert result.stdout.split()[:3] == ["score", "value", "first"]
 
 
 @pytest.mark.parametrize(
@@ -138,3 +140,13 @@ def test_a_file_that_is_there_is_replaced_only_where_that_is_said(run, corpus, t
     assert run(*asked, "--replace").exit_code == 0
     assert to.read_text().startswith(("score", "cluster"))
     assert run(command, corpus, *MODEL, "--replace").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["paraphrases", "cluster"])
+def test_a_folder_that_is_not_there_is_said_before_texts_are_encoded(
+    run, corpus, tmp_path, monkeypatch, command
+) -> None:
+    monkeypatch.setattr("crossrank.models.bi_encoder.BiEncoder.encode_documents", None)
+    result = run(command, corpus, *MODEL, "--to", tmp_path / "nothing" / "rows.csv")
+    assert result.exit_code == 1
+    assert "there is no folder" in " ".join(result.stderr.split())

@@ -51,6 +51,7 @@ def test_a_plan_says_what_would_stop_the_run(run, tmp_path: Path) -> None:
     (tmp_path / "model" / "kept.txt").unlink()
     trained = run("train", recipe, "--set", "schedule.steps=1", "--set", "held_out=null")
     assert trained.exit_code == 0, trained.stderr
+    assert "neither the base nor the result is measured" in " ".join(trained.stderr.split())
     found = json.loads(run("train", recipe, "--dry-run", "--json").stdout)
     assert [each.partition("; ")[2] for each in found["obstacles"]] == [
         "name another output, or replace it with --replace"

@@ -40,10 +40,13 @@ from crossrank.models.llm import (
 )
 from crossrank.models.load import load
 from crossrank.models.mono_t5 import MonoT5
-from crossrank.models.pairwise import AllPairs, ComparisonPlan, Heap, Quickselect
+from crossrank.models.pairwise import AllPairs, ComparisonPlan, Heap, Quickselect, SampledPairs
 from crossrank.models.rank_t5 import RankT5
 from crossrank.models.reranker import Reranker
 from crossrank.retrieval.fusion import Fusion, WeightedSum
+from crossrank.store.lance import Index
+from crossrank.store.late_reranker import StoredLateInteraction
+from crossrank.types import Document
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 GOLDEN_T5 = Path(__file__).parent.parent / "golden_t5"
@@ -92,11 +95,38 @@ def cross_encoder(folder: str, **options: object) -> Factory:
     return build
 
 
-def late(layout: str) -> Factory:
+def built_in(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+    return CrossEncoder(threads=2, progress=progress, cache=cache)
+
+
+def late(layout: str, **options: object) -> Factory:
     def build(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
-        return LateInteraction(GOLDEN_LATE / layout, threads=2, progress=progress, long_query="truncate")
+        return LateInteraction(
+            GOLDEN_LATE / layout, threads=2, progress=progress, long_query="truncate", **options
+        )
 
     return build
+
+
+@cache
+def stored_vectors() -> Index:
+    """An index that keeps token vectors of some documents; gone with the process."""
+    scratch = tempfile.TemporaryDirectory()
+    atexit.register(scratch.cleanup)
+    model = late("multi_vector")(progress=False)
+    index = Index.create(Path(scratch.name) / "index", late_interaction=model, token_codec="int8")
+    index.add(
+        [
+            Document("r", "the water of the river is blue", title="river"),
+            Document("c", "a cat and a dog"),
+            Document("o", "another text than the one that is asked about"),
+        ]
+    )
+    return index
+
+
+def stored(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+    return StoredLateInteraction(stored_vectors(), late("multi_vector")(progress=progress))
 
 
 def ensemble(fusion: str | Fusion) -> Factory:
@@ -174,6 +204,12 @@ def duo_after_mono(*, progress: bool | None = None, cache: ScoreCache | None = N
     return t5(DuoT5, "mt5", pointwise=first, depth=4, plan=Quickselect(2))(progress=progress, cache=cache)
 
 
+def several_families(*, progress: bool | None = None, cache: ScoreCache | None = None) -> Reranker:
+    models = late("pylate"), t5(MonoT5, "t5"), t5(DuoT5, "t5_v1_1", plan=Heap(2))
+    first, second, third = (build(progress=progress) for build in models)
+    return Cascade(first, [(second, 5), (third, 3)])
+
+
 FAMILIES = [
     *(
         Family(f"CrossEncoder-{folder}", cross_encoder(folder), cached=True)
@@ -187,6 +223,7 @@ FAMILIES = [
     Family("CrossEncoder-torch", cross_encoder("roberta", device="cpu"), cached=True, requires=("torch",)),
     Family("CrossEncoder-exit", cross_encoder("bert_exits", exit_layer=2), cached=True),
     Family("CrossEncoder-words", cross_encoder("bert", exit_layer=0), cached=True),
+    Family("CrossEncoder-int8", built_in, cached=True),
     Family("CrossEncoder-windows", cross_encoder("bert", long_documents="max"), cached=True),
     *(Family(f"MonoT5-{name}", t5(MonoT5, name), cached=True) for name in ("t5", "mt5")),
     Family("MonoT5-windows", t5(MonoT5, "t5_v1_1", max_length=100, long_documents="max"), cached=True),
@@ -195,7 +232,10 @@ FAMILIES = [
     Family("DuoT5", t5(DuoT5, "t5_v1_1"), pointwise=False, cached=True),
     Family("DuoT5-mono", duo_after_mono, pointwise=False, cached=True),
     Family("DuoT5-heap", t5(DuoT5, "t5", plan=Heap(3)), cached=True, pointwise=False),
+    Family("DuoT5-sampled", t5(DuoT5, "mt5", plan=SampledPairs(2)), cached=True, pointwise=False),
     *(Family(f"LateInteraction-{layout}", late(layout)) for layout in LATE_LAYOUTS),
+    Family("LateInteraction-torch", late("pylate", device="cpu"), requires=("torch",)),
+    Family("LateInteraction-stored", stored, requires=("lancedb",)),
     Family("CrossEncoder-exported", exported(GOLDEN / "deberta_v3"), cached=True),
     Family("MonoT5-exported", exported(GOLDEN_T5 / "mt5", '{"kind": "mono_t5"}'), cached=True),
     Family("LateInteraction-exported", exported(GOLDEN_LATE / "stanford", long_query="truncate")),
@@ -208,17 +248,22 @@ FAMILIES = [
     Family(
         "PointwiseLLM-gemma", local(PointwiseLLM, "gemma", template="bge-reranker-v2-gemma"), requires=TORCH
     ),
+    Family("PointwiseLLM-local", local(PointwiseLLM, "llama"), requires=TORCH),
     Family("QueryLikelihood", local(QueryLikelihood, "llama"), requires=TORCH),
     Family("PairwiseLLM", asking(PairwiseLLM), pointwise=False, requires=OPENAI),
     Family("PairwiseLLM-local", local(PairwiseLLM, "qwen"), pointwise=False, requires=TORCH),
     Family("ListwiseLLM", asking(ListwiseLLM, window=4, step=2), pointwise=False, requires=OPENAI),
+    Family("ListwiseLLM-consistent", asking(ListwiseLLM, permutations=3), pointwise=False, requires=OPENAI),
+    Family("ListwiseLLM-zephyr", asking(ListwiseLLM, prompt="rank-zephyr"), pointwise=False, requires=OPENAI),
     Family("SetwiseLLM", asking(SetwiseLLM, set_size=3), pointwise=False, requires=OPENAI),
     Family("SetwiseLLM-bubble", asking(SetwiseLLM, sort="bubble"), pointwise=False, requires=OPENAI),
+    Family("SetwiseLLM-local", local(SetwiseLLM, "gemma"), pointwise=False, requires=TORCH),
     # z-scores and ranks depend on the list a document is in
     Family("Ensemble-mean", ensemble("mean"), pointwise=False),
     Family("Ensemble-rrf", ensemble("rrf"), pointwise=False),
     Family("Ensemble-raw", ensemble(WeightedSum((0.25, 0.75), "none"))),
     Family("Cascade", cascade, pointwise=False, one_scale=False),
+    Family("Cascade-families", several_families, pointwise=False, one_scale=False),
     Family("EarlyExit", early_exit, pointwise=False, one_scale=False),
     Family("Tournament", tournament(AllPairs()), pointwise=False),
     Family("Tournament-heap", tournament(Heap(top_k=3)), pointwise=False),

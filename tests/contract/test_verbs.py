@@ -6,7 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from families import cross_encoder
 
+from crossrank.composition.ensemble import Ensemble
+from crossrank.explanation.explain import explain
 from crossrank.models.reranker import Reranker
 from crossrank.pipeline import Searcher
 from crossrank.retrieval.bm25 import BM25
@@ -151,6 +154,19 @@ def test_equal_texts_get_equal_scores_and_keep_their_order(scorer):
     assert [hit.index for hit in scorer.rank(QUERY, [TEXTS[3]] * 5)] == [0, 1, 2, 3, 4]
 
 
+def test_a_score_can_be_explained(pointwise, scorer):
+    explanation = explain(QUERY, TEXTS[0], scorer, progress=False)
+    (hit,) = scorer.rank(QUERY, [TEXTS[0]])
+    assert explanation.score == pytest.approx(hit.score, rel=pointwise.tolerance, abs=pointwise.tolerance)
+    assert explanation.method in ("occlusion", "alignment")
+    for terms, text in ((explanation.query_terms, QUERY), (explanation.document_terms, TEXTS[0])):
+        assert terms
+        places = [text[: term.start].count(" ") for term in terms]  # some models compare no stop words
+        assert places == sorted(set(places))
+        assert [term.text for term in terms] == [text.split()[place] for place in places]
+        assert all(math.isfinite(term.weight) for term in terms)
+
+
 # --- what is built from rerankers ------------------------------------------------------------------------
 
 
@@ -179,3 +195,16 @@ def test_it_is_a_stage_of_a_cascade(reranker):
     assert sorted(found.document_ids[:5]) == sorted(before[:5])
     assert found.document_ids[5:] == before[5:]
     assert found[0].stage.endswith(":2")
+
+
+def test_it_is_a_member_of_an_ensemble(family, reranker):
+    ensemble = Ensemble([reranker, cross_encoder("bert")(progress=False)], "rrf")
+    fused = ensemble.rank(QUERY, TEXTS)
+    assert sorted(hit.index for hit in fused) == list(range(len(TEXTS)))
+    own = reranker.rank(QUERY, TEXTS)
+    by_member = sorted(fused, key=lambda hit: -hit.stage_scores[ensemble.member_names[0]])
+    if family.one_scale:
+        told = [hit.stage_scores[ensemble.member_names[0]] for hit in by_member]
+        np.testing.assert_allclose(told, own.scores, rtol=family.tolerance, atol=family.tolerance)
+    else:  # brought to one scale, in the member's own order
+        assert [hit.index for hit in by_member] == [hit.index for hit in own]

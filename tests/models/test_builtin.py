@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossrank import BiEncoder, Collection, CrossEncoder, Run, evaluate
+from crossrank import BiEncoder, Collection, CrossEncoder, LateInteraction, Run, evaluate, load
 from crossrank.evaluation.trec import read_qrels
 from crossrank.models.hub import BUILT_IN, resolve
 from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE
@@ -41,6 +41,11 @@ def bi_encoder() -> BiEncoder:
     return BiEncoder(threads=1)
 
 
+@pytest.fixture(scope="module")
+def late_interaction() -> LateInteraction:
+    return LateInteraction(threads=1)
+
+
 @pytest.mark.parametrize("kind", sorted(BUILT_IN))
 def test_the_weights_are_those_that_passed_the_gate(kind: str) -> None:
     folder = resolve(None, kind=kind)
@@ -55,13 +60,16 @@ def test_the_weights_are_those_that_passed_the_gate(kind: str) -> None:
     assert record["sha256"] in card
 
 
-def test_the_defaults_run_in_int8(reranker: CrossEncoder, bi_encoder: BiEncoder) -> None:
-    assert (reranker.precision, bi_encoder.precision) == ("int8", "int8")
+def test_the_defaults_run_in_int8(
+    reranker: CrossEncoder, bi_encoder: BiEncoder, late_interaction: LateInteraction
+) -> None:
+    assert {model.precision for model in (reranker, bi_encoder, late_interaction)} == {"int8"}
+    assert load(BUILT_IN["late-interaction"]).fingerprint == late_interaction.fingerprint
 
 
-def test_the_reranker_prefers_the_answer(reranker: CrossEncoder) -> None:
-    ranking = reranker.rank(SENTENCES[0], SENTENCES[1:])
-    assert ranking[0].index == 0
+def test_the_rerankers_prefer_the_answer(reranker: CrossEncoder, late_interaction: LateInteraction) -> None:
+    for model in (reranker, late_interaction):
+        assert model.rank(SENTENCES[0], SENTENCES[1:])[0].index == 0
 
 
 @given(
@@ -90,6 +98,20 @@ def test_a_text_has_the_same_vector_among_any_neighbours(
     alone = np.concatenate([bi_encoder.encode_documents([text]) for text in texts])
     np.testing.assert_allclose(bi_encoder.encode_documents(texts), alone, atol=1e-4, rtol=0)
     np.testing.assert_allclose(other.encode_documents(texts), alone, atol=1e-4, rtol=0)
+
+
+@given(
+    rows=st.lists(st.integers(0, len(SENTENCES) - 1), min_size=1, max_size=12), budget=st.integers(1, 3000)
+)
+@settings(max_examples=15, deadline=None)
+def test_a_token_has_the_same_vector_among_any_neighbours(
+    late_interaction: LateInteraction, rows: list[int], budget: int
+) -> None:
+    other = LateInteraction(threads=2, token_budget=budget)
+    texts = [SENTENCES[row] for row in rows]
+    for text, vectors in zip(texts, other.encode_documents(texts), strict=True):
+        alone = late_interaction.encode_documents([text])[0]
+        np.testing.assert_allclose(vectors, alone, atol=1e-4, rtol=0)
 
 
 def test_many_threads_get_the_scores_of_one(reranker: CrossEncoder) -> None:

@@ -14,6 +14,7 @@ from crossrank.errors import CheckpointError, InputError, UnsupportedArchitectur
 from crossrank.models import quantize as quantize_module
 from crossrank.models.bi_encoder import BiEncoder
 from crossrank.models.cross_encoder import CrossEncoder
+from crossrank.models.duo_t5 import DuoT5
 from crossrank.models.late_interaction import LateInteraction
 from crossrank.models.load import load
 from crossrank.models.mono_t5 import MonoT5
@@ -25,6 +26,7 @@ from crossrank.models.quantize import (
     parity_figures,
     quantize,
 )
+from crossrank.models.t5_quantization import comparison_inputs, comparison_scores
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE
 from crossrank.runtime.prompts import PromptTokenizer
@@ -402,12 +404,70 @@ def test_t5_inputs_are_calibrated_on_in_the_models_prompt(
     assert all(each.input_ids[0, 0] == first and each.input_ids[0, -2:].tolist() == last for each in inputs)
 
 
-def test_of_t5s_that_do_not_score_pairs_no_int8_form_is_made(tmp_path: Path) -> None:
+@pytest.fixture
+def duo(tmp_path: Path) -> Path:
+    source = tmp_path / "source"
+    shutil.copytree(GOLDEN_T5 / "t5_v1_1", source)
+    (source / "crossrank.json").write_text('{"kind": "duo_t5", "tokens": [3, 5]}', encoding="utf-8")
+    return source
+
+
+@pytest.mark.usefixtures("wide_limits")
+def test_a_duo_opens_in_int8_and_a_comparison_is_its_own(duo: Path, tmp_path: Path) -> None:
+    report = quantize(duo, tmp_path / "int8", as_candidates(pairs()), progress=False)
+    assert (report.kind, report.passed) == ("duo_t5", True)
+    reference, model = load(duo, precision="float32", threads=1), load(tmp_path / "int8", threads=2)
+    assert (type(model), model.precision, model.token_ids) == (DuoT5, "int8", (3, 5))
+    some = [(query, text, other) for (query, text), (_, other) in zip(pairs(), pairs()[1:40], strict=False)]
+    margins = model.margins(some)
+    alone = np.concatenate([model.margins([each]) for each in some])
+    np.testing.assert_allclose(alone, margins, atol=1e-5, rtol=0)
+    exact = reference.margins(some)
+    assert 0 < np.abs(margins - exact).max() < 0.3 * (1 + np.abs(exact).max())
+    np.testing.assert_allclose(model.prefer(some), 1 / (1 + np.exp(-margins.astype(np.float64))), rtol=1e-6)
+    np.testing.assert_array_equal(
+        load(tmp_path / "int8", precision="float32", threads=1).margins(some), exact
+    )
+
+
+def test_a_duos_scores_in_the_gate_are_its_comparisons_with_neighbours(duo: Path) -> None:
+    model = load(duo, threads=1)
+    query, texts_ = "the red fox", ["a whale", "the fox runs", "blue wood", "animal"]
+    lists = [(query, texts_), (query, texts_[:2]), (query, texts_[:1]), (query, [])]
+    four, two, one, none = comparison_scores(model, lists)
+
+    def won(i: int, j: int) -> float:
+        first, second = model.margins([(query, texts_[i], texts_[j]), (query, texts_[j], texts_[i])])
+        return float(first - second)
+
+    expected = [won(i, (i + 1) % 4) + won(i, (i - 1) % 4) for i in range(4)]
+    np.testing.assert_allclose(four, expected, atol=1e-5)
+    np.testing.assert_allclose(two, [won(0, 1), won(1, 0)], atol=1e-5)
+    assert (one.tolist(), none.tolist()) == ([0.0], [])
+
+
+def test_a_duo_is_calibrated_on_comparisons_in_its_prompt(duo: Path) -> None:
+    model = load(duo, threads=1)
+    tokenizer = PromptTokenizer(Checkpoint.open(duo), model.prompt, ("query", "document0", "document1"))
+    some = [("q a", "the fox"), ("q b", "old"), ("q a", "whale " * 90), ("q a", "animal")]
+    inputs = comparison_inputs(tokenizer, some, 64)
+    others = ["whale " * 90, "whale " * 90, "animal", "the fox"]
+    room = 64 - tokenizer.num_special_tokens
+    for (query, text), other, arrays in zip(some, others, inputs, strict=True):
+        asked, first, second = (tokens.ids for tokens in tokenizer.encode([query, text, other]))
+        share = (room - len(asked)) // 2
+        row = asked, first[:share], second[:share]
+        (ids,) = tokenizer.inputs([row], tokenizer.num_special_tokens + sum(map(len, row))).input_ids
+        assert arrays.input_ids[0].tolist() == ids.tolist()
+        assert arrays.input_ids.size <= 64
+
+
+def test_a_t5_that_does_not_say_what_it_is_gets_no_int8_form(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(GOLDEN_T5 / "t5", source)
     with pytest.raises(CheckpointError, match="does not say what it was trained for"):
         quantize(source, tmp_path / "int8", as_candidates(pairs()))
-    (source / "crossrank.json").write_text('{"kind": "duo_t5"}', encoding="utf-8")
-    with pytest.raises(InputError, match="'duo_t5', of which no int8 form is made"):
+    (source / "crossrank.json").write_text('{"kind": "cross_encoder"}', encoding="utf-8")
+    with pytest.raises(InputError, match="'cross_encoder', of which no int8 form is made"):
         quantize(source, tmp_path / "int8", as_candidates(pairs()))
     assert not (tmp_path / "int8").exists()

@@ -1,5 +1,6 @@
 """MonoT5 and RankT5: reference scores, cuts, batches, what the folder says, options, torch."""
 
+import importlib.util
 import json
 import shutil
 from functools import cache
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 from crossrank.cache import ScoreCache
 from crossrank.errors import CheckpointError, InputError, QueryTooLongError
 from crossrank.models.declaration import read_declaration, write_declaration
+from crossrank.models.duo_t5 import DuoT5
 from crossrank.models.mono_t5 import MonoT5
 from crossrank.models.rank_t5 import RankT5
 from crossrank.models.reranker import Reranker
 from crossrank.models.t5_families import FAMILIES, MONO_PROMPT, PUBLISHED
 from crossrank.models.t5_opening import find_family
+from crossrank.runtime import backends
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import TokenScore
 from crossrank.runtime.int8 import INT8_FILE, write_parity
@@ -288,7 +291,7 @@ def test_rank_reads_its_token_from_the_folder(copy):
         rank(token="<extra_id_99>")
     with pytest.raises(InputError, match="token has no effect"):
         rank("t5_encoder", token=3)
-    for options in ({"backend": "torch"}, {"precision": "bf16"}):
+    for options in ({"backend": "torch"}, {"precision": "bf16"}, {"device": "cpu"}, {"backend": "jax"}):
         with pytest.raises(InputError, match="runs on backend='onnx'"):
             rank("t5_encoder", **options)
 
@@ -351,6 +354,36 @@ def test_torch_gives_the_same_scores(name):
     np.testing.assert_allclose(scores, alone, rtol=0, atol=2e-2)
     ranked = RankT5(GOLDEN / name, backend="torch", device="cpu").score(pairs)
     np.testing.assert_allclose(ranked, rank(name).score(pairs), rtol=0, atol=TOLERANCE)
+
+
+def test_auto_takes_torch_where_that_is_asked_for_or_there_is_a_gpu(monkeypatch, copy):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+
+    def engine(model):
+        return type(model._engine if isinstance(model, DuoT5) else model._scorer._engine).__name__
+
+    folder = GOLDEN / "t5_v1_1"
+    kinds = [(MonoT5, {"family": "t5"}), (RankT5, {}), (DuoT5, {"family": "t5"})]
+    for kind, options in kinds:
+        assert engine(kind(folder, **options)) != "TorchT5Engine"  # no GPU here, or none is looked for
+        for asked in ({"device": "cpu"}, {"precision": "bf16", "device": "cpu"}, {"backend": "torch"}):
+            model = kind(folder, **asked, **options)
+            assert engine(model) == "TorchT5Engine"
+            assert model.precision == asked.get("precision", "float32")
+    monkeypatch.setattr(backends, "_gpu_is_there", lambda: True)
+    assert engine(MonoT5(folder, family="t5")) == "TorchT5Engine"
+    assert engine(MonoT5(folder, family="t5", backend="onnx")) != "TorchT5Engine"
+    assert engine(RankT5(GOLDEN / "t5_encoder")) != "TorchT5Engine"  # it has no torch form
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert engine(MonoT5(folder, family="t5")) != "TorchT5Engine"
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch):
+    """What is tested here does not depend on the machine."""
+    monkeypatch.delenv(backends.BACKEND_VARIABLE, raising=False)
+    monkeypatch.setattr(backends, "_gpu_is_there", lambda: False)
 
 
 def test_an_int8_form_runs_and_a_batch_changes_nothing(copy):

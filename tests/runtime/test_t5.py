@@ -192,6 +192,24 @@ def test_only_tied_weights_are_scaled(copy, changes, scaled):
     assert got == pytest.approx(logits[0, 9] * (1 if scaled else 32**0.5), abs=1e-4)
 
 
+def test_flan_t5_as_it_is_published(copy):
+    """Its config is of transformers 4: untied weights, no word on scaling, an activation by its old name."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    stated = {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu", "n_positions": 512}
+    newer = ("scale_decoder_outputs", "dense_act_fn", "is_gated_act", "dtype", "transformers_version")
+    folder = copy("t5_v1_1", **stated, **dict.fromkeys(newer))
+    rows, logits = expected("t5_v1_1")
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    opened = open_engine(Checkpoint.open(folder), output=TokenScore(9), threads=1)
+    for row, wanted in zip(rows[:4], logits, strict=False):
+        ids = np.array([row["ids"]])
+        with torch.no_grad():
+            step = model(input_ids=torch.from_numpy(ids), decoder_input_ids=torch.tensor([[0]])).logits
+        got = opened.run(ids, np.ones_like(ids), ids * 0)[0, 0]
+        assert got == pytest.approx(float(step[0, 0, 9]), abs=TOLERANCE)
+        assert got == pytest.approx(wanted[9], abs=TOLERANCE)
+
+
 # --- prompts --------------------------------------------------------------------------------------------
 
 

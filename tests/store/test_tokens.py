@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from crossrank.errors import IndexMismatchError, IndexStoreError, InputError
+from crossrank.explanation.explain import explain
 from crossrank.models.late_interaction import LateInteraction
 from crossrank.models.maxsim import TokenVectors, maxsim
 from crossrank.models.token_codec import CODECS, ResidualCodec, TokenCodec
@@ -125,6 +126,22 @@ def test_stored_documents_are_not_encoded_again(
         # Whether a text is stored makes no difference to its score.
         as_text = reranker.rank(QUERIES[0], [documents[4].full_text])
         assert as_text[0].score == pytest.approx(scores[documents[4].id], abs=1e-5)
+        pairs = [(QUERIES[0], document.full_text) for document in documents[:5]]
+        wanted = [scores[document.id] for document in documents[:5]]
+        np.testing.assert_allclose(reranker.score(pairs), wanted, rtol=0, atol=1e-5)
+
+
+def test_a_stored_score_is_explained_by_the_vectors_that_are_kept(
+    model: LateInteraction, documents: list[Document], tmp_path: Path
+) -> None:
+    codec = codec_named("residual", model, documents)
+    with filled(tmp_path / "index", model, documents, codec) as index:
+        reranker = StoredLateInteraction(index)
+        (hit,) = reranker.rank(QUERIES[0], [documents[4]])
+        explanation = explain(QUERIES[0], documents[4], reranker)
+        assert explanation.method == "alignment"
+        assert explanation.score == pytest.approx(hit.score, abs=1e-5)
+        assert abs(explain(QUERIES[0], documents[4], model).score - hit.score) > 1e-3
 
 
 def test_cut_tokens_come_back(model: LateInteraction, tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ import pytest
 
 pytest.importorskip("sentence_transformers")
 
-from training_inputs import BI_ENCODER, CROSS_ENCODER, WORDS
+from training_inputs import BI_ENCODER, CROSS_ENCODER, GOLDEN, WORDS
 
 from crossrank import BiEncoder, Collection, CrossEncoder, Document, evaluate
-from crossrank.errors import InputError
+from crossrank.errors import InputError, TrainingStoppedError
 from crossrank.training.adapt import lessons, outcomes, trainings
 from crossrank.training.adapt.adaptation import STAGES, AdaptationReport, adapt
 from crossrank.training.adapt.recipes import DEV_QUERIES, recipe_for
@@ -279,8 +279,26 @@ def test_a_budget_gives_steps_up_to_the_epochs(tmp_path: Path) -> None:
         output=tmp_path / "m",
         steps=20,
         most_tokens=96,
+        exits=(1,),
     )
     assert (recipe.schedule.steps, recipe.held_out and recipe.held_out.every) == (20, 4)
+    assert recipe.student.exits == (1,)
+
+
+def test_heads_of_the_old_reranker_are_trained_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = []
+
+    def stop(recipe: Any, **options: Any) -> None:
+        recipes.append(recipe)
+        raise TrainingStoppedError("enough")
+
+    monkeypatch.setattr(trainings, "train", stop)
+    old = GOLDEN / "bert_exits"
+    report = adapt(corpus(), tmp_path / "out", dataclasses.replace(SETTINGS, reranker=str(old)))
+    assert [each.student.exits for each in recipes] == [None, CrossEncoder(old).exit_layers]
+    assert report.reranker == str(old)
 
 
 def test_a_budget_is_measured_and_kept_to(tmp_path: Path) -> None:

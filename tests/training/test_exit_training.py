@@ -28,7 +28,8 @@ from crossrank.training.exits import EXIT_SCORES, ExitLoss, add_exits, exits_of
 from crossrank.training.forms import FORMS
 from crossrank.training.losses.gradient_cache import PackedLoss
 from crossrank.training.losses.table import LOSSES, loss_named, options_of
-from crossrank.training.recipes import LossChoice, read_recipe, recipe_of
+from crossrank.training.recipes import Lengths, LossChoice, StudentChoice, read_recipe, recipe_of
+from crossrank.training.students import STUDENTS
 from crossrank.training.train import train
 
 BASE = GOLDEN / "bert_exits"
@@ -158,6 +159,15 @@ def test_a_bases_own_heads_go_on_from_there() -> None:
     np.testing.assert_array_equal(model.transformers_model.exits["1"][0].weight.detach(), heads["1.0.weight"])
     dense = model.transformers_model.exits["3"][0].weight
     assert torch.equal(dense, model.transformers_model.bert.pooler.dense.weight)
+
+
+@pytest.mark.parametrize(("exits", "said"), [(None, True), ((1,), False)])
+def test_that_heads_of_the_base_are_left_out_is_said(
+    exits: tuple[int, ...] | None, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    choice = StudentChoice("cross_encoder", str(BASE), exits=exits)
+    STUDENTS["cross_encoder"].open(choice, BASE, Lengths())
+    assert ("what is trained from it will have none; student.exits: [" in caplog.text) is said
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,30 @@ def test_a_model_of_similarity_gives_what_sentence_transformers_gives(tmp_path: 
     values = pair_values(model, [LabelledPair(*texts, 0) for texts in TEXTS])
     assert ((values > 0) & (values < 1)).all()
     reference = Reference(str(tmp_path / "model"), device="cpu").predict(TEXTS)
+    np.testing.assert_allclose(values, reference, atol=1e-5)
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_bce_trains_ends_with_a_sigmoid_whatever_its_base_ended_with(tmp_path: Path) -> None:
+    from sentence_transformers import CrossEncoder as Reference
+
+    base = tmp_path / "base"
+    shutil.copytree(BASE.with_name("bert"), base)
+    config = json.loads((base / "config.json").read_text())
+    config["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    (base / "config.json").write_text(json.dumps(config))
+    assert CrossEncoder(base, threads=1).activation == "identity"
+    model = trained(
+        tmp_path,
+        [i % 2 for i in range(48)],
+        student={"base": str(base)},
+        loss={"name": "bce"},
+        held_out={"measure": "accuracy", "every": 2},
+        guards={"below_baseline": 1.0, "constant_scores": 0.0},
+    )
+    assert model.activation == "sigmoid"
+    reference = Reference(str(tmp_path / "model"), device="cpu").predict(TEXTS)
+    values = pair_values(model, [LabelledPair(*texts, 0) for texts in TEXTS])
     np.testing.assert_allclose(values, reference, atol=1e-5)
 
 

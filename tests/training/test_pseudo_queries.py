@@ -174,6 +174,28 @@ def test_generated_queries_are_taken_and_checked() -> None:
         draw_pseudo_queries([WING], sources=["titles"])
 
 
+def test_a_seq2seq_model_is_a_generator() -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    folder = Path(__file__).parents[1] / "golden_t5" / "t5"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+
+    def generator(texts):
+        inputs = tokenizer(list(texts), padding=True, return_tensors="pt")
+        options = {"max_new_tokens": 6, "num_beams": 2, "num_return_sequences": 2, "do_sample": False}
+        written = tokenizer.batch_decode(model.generate(**inputs, **options), skip_special_tokens=True)
+        return [written[2 * i : 2 * i + 2] for i in range(len(texts))]
+
+    generated = generate([WING, PLATE], generator)
+    own = generator([WING.full_text, PLATE.full_text])
+    assert generated == {"wing": own[0], "plate": own[1]}
+    found = draw_pseudo_queries([WING, PLATE], sources=["generated"], generated=generated, per_document=2)
+    assert {query.text for query in found} == {" ".join(text.split()) for text in itertools.chain(*own)} - {
+        ""
+    }
+
+
 def test_a_file_of_generated_queries_is_read(tmp_path: Path) -> None:
     path = tmp_path / "queries.jsonl"
     rows = [{"document_id": "a", "query": "one"}, {"document_id": "b", "query": "two"}]

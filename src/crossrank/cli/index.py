@@ -100,7 +100,10 @@ def index(
         str | None, typer.Option("--model", "-m", help=f"The bi-encoder; default {DEFAULT_BI_ENCODER}.")
     ] = None,
     late_interaction: Annotated[
-        str | None, typer.Option(help="Also keep token vectors of this late-interaction model.")
+        str | None,
+        typer.Option(
+            help="Also keep token vectors of this late-interaction model (built in: crossrank-colbert)."
+        ),
     ] = None,
     token_form: Annotated[
         TokenForm | None, typer.Option(help="How token vectors are kept: exact to small. Default int8.")
@@ -127,7 +130,7 @@ def index(
 
     Example: `crossrank index data/sample --to my-index`
 
-    Example: `crossrank index data/sample --to my-index --late-interaction MODEL`
+    Example: `crossrank index data/sample --to my-index --late-interaction crossrank-colbert`
 
     Example: `crossrank index news.csv --to my-index --field year:int --text-column body`
     """

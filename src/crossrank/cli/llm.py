@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ __all__ = [
     "BaseURLOption",
     "LLMBudgetOption",
     "LLMChoice",
+    "LLMCostOption",
     "LLMModelOption",
     "LLMOption",
+    "LLMPricesOption",
     "LLMTemplateOption",
     "Method",
     "Template",
@@ -102,6 +105,25 @@ LLMBudgetOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+LLMPricesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="READ,WRITTEN",
+        help="What --base-url asks for a million tokens read and written, such as 0.15,0.60: what was used "
+        "is told in money, too.",
+        rich_help_panel=_PANEL,
+    ),
+]
+LLMCostOption = Annotated[
+    float | None,
+    typer.Option(
+        "--llm-max-cost",
+        min=0,
+        help="Most money that --base-url may be asked for, by --llm-prices: no call is made that could go "
+        "over it.",
+        rich_help_panel=_PANEL,
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -113,6 +135,8 @@ class LLMChoice:
     base_url: str | None
     template: Template
     budget: int | None
+    prices: tuple[float, float] | None
+    max_cost: float | None
     revision: str | None
 
 
@@ -124,11 +148,14 @@ def chosen_llm(
     base_url: str | None,
     llm_template: Template,
     llm_budget: int | None,
+    llm_prices: str | None,
+    llm_max_cost: float | None,
     revision: str | None,
 ) -> LLMChoice | None:
     """Return what the options say, None without --llm; end the command where one would do nothing."""
+    of_servers = ("llm_budget", "llm_prices", "llm_max_cost")
     if llm is None:
-        refuse(ctx, "llm_model", "base_url", "llm_template", "llm_budget", because="there is no --llm")
+        refuse(ctx, "llm_model", "base_url", "llm_template", *of_servers, because="there is no --llm")
         return None
     if llm_model is None:
         raise typer.BadParameter("--llm needs a model: name it with --llm-model")
@@ -136,7 +163,7 @@ def chosen_llm(
     if llm is not Method.pointwise:
         refuse(ctx, "llm_template", because="only --llm pointwise has templates")
     if base_url is None:
-        refuse(ctx, "llm_budget", because="a model on this machine costs nothing (--base-url)")
+        refuse(ctx, *of_servers, because="a model on this machine costs nothing (--base-url)")
     else:
         refuse(ctx, "revision", because="the server has one version of its model (--base-url)")
         if llm is Method.query_likelihood:
@@ -145,19 +172,38 @@ def chosen_llm(
             )
         if llm_template is not Template.yes_no:
             raise typer.BadParameter(f"--llm-template {llm_template.value} needs a model on this machine")
-    return LLMChoice(llm, llm_model, base_url, llm_template, llm_budget, revision)
+    if llm_max_cost is not None and llm_prices is None:
+        raise typer.BadParameter("--llm-max-cost needs prices to count with: --llm-prices")
+    prices = None if llm_prices is None else _prices(llm_prices)
+    return LLMChoice(llm, llm_model, base_url, llm_template, llm_budget, prices, llm_max_cost, revision)
+
+
+def _prices(text: str) -> tuple[float, float]:
+    try:
+        read, written = (float(part) for part in text.split(","))
+    except ValueError:
+        read = written = -1.0
+    if not (0 <= read < math.inf and 0 <= written < math.inf):
+        raise typer.BadParameter(f"--llm-prices must be two prices, such as 0.15,0.60, not {text!r}")
+    return read, written
 
 
 @contextmanager
 def open_llm(choice: LLMChoice) -> Iterator[Reranker]:
     """Open the reranker; at the end, say on standard error what its model was asked for, and close it."""
-    from crossrank.models.llm import CausalLM, Endpoint
+    from crossrank.models.llm import CausalLM, Endpoint, Prices
 
     if choice.base_url is None:
         local = CausalLM(choice.model, revision=choice.revision)
         yield _reranker(choice, local)
         return
-    with Endpoint(choice.model, base_url=choice.base_url, max_total_tokens=choice.budget) as endpoint:
+    with Endpoint(
+        choice.model,
+        base_url=choice.base_url,
+        prices=None if choice.prices is None else Prices(*choice.prices),
+        max_total_tokens=choice.budget,
+        max_cost=choice.max_cost,
+    ) as endpoint:
         try:
             yield _reranker(choice, endpoint)
         finally:

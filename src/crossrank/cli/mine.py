@@ -138,6 +138,13 @@ def mine(
     keep_suspects: Annotated[
         bool, typer.Option("--keep-suspects", help="Keep what the teacher scores as high as the positive.")
     ] = False,
+    suspect_from: Annotated[
+        float | None,
+        typer.Option(
+            help="What the teacher scores below this is not refused for being as high as the positive; "
+            "margins refuse it all the same."
+        ),
+    ] = None,
     near_duplicates: Annotated[
         float, typer.Option(min=0, max=1, help="Refuse texts that are this much the same; 0 refuses none.")
     ] = 0.8,
@@ -182,7 +189,8 @@ def mine(
     if teacher is None:
         refuse(
             ctx,
-            *("keep_suspects", "revision", "label", "long_query", "long_documents", "precision"),
+            *("keep_suspects", "suspect_from", "revision", "label", "long_query", "long_documents"),
+            "precision",
             because="there is no teacher (--teacher)",
         )
         if absolute_margin is None and relative_margin is None:
@@ -202,6 +210,7 @@ def mine(
         relative_margin=relative_margin,
         positive_score=positive_score.value,
         false_negatives="keep" if keep_suspects else "drop",
+        suspect_from=suspect_from,
         near_duplicates=near_duplicates or None,
     )
     if teacher is None:

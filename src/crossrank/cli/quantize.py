@@ -28,9 +28,7 @@ def quantize(
     ctx: typer.Context,
     model: Annotated[
         str,
-        typer.Argument(
-            help="Any model that scores pairs or texts: a folder, or a hub name; DuoT5 has no int8 form."
-        ),
+        typer.Argument(help="Any reranker or bi-encoder: a folder, or a hub name."),
     ],
     *,
     to: Annotated[Path, typer.Option("--to", help="The folder to write; new or empty.")],

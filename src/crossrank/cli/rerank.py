@@ -25,8 +25,10 @@ from crossrank.cli.inputs import (
 from crossrank.cli.llm import (
     BaseURLOption,
     LLMBudgetOption,
+    LLMCostOption,
     LLMModelOption,
     LLMOption,
+    LLMPricesOption,
     LLMTemplateOption,
     Template,
     chosen_llm,
@@ -113,6 +115,8 @@ def rerank(
     base_url: BaseURLOption = None,
     llm_template: LLMTemplateOption = Template.yes_no,
     llm_budget: LLMBudgetOption = None,
+    llm_prices: LLMPricesOption = None,
+    llm_max_cost: LLMCostOption = None,
     json: JsonOption = False,
 ) -> None:
     """Put the texts that answer a query best on top.
@@ -134,6 +138,8 @@ def rerank(
         base_url=base_url,
         llm_template=llm_template,
         llm_budget=llm_budget,
+        llm_prices=llm_prices,
+        llm_max_cost=llm_max_cost,
         revision=revision,
     )
     if documents:

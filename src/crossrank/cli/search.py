@@ -15,8 +15,10 @@ from crossrank.cli.llm import (
     BaseURLOption,
     LLMBudgetOption,
     LLMChoice,
+    LLMCostOption,
     LLMModelOption,
     LLMOption,
+    LLMPricesOption,
     LLMTemplateOption,
     Template,
     chosen_llm,
@@ -287,6 +289,8 @@ def search(
     base_url: BaseURLOption = None,
     llm_template: LLMTemplateOption = Template.yes_no,
     llm_budget: LLMBudgetOption = None,
+    llm_prices: LLMPricesOption = None,
+    llm_max_cost: LLMCostOption = None,
     json: JsonOption = False,
 ) -> None:
     """Search an index: candidates from the first stage, the best put on top by the reranker.
@@ -314,6 +318,8 @@ def search(
         base_url=base_url,
         llm_template=llm_template,
         llm_budget=llm_budget,
+        llm_prices=llm_prices,
+        llm_max_cost=llm_max_cost,
         revision=revision,
     )
     if queries is None:

@@ -159,10 +159,12 @@ def paraphrases(
         )
     if _written(rows, to, as_json=json):
         return
-    shown = table("score", "first", "second", numeric=["score"])
+    numbers = ["score"] if values is None else ["score", "value"]
+    shown = table(*numbers, "first", "second", numeric=numbers)
     for row in rows[:SHOWN]:
         ends = (f"{row[f'id{end}']}: {_excerpt(row[f'text{end}'])}" for end in (1, 2))
-        shown.add_row(f"{row['score']:.4f}", *map(Text, ends))
+        cells = ("" if row[name] is None else f"{row[name]:.4f}" for name in numbers)
+        shown.add_row(*cells, *map(Text, ends))
     console().print(shown if rows else "no two texts are that similar")
     _say_more(len(rows), "pairs")
 

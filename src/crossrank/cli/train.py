@@ -56,6 +56,9 @@ def train(
         require(module, "train")
     overrides = [*(settings or []), *([] if output is None else [f"output='{output}'"])]
     wanted = read_recipe(recipe, overrides)
+    is_first = os.environ.get("RANK", "0") == "0"  # of several processes the first one speaks
+    if wanted.held_out is None and is_first:
+        messages().print("nothing is held out: neither the base nor the result is measured", style="yellow")
     quieten()
     from crossrank.training.train import plan
     from crossrank.training.train import train as train_model
@@ -78,8 +81,8 @@ def train(
             again = " without --replace" if replace else ""
             messages().print(f"interrupted; the same command{again} goes on from the last checkpoint")
             raise
-    if os.environ.get("RANK", "0") != "0":
-        return  # of several processes the first one speaks
+    if not is_first:
+        return
     if json:
         emit_json(result)
     else:

@@ -33,14 +33,18 @@ def refuse(ctx: typer.Context, *names: str, because: str) -> None:
 
 
 def check_new(file: Path | None, *, replace: bool) -> None:
-    """Find out, before models are loaded, that a file to write is there and must not be replaced.
+    """Find out, before models are loaded, that a file cannot be written or must not be replaced.
 
     Args:
         file: where a result goes; None or "-" is no file.
         replace: whether it may be replaced.
 
     Raises:
-        InputError: it is there.
+        InputError: it is there, or its folder is not.
     """
-    if file is not None and str(file) != "-" and file.exists() and not replace:
+    if file is None or str(file) == "-":
+        return
+    if file.exists() and not replace:
         raise InputError(f"{file} exists; name another file, or replace it with --replace")
+    if not file.parent.is_dir():
+        raise InputError(f"{file}: there is no folder {file.parent}; make it first")

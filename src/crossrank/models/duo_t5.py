@@ -24,8 +24,6 @@ from crossrank.models.requests import RankVerbs, Requests, check_query
 from crossrank.models.reranker import Reranker
 from crossrank.models.t5_families import DUO_PROMPT
 from crossrank.models.t5_opening import (
-    Backend,
-    T5Precision,
     answer_ids,
     check_kind,
     find_family,
@@ -34,6 +32,7 @@ from crossrank.models.t5_opening import (
     stated_prompt,
 )
 from crossrank.runtime import batching
+from crossrank.runtime.backends import Backend, Precision
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import TokenScore
@@ -120,8 +119,8 @@ class DuoT5(RankVerbs):
         tokens: Sequence[str | int] | None = None,
         family: str | None = None,
         prompt: str | None = None,
-        precision: T5Precision = "auto",
-        backend: Backend = "onnx",
+        precision: Precision = "auto",
+        backend: Backend = "auto",
         device: str | None = None,
         max_length: int | None = None,
         max_query_length: int | None = None,
@@ -221,6 +220,25 @@ class DuoT5(RankVerbs):
             QueryTooLongError: a query longer than `max_query_length`.
             ModelOutputError: NaN or infinity from the model.
         """
+        wide = self.margins(comparisons).astype(np.float64)
+        small = np.exp(-np.abs(wide))  # never overflows
+        preferences: npt.NDArray[np.float64] = np.where(wide >= 0, 1, small) / (1 + small)
+        return preferences
+
+    def margins(self, comparisons: Sequence[tuple[str, str, str]]) -> npt.NDArray[np.float32]:
+        """Compare documents, without making probabilities of it, which saturate.
+
+        Args:
+            comparisons: as in `prefer`.
+
+        Returns:
+            float32 (n,): the logit of "true" less that of "false", the log-odds of what `prefer` returns.
+
+        Raises:
+            InputError: as `prefer`.
+            QueryTooLongError: as `prefer`.
+            ModelOutputError: as `prefer`.
+        """
         checked = _comparisons(comparisons)
         queries = encode_queries(
             [query for query, _, _ in checked],
@@ -233,10 +251,7 @@ class DuoT5(RankVerbs):
         for start in range(0, len(unique), _MOST_COMPARISONS):
             block = unique[start : start + _MOST_COMPARISONS]
             margins.update(zip(block, self._margins(block, queries).tolist(), strict=True))
-        wide = np.array([margins[each] for each in checked], dtype=np.float64)
-        small = np.exp(-np.abs(wide))  # never overflows
-        preferences: npt.NDArray[np.float64] = np.where(wide >= 0, 1, small) / (1 + small)
-        return preferences
+        return np.array([margins[each] for each in checked], dtype=np.float32)
 
     def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
         # First, so that an error names the query before anything is computed.

@@ -24,6 +24,7 @@ Kind = Literal["cross-encoder", "bi-encoder", "late-interaction"]
 BUILT_IN: dict[Kind, str] = {
     "cross-encoder": "crossrank-mini",
     "bi-encoder": "crossrank-embed",
+    "late-interaction": "crossrank-colbert",
 }
 """The models that ship with the package, by what they are."""
 
@@ -64,8 +65,6 @@ def resolve(
         raise InputError(f"model must be a name or a folder, not {type(model).__name__}")
     if revision is not None and not isinstance(revision, str):
         raise InputError(f"revision must be a string, not {type(revision).__name__}")
-    if model is None and kind not in BUILT_IN:
-        raise InputError(f"there is no built-in {kind} model; name a folder or a hub model")
     name = BUILT_IN[kind] if model is None else str(model)
     local = _local(name, model)
     if local is None:

@@ -28,7 +28,7 @@ from crossrank.runtime.settings import settings_digest
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.types import Document, Hit, Pair, Ranking
 
-__all__ = ["DocumentVectors", "LateInteraction", "Wanted"]
+__all__ = ["DocumentVectors", "LateInteraction", "VectorSource", "Wanted"]
 
 _logger = logging.getLogger(__name__)
 
@@ -59,6 +59,10 @@ class DocumentVectors(NamedTuple):
     cut: npt.NDArray[np.int32]
 
 
+VectorSource = Callable[[Sequence[Wanted], Track], DocumentVectors]
+"""Gives the vectors of a block of documents and advances the track by their number."""
+
+
 class LateInteraction(RankVerbs):
     """Compares the vectors of a query's tokens with those of a document's; the score is their MaxSim.
 
@@ -85,7 +89,7 @@ class LateInteraction(RankVerbs):
     model.
 
     Args:
-        model: a folder, or a name on the Hugging Face hub.
+        model: a folder, or a name on the Hugging Face hub; None is the built-in model.
         revision: commit, tag or branch; for hub models only.
         precision: "float32", "int8" where the model has an int8 form that passed its parity gate, "bf16" with
             torch, or "auto" for the fastest form there is where it runs.
@@ -121,7 +125,7 @@ class LateInteraction(RankVerbs):
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | None = None,
         *,
         revision: str | None = None,
         precision: Precision = "auto",
@@ -142,7 +146,7 @@ class LateInteraction(RankVerbs):
         checkpoint = Checkpoint.open(folder)
         modules = token_modules(checkpoint)
         self.name = model if isinstance(model, str) and model != str(folder) else folder.resolve().name
-        self.origin = str(model)
+        self.origin = self.name if model is None else str(model)
         tokenizer = Tokenizer(checkpoint)
         self.settings = TokenSettings.for_model(
             checkpoint, tokenizer, query_length=query_length, document_length=document_length
@@ -263,6 +267,17 @@ class LateInteraction(RankVerbs):
             QueryTooLongError: a query longer than `query_length`.
             ModelOutputError: NaN or infinity from the model.
         """
+        return self.score_with(pairs)
+
+    def score_with(
+        self, pairs: Sequence[Pair | tuple[str, str]], document_vectors: VectorSource | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Score pairs with documents whose token vectors come from elsewhere.
+
+        Args:
+            pairs: as in `score`.
+            document_vectors: as in `rank_with`.
+        """
         pairs = check_pairs(pairs)
         queries = list(dict.fromkeys(query for query, _ in pairs))
         number_of = {query: number for number, query in enumerate(queries)}
@@ -275,7 +290,7 @@ class LateInteraction(RankVerbs):
             queries,
             wanted,
             lambda number: f"the query of pairs[{first_of[queries[number]]}]",
-            self.encode_wanted,
+            document_vectors or self.encode_wanted,
         )
         scores = np.empty(len(pairs), dtype=np.float32)
         for rows, (values, _) in zip(positions, found, strict=True):
@@ -294,10 +309,23 @@ class LateInteraction(RankVerbs):
             QueryTooLongError: a query longer than `query_length`.
             ModelOutputError: NaN or infinity from the model.
         """
+        return self.alignments_with(query, document)
+
+    def alignments_with(
+        self, query: str, document: str, document_vectors: VectorSource | None = None
+    ) -> Aligned:
+        """Return the similarities of a pair's tokens, the document's vectors coming from elsewhere.
+
+        Args:
+            query: as in `rank`.
+            document: text.
+            document_vectors: as in `rank_with`.
+        """
         check_pairs([(query, document)])
         with track(2, "Encoding a pair", progress=self._progress) as tracked:
             (of_query,) = self._query_vectors([query], lambda _: "the query", tracked)
-            found = self.encode_wanted([Wanted(document, None, "the document")], tracked)
+            source = document_vectors or self.encode_wanted
+            found = source([Wanted(document, None, "the document")], tracked)
         similarities = of_query @ found.tokens.split()[0].T
         return Aligned(
             self._encoder.spans(query, self.settings.query),
@@ -313,7 +341,7 @@ class LateInteraction(RankVerbs):
         self,
         requests: Requests,
         top_k: int | None,
-        document_vectors: Callable[[Sequence[Wanted], Track], DocumentVectors] | None = None,
+        document_vectors: VectorSource | None = None,
         stage: str | None = None,
     ) -> list[Ranking]:
         """Order documents whose token vectors come from elsewhere, such as an index.
@@ -321,8 +349,7 @@ class LateInteraction(RankVerbs):
         Args:
             requests: checked queries and documents.
             top_k: how many hits to return for each query; None returns all.
-            document_vectors: gives the vectors of a block of documents and advances the track by their
-                number; None encodes them.
+            document_vectors: gives the vectors of documents; None encodes them.
             stage: of the hits; None is the model's name.
         """
         wanted = [
@@ -352,7 +379,7 @@ class LateInteraction(RankVerbs):
         queries: Sequence[str],
         wanted: Sequence[Sequence[Wanted]],
         query_name: Callable[[int], str],
-        document_vectors: Callable[[Sequence[Wanted], Track], DocumentVectors],
+        document_vectors: VectorSource,
     ) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]]:
         """Return scores and cut tokens of each query's documents."""
         unique: dict[str, int] = {}

@@ -15,15 +15,13 @@ from crossrank.models.declaration import read_declaration
 from crossrank.models.pair_settings import LongQuery
 from crossrank.models.t5_families import MONO_PROMPT
 from crossrank.models.t5_opening import (
-    Backend,
-    T5Precision,
     answer_ids,
     check_kind,
     find_family,
     open_step,
     stated_prompt,
 )
-from crossrank.runtime.backends import Precision
+from crossrank.runtime.backends import Backend, Precision
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import TokenScore
@@ -53,9 +51,10 @@ class MonoT5(CrossEncoder):
         prompt: words around "{query}" and "{document}". Default: what the folder states, or the family's:
             "Query: {query} Document: {document} Relevant:".
         precision: "float32", "int8" where the folder has a form that passed its parity gate, "auto" for the
-            fastest of these there is, or "bf16" with `backend="torch"`.
-        backend: "onnx" (no torch needed), or "torch" for GPUs and bf16 (extra "torch").
-        device: of torch; None takes a GPU where there is one.
+            faster of these there is ("float32" with torch), or "bf16" with torch.
+        backend: "onnx" (no torch needed), "torch" for GPUs and bf16 (extra "torch"), or "auto" for torch
+            where there is a GPU that it can use, or a device or bf16 is asked for.
+        device: of torch: "cpu", "cuda", "cuda:1"; None takes a GPU where there is one.
         max_length: tokens of an input, prompt included. Default: what the configs allow, 512 for T5.
         max_query_length, long_query, long_documents, window_tokens, window_overlap, top_windows,
             token_budget, threads, cache, progress: see `CrossEncoder`.
@@ -78,8 +77,8 @@ class MonoT5(CrossEncoder):
         tokens: Sequence[str | int] | None = None,
         family: str | None = None,
         prompt: str | None = None,
-        precision: T5Precision = "auto",
-        backend: Backend = "onnx",
+        precision: Precision = "auto",
+        backend: Backend = "auto",
         device: str | None = None,
         max_length: int | None = None,
         max_query_length: int | None = None,

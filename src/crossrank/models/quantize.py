@@ -20,15 +20,25 @@ import numpy.typing as npt
 from crossrank.errors import CheckpointError, InputError
 from crossrank.models.bi_encoder import BiEncoder
 from crossrank.models.cross_encoder import CrossEncoder
+from crossrank.models.duo_t5 import DuoT5
 from crossrank.models.hub import Kind
 from crossrank.models.late_interaction import LateInteraction
 from crossrank.models.model_folder import WEIGHT_INDEX, Draft, copy_model, open_source
 from crossrank.models.t5_opening import declare_t5
-from crossrank.models.t5_quantization import T5Kind, open_t5, t5_kind, t5_output, t5_tokenizer
+from crossrank.models.t5_quantization import (
+    T5Kind,
+    comparison_inputs,
+    comparison_scores,
+    open_t5,
+    t5_kind,
+    t5_output,
+    t5_tokenizer,
+)
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Output, Precision
 from crossrank.runtime.exits import EXITS_FILE, Exits
 from crossrank.runtime.int8 import INT8_FILE, write_parity
+from crossrank.runtime.prompts import PromptTokenizer
 from crossrank.runtime.quantization import LIMITS, calibrate, compare, exceeded, write_int8
 from crossrank.runtime.tokenization import ModelInputs, Tokenizer
 from crossrank.types import Document, Pair, Qrels
@@ -73,7 +83,7 @@ class QuantizationReport:
 
     Attributes:
         model: as it was named.
-        kind: "cross-encoder", "bi-encoder", "late-interaction", "mono_t5" or "rank_t5".
+        kind: "cross-encoder", "bi-encoder", "late-interaction", "mono_t5", "rank_t5" or "duo_t5".
         path: the folder; written only if `passed`.
         passed: whether int8 passed the parity gate.
         exceeded: names of the `limits` that it broke, with "after layer N" for a head at an earlier layer.
@@ -119,7 +129,8 @@ def quantize(
 ) -> QuantizationReport:
     """Make an int8 form of a model that scores pairs or texts, and write it if it passes the parity gate.
 
-    Cross-encoders, MonoT5, RankT5, bi-encoders and late-interaction models have one; DuoT5 has none.
+    Cross-encoders, MonoT5, RankT5, DuoT5, bi-encoders and late-interaction models have one. The gate compares
+    scores of documents; a DuoT5's are made of each document's comparisons with its neighbours in the list.
 
     A quarter of the queries is for the calibration, by a hash of query and seed: at most 256 pairs, of as
     many queries as there are. Of the others at most 1,000 pairs, or 3,000 where there are judgements, are
@@ -202,10 +213,14 @@ def quantize(
         prompts = exact.settings.query.prompt, exact.settings.document.prompt
     else:
         prompts = exact.settings.prompt, ""
+    if isinstance(tokenizer, PromptTokenizer) and isinstance(exact, DuoT5):
+        inputs = comparison_inputs(tokenizer, pairs, min(checkpoint.max_length, _MOST_TOKENS))
+    else:
+        inputs = calibration_inputs(checkpoint, kind, pairs, prompts=prompts, tokenizer=tokenizer)
     layers = calibrate(
         checkpoint,
         output,
-        calibration_inputs(checkpoint, kind, pairs, prompts=prompts, tokenizer=tokenizer),
+        inputs,
         rows_per_input=_ROWS_PER_INPUT,
         seed=seed,
         threads=threads,
@@ -344,12 +359,17 @@ def open_model(
 
 
 def score_candidates(
-    model: CrossEncoder | BiEncoder | LateInteraction, candidates: Candidates
+    model: CrossEncoder | BiEncoder | LateInteraction | DuoT5, candidates: Candidates
 ) -> list[npt.NDArray[np.float32]]:
     """Score each query's documents: (documents,) a query, or (documents, labels) where there are several.
 
-    A bi-encoder's scores are inner products of vectors of length 1.
+    A bi-encoder's scores are inner products of vectors of length 1; for a DuoT5's see `comparison_scores`.
     """
+    if isinstance(model, DuoT5):
+        return comparison_scores(
+            model,
+            [(query, [each.full_text for each in documents]) for query, documents in candidates.values()],
+        )
     if isinstance(model, BiEncoder):
         queries = model.encode_queries([query for query, _ in candidates.values()])
         texts = [document.full_text for _, documents in candidates.values() for document in documents]

@@ -12,14 +12,12 @@ from crossrank.models.declaration import Declaration, read_declaration
 from crossrank.models.pair_settings import LongQuery
 from crossrank.models.t5_families import RANK_PROMPT, RANK_TOKENS
 from crossrank.models.t5_opening import (
-    Backend,
-    T5Precision,
     check_kind,
     open_step,
     stated_prompt,
     token_id,
 )
-from crossrank.runtime.backends import Precision
+from crossrank.runtime.backends import Backend, Precision
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import TokenScore
@@ -70,8 +68,8 @@ class RankT5(CrossEncoder):
         revision: str | None = None,
         token: str | int | None = None,
         prompt: str | None = None,
-        precision: T5Precision = "auto",
-        backend: Backend = "onnx",
+        precision: Precision = "auto",
+        backend: Backend = "auto",
         device: str | None = None,
         max_length: int | None = None,
         max_query_length: int | None = None,
@@ -138,14 +136,16 @@ class RankT5(CrossEncoder):
         score = self.token_score
         if score is not None:
             return open_step(checkpoint, score, threads=threads, identity=self.prompt, **self._running)
-        if self._running["backend"] != "onnx" or self._running["precision"] == "bf16":
+        running = self._running
+        on_cpu = running["backend"] in ("auto", "onnx") and running["device"] is None
+        if not on_cpu or running["precision"] == "bf16":
             raise InputError(
                 f"{self.name} is an encoder with a dense layer behind it, which runs on backend='onnx'"
             )
         return open_engine(
             checkpoint,
             output="logits",
-            precision=self._running["precision"],
+            precision=running["precision"],
             threads=threads,
             identity=f" {self.prompt}",
         )

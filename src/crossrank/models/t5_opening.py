@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from crossrank.errors import CheckpointError, InputError
 from crossrank.models.declaration import Declaration, read_declaration, write_declaration
 from crossrank.models.t5_families import FAMILIES, PUBLISHED, Family
+from crossrank.runtime.backends import Backend, Precision, choose_backend
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import TokenScore
 from crossrank.runtime.engine import Engine, open_engine
@@ -16,8 +18,6 @@ from crossrank.runtime.settings import bad_setting
 from crossrank.runtime.tokenization import Tokenizer
 
 __all__ = [
-    "Backend",
-    "T5Precision",
     "answer_ids",
     "check_kind",
     "declare_t5",
@@ -27,9 +27,6 @@ __all__ = [
     "stated_prompt",
     "token_id",
 ]
-
-Backend = Literal["onnx", "torch"]
-T5Precision = Literal["auto", "float32", "int8", "bf16"]
 
 
 def check_kind(checkpoint: Checkpoint, declared: Declaration, kind: str) -> None:
@@ -138,7 +135,7 @@ def open_step(
     checkpoint: Checkpoint,
     score: TokenScore,
     *,
-    precision: T5Precision,
+    precision: Precision,
     backend: Backend,
     device: str | None,
     threads: int | None,
@@ -149,8 +146,10 @@ def open_step(
     Args:
         checkpoint: the model.
         score: what is read.
-        precision: "float32", "int8" where there is a form that passed its parity gate, "bf16" with torch.
-        backend: "onnx" for our own graph, "torch" for transformers' model.
+        precision: "float32", "int8" where there is a form that passed its parity gate, "bf16" with torch;
+            "auto" is int8 where there is such a form for our own graph, else float32.
+        backend: "onnx" for our own graph, "torch" for transformers' model, "auto" for torch where there is a
+            GPU that it can use, or a device or bf16 is asked for, else our own graph.
         device: of torch: "cpu", "cuda", ...; None takes a GPU where there is one.
         threads: batches that run at a time.
         identity: what else the fingerprint is to tell apart: the prompt.
@@ -159,27 +158,35 @@ def open_step(
         InputError: a precision or backend that is none, or two that do not go together.
         MissingExtraError: torch is not installed (extra "torch").
     """
-    for name, value, choices in (("precision", precision, T5Precision), ("backend", backend, Backend)):
-        if value not in get_args(choices):
-            raise InputError(f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}")
     identity = f" {score!r} {identity}"
-    if backend == "torch":
-        if not checkpoint.weight_files:
-            raise CheckpointError(
-                f"{checkpoint.folder} has no model.safetensors, which backend='torch' needs; leave it out, "
-                "or open the model that the folder was made of"
-            )
-        if precision == "int8":
-            raise InputError("precision 'int8' is of backend='onnx'; with torch choose 'float32' or 'bf16'")
+    wants_torch = backend == "torch" or (backend == "auto" and (device is not None or precision == "bf16"))
+    if wants_torch and not checkpoint.weight_files:
+        raise CheckpointError(
+            f"{checkpoint.folder} has no model.safetensors, which backend='torch' needs; leave it out, "
+            "or open the model that the folder was made of"
+        )
+    if backend == "auto" and not wants_torch and not _torch_can_run(checkpoint):
+        backend = "onnx"
+    chosen = choose_backend(
+        backend,
+        device,
+        precision=precision,
+        source="auto",
+        checkpoint=checkpoint,
+        torch_architectures=("t5",),
+    )
+    if chosen == "torch":
         from crossrank.runtime.torch_t5 import TorchT5Engine
 
         wide = precision != "bf16"
         return TorchT5Engine(checkpoint, score, bf16=not wide, device=device, identity=identity)
-    if precision == "bf16":
-        raise InputError("precision 'bf16' needs backend='torch'; ONNX Runtime has no such kernels for CPUs")
-    if device is not None:
-        raise InputError("device is of backend='torch'; leave it out")
+    assert precision != "bf16"  # refused by choose_backend
     return open_engine(checkpoint, output=score, precision=precision, threads=threads, identity=identity)
+
+
+def _torch_can_run(checkpoint: Checkpoint) -> bool:
+    """Whether torch's form needs nothing that is not there: it is transformers' own, of float32 weights."""
+    return bool(checkpoint.weight_files) and importlib.util.find_spec("transformers") is not None
 
 
 def declare_t5(folder: Path, kind: str, prompt: str, score: TokenScore | None) -> None:

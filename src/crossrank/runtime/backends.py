@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -102,9 +103,23 @@ def open_backend(
 
 
 def choose_backend(
-    backend: Backend, device: str | None, *, precision: Precision, source: Source, checkpoint: Checkpoint
+    backend: Backend,
+    device: str | None,
+    *,
+    precision: Precision,
+    source: Source,
+    checkpoint: Checkpoint,
+    torch_architectures: Sequence[str] = _TORCH_ARCHITECTURES,
 ) -> Literal["onnx", "torch"]:
     """Say what a model runs on; see `open_backend`.
+
+    Args:
+        backend: see `open_backend`.
+        device: see `open_backend`.
+        precision: see `open_backend`.
+        source: see `open_backend`.
+        checkpoint: see `open_backend`.
+        torch_architectures: what the caller's torch form runs.
 
     Raises:
         InputError: an option that is none, or options that do not go together.
@@ -113,7 +128,7 @@ def choose_backend(
     for name, value, choices in (("backend", backend, Backend), ("precision", precision, Precision)):
         if value not in get_args(choices):
             raise InputError(f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}")
-    has_torch_form = checkpoint.architecture in _TORCH_ARCHITECTURES and checkpoint.has_weights
+    has_torch_form = checkpoint.architecture in torch_architectures and checkpoint.has_weights
     if backend == "auto":
         if device is not None or precision == "bf16":
             backend = "torch"
@@ -143,7 +158,7 @@ def choose_backend(
     if not has_torch_form:
         raise UnsupportedArchitectureError(
             f"{checkpoint.folder}: {checkpoint.architecture!r} is not run by torch here; "
-            f"{', '.join(_TORCH_ARCHITECTURES)} are. Use backend='onnx'"
+            f"{', '.join(torch_architectures)} are. Use backend='onnx'"
         )
     return "torch"
 

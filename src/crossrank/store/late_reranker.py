@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.models.late_interaction import DocumentVectors, LateInteraction, Wanted
-from crossrank.models.maxsim import TokenVectors
+from crossrank.models.maxsim import Aligned, TokenVectors
 from crossrank.models.requests import RankVerbs, Requests
 from crossrank.models.reranker import Reranker
 from crossrank.store.tokens import check_same_tokens
-from crossrank.types import Ranking
+from crossrank.types import Pair, Ranking
 
 if TYPE_CHECKING:
     from crossrank.progress import Track
@@ -71,6 +71,26 @@ class StoredLateInteraction(RankVerbs):
     def name(self) -> str:
         """What hits carry as their stage: the model's name."""
         return self._model.name
+
+    def score(self, pairs: Sequence[Pair | tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """Score pairs; see `LateInteraction.score`.
+
+        A text alone has no id to be looked up by: it is encoded, and goes through the index's codec, which
+        gives it the score that the stored document has.
+
+        Args:
+            pairs: (query, document) each.
+        """
+        return self._model.score_with(pairs, self._vectors)
+
+    def alignments(self, query: str, document: str) -> Aligned:
+        """Return the similarities of a pair's tokens; see `LateInteraction.alignments`.
+
+        Args:
+            query: as in `rank`.
+            document: text, encoded as in `score`.
+        """
+        return self._model.alignments_with(query, document, self._vectors)
 
     def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
         return self._model.rank_with(requests, top_k, self._vectors)

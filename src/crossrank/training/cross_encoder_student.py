@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ import numpy.typing as npt
 
 from crossrank.errors import CheckpointError, require
 from crossrank.models.hub import Kind
+from crossrank.runtime.checkpoint import Checkpoint
+from crossrank.runtime.exits import EXITS_FILE, Exits
 from crossrank.training.recipes import Lengths, StudentChoice
 from crossrank.training.tokens import TokenizerLengths, set_max_length
 
 __all__ = ["CrossEncoderStudent", "score_pairs"]
+
+_logger = logging.getLogger(__name__)
 
 
 class CrossEncoderStudent:
@@ -51,6 +56,13 @@ class CrossEncoderStudent:
             from crossrank.training.exits import add_exits
 
             add_exits(model, choice.exits, folder)
+        elif (folder / EXITS_FILE).is_file():
+            layers = [*Exits(Checkpoint.open(folder)).layers]
+            _logger.warning(
+                "%s has heads after layers %s, and what is trained from it will have none; student.exits: %s "
+                "trains them, too",
+                *(choice.base, ", ".join(map(str, layers)), layers),
+            )
         return model
 
     def trainer(self) -> tuple[type[Any], type[Any]]:

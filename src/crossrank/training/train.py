@@ -324,6 +324,8 @@ class _Ingredients:
         self._base_digests = {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
         transformers.set_seed(recipe.seed)
         self.model = self.student.open(choice, folder, recipe.lengths)
+        if self.loss.activation:
+            self.model.activation_fn = getattr(torch.nn, self.loss.activation)()
         freeze(self.model, recipe.freeze)
         if recipe.lora is not None:
             add_lora(self.model, recipe.lora)

@@ -36,6 +36,7 @@ NASTY = st.lists(
     ),
     max_size=30,
 ).map("".join)
+NOT_WRONG = ("answers", "examples", "repaired")
 ENDINGS = st.sampled_from(["stop", "length", "refused"])
 
 
@@ -47,9 +48,7 @@ def order(text: str, count: int, ended="stop") -> list[int]:
 def wrong(text: str, count: int, ended="stop") -> dict[str, object]:
     repairs = read_permutation(Answer(text, ended), count).repairs
     assert repairs.answers == 1
-    return {
-        name: value for name, value in vars(repairs).items() if value and name not in ("answers", "examples")
-    }
+    return {name: value for name, value in vars(repairs).items() if value and name not in NOT_WRONG}
 
 
 @given(st.one_of(st.text(), NASTY), st.integers(0, 25), ENDINGS)
@@ -147,11 +146,7 @@ def test_a_refusal_keeps_the_order_and_is_quoted():
 def test_choices(text, expected, repairs):
     choice = read_choice(Answer(text), 3)
     assert choice.index == expected
-    named = {
-        name: value
-        for name, value in vars(choice.repairs).items()
-        if value and name not in ("answers", "examples")
-    }
+    named = {name: value for name, value in vars(choice.repairs).items() if value and name not in NOT_WRONG}
     assert named == repairs
 
 
@@ -159,11 +154,26 @@ def test_notes_say_what_was_repaired_in_how_many_answers():
     answers = ["[1] > [2]", "so: [2] > [2] > [5]", "no", ""]
     repairs = sum((read_permutation(Answer(text), 2).repairs for text in answers), Repairs())
     assert repairs.notes() == (
-        "repaired in 4 answers of the model: 1 passages left out (put last), 1 repeated "
-        "identifiers, 1 identifiers "
-        "of no passage, 1 answers with other text",
+        "1 of 4 answers of the model repaired: 1 passage left out (put last), 1 repeated identifier, 1 "
+        "identifier of no passage, 1 answer with other text",
         "2 of 4 answers of the model decided nothing, the order before stands there (1 "
         "empty, 1 unreadable, such as "
         "'no')",
     )
     assert Repairs(answers=7).notes() == ()
+
+
+def test_an_answer_cut_off_that_decides_nothing_is_not_called_repaired():
+    used, useless = (
+        read_permutation(Answer(text, "length"), 4).repairs for text in ("[3] > [1] > [", "I will")
+    )
+    assert (used.repaired, useless.repaired) == (1, 0)
+    assert useless.notes() == (
+        "1 of 1 answer of the model cut off at the limit of tokens (max_answer_tokens)",
+        "1 of 1 answer of the model decided nothing, the order before stands there (1 unreadable, such as "
+        "'I will')",
+    )
+    assert (used + useless + used).notes()[:2] == (
+        "2 of 3 answers of the model repaired: 4 passages left out (put last), 2 answers with other text",
+        "3 of 3 answers of the model cut off at the limit of tokens (max_answer_tokens)",
+    )

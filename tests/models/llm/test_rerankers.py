@@ -184,9 +184,8 @@ def test_a_filter_and_an_answer_cut_short_are_told(server, endpoint):
     ranking = ListwiseLLM(endpoint).rank("q", shuffled(3))
     assert [hit.index for hit in ranking] == [2, 0, 1]
     assert ranking.notes == (
-        "repaired in 1 answer of the model: 2 passages left out (put last), 1 answers with "
-        "other text, 1 answers "
-        "cut off",
+        "1 of 1 answer of the model repaired: 2 passages left out (put last), 1 answer with other text",
+        "1 of 1 answer of the model cut off at the limit of tokens (max_answer_tokens)",
     )
     assert ranking.status == "ok"
 
@@ -260,7 +259,7 @@ def test_a_server_that_fails_is_outlived_by_a_search(server, endpoint):
     with pytest.raises(EndpointError):
         Searcher(BM25(documents), ListwiseLLM(endpoint), on_error="raise").search("river")
     server.does(says("Here: [2] > [1]"))
-    assert any("repaired in 1 answer" in note for note in searcher.search("river").notes)
+    assert any("1 of 1 answer of the model repaired" in note for note in searcher.search("river").notes)
 
 
 def test_a_budget_ends_a_ranking_before_the_call_that_would_exceed_it(server):

@@ -40,6 +40,7 @@ class Repairs:
         empty: answers without text; likewise.
         unreadable: answers with text but no identifier that can be used; likewise.
         examples: the beginnings of unreadable and refused answers, at most three.
+        repaired: answers that were used in spite of what was wrong.
     """
 
     answers: int = 0
@@ -52,6 +53,12 @@ class Repairs:
     empty: int = 0
     unreadable: int = 0
     examples: tuple[str, ...] = ()
+    repaired: int = -1  # of one answer, it follows from the rest
+
+    def __post_init__(self) -> None:
+        if self.repaired < 0:
+            mended = not self.useless and any(getattr(self, name) for name in _WORDS)
+            object.__setattr__(self, "repaired", int(mended))
 
     def __add__(self, other: Repairs) -> Repairs:
         totals: dict[str, int] = {
@@ -70,9 +77,18 @@ class Repairs:
         """Say what was wrong, for a ranking's notes; nothing where nothing was."""
         notes = []
         if parts := [
-            f"{count:,} {words}" for name, words in _WORDS.items() if (count := getattr(self, name))
+            f"{count:,} {one if count == 1 else many}"
+            for name, (one, many) in _WORDS.items()
+            if (count := getattr(self, name))
         ]:
-            notes.append(f"repaired in {_answers(self.answers)} of the model: {', '.join(parts)}")
+            notes.append(
+                f"{self.repaired:,} of {_answers(self.answers)} of the model repaired: {', '.join(parts)}"
+            )
+        if self.cut:
+            notes.append(
+                f"{self.cut:,} of {_answers(self.answers)} of the model cut off at the limit of tokens "
+                "(max_answer_tokens)"
+            )
         if self.useless:
             kinds = [
                 f"{count:,} {kind}"
@@ -88,11 +104,10 @@ class Repairs:
 
 
 _WORDS = {
-    "missing": "passages left out (put last)",
-    "duplicate": "repeated identifiers",
-    "unknown": "identifiers of no passage",
-    "prose": "answers with other text",
-    "cut": "answers cut off",
+    "missing": ("passage left out (put last)", "passages left out (put last)"),
+    "duplicate": ("repeated identifier", "repeated identifiers"),
+    "unknown": ("identifier of no passage", "identifiers of no passage"),
+    "prose": ("answer with other text", "answers with other text"),
 }
 
 

@@ -2,7 +2,7 @@
 
 Pre-norm without means or biases, positions as a bias of attention by distance, attention without scaling, a
 plain or gated feed-forward. Reference: Raffel et al. 2020 (arXiv:1910.10683); parity with transformers'
-modeling_t5.py and modeling_mt5.py, |Δ| < 1e-5 (tests/models/test_t5_graph.py).
+modeling_t5.py and modeling_mt5.py, |Δ| < 1e-5 (tests/runtime/test_t5.py).
 """
 
 from __future__ import annotations

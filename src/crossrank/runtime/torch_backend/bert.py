@@ -1,7 +1,7 @@
 """BERT and those that compute the same, run by torch: MiniLM, ELECTRA, (XLM-)RoBERTa, CamemBERT, DistilBERT.
 
 The same computation as `crossrank.runtime.encoders.bert`, over packed tokens. Parity with it and with
-transformers, |Δ| < 1e-5 in float32 (tests/runtime/test_torch_encoders.py).
+transformers, |Δ| < 1e-5 in float32 (tests/runtime/test_torch_engine.py).
 """
 
 from __future__ import annotations

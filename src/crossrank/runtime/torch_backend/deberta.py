@@ -3,7 +3,7 @@
 The same computation as `crossrank.runtime.encoders.deberta`. Linear layers see packed tokens; attention is
 over rows padded to the longest, since no kernel of torch takes what positions add to each pair of tokens
 without it. Parity with that file and with transformers, |Δ| < 1e-5 in float32
-(tests/runtime/test_torch_encoders.py).
+(tests/runtime/test_torch_engine.py).
 """
 
 from __future__ import annotations

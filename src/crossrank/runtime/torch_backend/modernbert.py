@@ -1,7 +1,7 @@
 """ModernBERT, run by torch: pre-norm, rotary positions, gated feed-forward, local and global attention.
 
 The same computation as `crossrank.runtime.encoders.modernbert`, over packed tokens. Parity with it and with
-transformers, |Δ| < 1e-5 in float32 (tests/runtime/test_torch_encoders.py).
+transformers, |Δ| < 1e-5 in float32 (tests/runtime/test_torch_engine.py).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ def recipe_for(
     steps: int,
     most_tokens: int,
     dev_queries: int = DEV_QUERIES,
+    exits: Sequence[int] = (),
 ) -> Recipe:
     """Return the recipe of one of the two models.
 
@@ -47,12 +49,14 @@ def recipe_for(
         steps: updates.
         most_tokens: that the model takes.
         dev_queries: that it is measured on while it is trained, at most.
+        exits: layers after which the old reranker has heads; the new one keeps them.
     """
     size = settings.bi_encoder_training if part == "bi_encoder" else settings.reranker_training
     values: dict[str, Any] = {
         "student": {
             "kind": "bi_encoder" if part == "bi_encoder" else "cross_encoder",
             "base": settings.bi_encoder if part == "bi_encoder" else settings.reranker,
+            **({"exits": [*exits]} if exits else {}),
         },
         "data": [{"file": str(negatives)}],
         "loss": {"name": size.loss},

@@ -87,6 +87,7 @@ def _recipe(work: Workspace, part: Part, output: Path, size: Size) -> Recipe:
         output=output,
         steps=size.steps,
         dev_queries=size.dev_queries,
+        exits=work.old_reranker.exit_layers if part == "reranker" else (),
         most_tokens=(
             work.old_bi_encoder.max_length if part == "bi_encoder" else work.old_reranker.settings.max_length
         ),

@@ -148,6 +148,8 @@ class Loss:
         meaning: one line for messages and docs.
         no_duplicates: other rows of a step are negatives, so no two rows may share a text.
         caches_itself: it has mini-batches, and where its name says so gradient caching, of its own.
+        activation: what makes a probability of the outputs it trains, by its name in torch.nn; the model
+            ends with it, whatever the base ended with. "" leaves what the base has.
     """
 
     name: str
@@ -158,6 +160,7 @@ class Loss:
     meaning: str
     no_duplicates: bool = False
     caches_itself: bool = False
+    activation: str = ""
 
 
 def _cross_encoder_losses() -> Any:
@@ -288,7 +291,10 @@ def _scorer(name: str, form: str, options: type, build: Callable[[Any, Any, int]
 
 
 _SCORER_LOSSES = (
-    _scorer("bce", "pairs", PositiveWeight, _bce, "binary cross-entropy of each pair"),
+    Loss(
+        *("bce", "scorer", "pairs", PositiveWeight, _bce, "binary cross-entropy of each pair"),
+        activation="Sigmoid",
+    ),
     _scorer("ce", "classes", Smoothing, _ce, "cross-entropy over the classes of each pair"),
     _scorer("mse", "scored_pairs", NoOptions, _theirs("MSELoss"), "squared error to the teacher's score"),
     _scorer(

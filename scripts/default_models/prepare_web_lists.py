@@ -1,0 +1,146 @@
+"""Make training lists for queries as people type them, without judgements: teachers alone say what is good.
+
+Passages are cut from squad11 (train split), medquad, nq_open_oracle and covid_qa_passages. Queries
+(web_queries.py) are made from them, and from questions of squad11 that are in none of the lists given, of
+medquad and nq_open_oracle. A list has 12 of the passages that BM25, the bi-encoder and SPLADE find, near and
+far ranks of each, and the mixed scores of the latter two; the best comes first. The question that a query was
+made of is kept ("of"), so that calibration can leave it out.
+
+    python prepare_web_lists.py --data ../../../shared/data --bi-encoder MINILM --splade SPLADE \
+        --lists work/lists/lists.jsonl --out work/lists/web.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import Stemmer
+from embed import encode
+from lists import read_lists
+from prepare_lists import passages_of, read_jsonl, sample
+from splade import Splade, mixed
+from web_queries import Vocabulary, make_queries
+
+LIST_SIZE = 12
+BLOCK = 256  # queries at a time
+SOURCES = ("squad11", "medquad", "nq_open_oracle", "covid_qa_passages")
+QUESTIONS = {"squad11": 9_000, "medquad": 4_000, "nq_open_oracle": None}
+Taught = tuple[int, list[int], np.ndarray, np.ndarray]  # query, passages, cosines, SPLADE's products
+
+
+def load_passages(data: Path, rng: random.Random, most: int) -> tuple[list[str], set[str]]:
+    """Return different passages of 8 to 220 words, in a random order, and the titles they stand under."""
+    passages: dict[str, str] = {}
+    for name in SOURCES:
+        for document in read_jsonl(data / name / "corpus.jsonl.gz"):
+            if name == "squad11" and not document["_id"].startswith("train-"):
+                continue
+            words = rng.choice((30, 45, 60, 90)) if name != "medquad" else rng.choice((40, 55, 70))
+            cut = passages_of(document["text"], words)
+            title = document.get("title", "")
+            for passage in cut[:2] if name == "medquad" else cut:
+                if 8 <= len(passage.split()) <= 220:
+                    titled = title and rng.random() < 0.15
+                    passages.setdefault(f"{title} {passage}" if titled else passage, title)
+    chosen = rng.sample(list(passages), min(most, len(passages)))
+    return chosen, {passages[text] for text in chosen} - {""}
+
+
+def load_questions(data: Path, rng: random.Random, used: set[str]) -> dict[str, list[str]]:
+    """Return questions by collection; of squad11 those of train that no list has."""
+    found = {}
+    for name, most in QUESTIONS.items():
+        rows = read_jsonl(data / name / "queries.jsonl.gz")
+        if name == "squad11":
+            rows = [
+                row for row in rows if row["_id"].startswith("train-") and row["text"].strip() not in used
+            ]
+        questions = [row["text"].strip() for row in rows]
+        rng.shuffle(questions)
+        found[name] = questions[:most]
+    return found
+
+
+def taught(
+    queries: Sequence[str], passages: Sequence[str], args: argparse.Namespace, rng: random.Random
+) -> Iterator[Taught]:
+    """Choose each query's passages, and let both teachers score them."""
+    splade = Splade(args.splade)
+    vectors = encode(args.bi_encoder, list(passages), max_length=200)
+    sparse = splade.encode(passages, 200).T.tocsr()
+    query_vectors = encode(args.bi_encoder, list(queries), max_length=64)
+    sparse_queries = splade.encode(queries, 64)
+    stemmer = Stemmer.Stemmer("english")
+    index = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
+    index.index(bm25s.tokenize(list(passages), stemmer=stemmer, show_progress=False), show_progress=False)
+    for start in range(0, len(queries), BLOCK):
+        tokens = bm25s.tokenize(list(queries[start : start + BLOCK]), stemmer=stemmer, show_progress=False)
+        found, scores = index.retrieve(tokens, k=100, show_progress=False)
+        cosines = query_vectors[start : start + BLOCK] @ vectors.T
+        products = np.asarray((sparse_queries[start : start + BLOCK] @ sparse).todense())
+        for i in range(len(found)):
+            by_words = [int(row) for row, score in zip(found[i], scores[i], strict=True) if score > 0]
+            if len(by_words) < LIST_SIZE:
+                continue
+            by_meaning, by_expansion = (np.argsort(-each[i])[:40] for each in (cosines, products))
+            picked: list[int] = []
+            for rows, count in (
+                (by_words[:10], 3),
+                (by_words[10:], 4),
+                (by_expansion[:5], 1),
+                (by_expansion[5:], 1),
+                (by_meaning[:5], 1),
+                (by_meaning[5:], 1),
+                (by_words, 1),
+            ):
+                picked += sample(rng, set(), rows, count, picked)
+            if len(picked) == LIST_SIZE:
+                yield start + i, picked, cosines[i, picked], products[i, picked]
+        print(f"{min(start + BLOCK, len(queries))} of {len(queries)} queries", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--bi-encoder", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
+    parser.add_argument("--splade", type=Path, required=True, help="folder of the SPLADE model")
+    parser.add_argument("--lists", nargs="+", required=True, help="whose questions are not used again")
+    parser.add_argument("--passages", type=int, default=52_000)
+    parser.add_argument("--queries", type=int, help="only so many")
+    parser.add_argument("--out", type=Path, required=True, help="file to write")
+    parser.add_argument("--seed", type=int, default=21)
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+
+    passages, titles = load_passages(args.data, rng, args.passages)
+    used = {row["query"] for spec in args.lists for row in read_lists(spec)}
+    vocabulary = Vocabulary(passages, titles)
+    queries = make_queries(vocabulary, passages, load_questions(args.data, rng, used), rng)[: args.queries]
+    print(f"{len(passages)} passages, {len(queries)} queries", flush=True)
+    rows = list(taught([query.text for query in queries], passages, args, rng))
+    scores = mixed([row[2] for row in rows], [row[3] for row in rows])
+    with args.out.open("w", encoding="utf-8") as out:
+        for (number, picked, _, _), teacher in zip(rows, scores, strict=True):
+            best_first = np.argsort(-np.array(teacher), kind="stable")
+            row = {
+                "query": queries[number].text,
+                "passages": [passages[picked[place]] for place in best_first],
+                "teacher": [teacher[place] for place in best_first],
+                "judged": False,
+            }
+            if queries[number].question is not None:
+                row["of"] = queries[number].question
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    print(f"{len(rows)} lists of {LIST_SIZE} in {args.out}")
+
+
+if __name__ == "__main__":
+    main()
