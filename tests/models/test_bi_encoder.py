@@ -230,6 +230,8 @@ def test_a_plain_folder_needs_a_pooling(changed: Callable[..., Path]) -> None:
 def test_rerankers_are_named_as_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="bert is a cross-encoder and no bi-encoder"):
         BiEncoder(TESTS / "golden" / "bert")
+    with pytest.raises(CheckpointError, match="encoder is a cross-encoder; open it with CrossEncoder"):
+        BiEncoder(TESTS / "golden" / "sbert_modular_cross_encoder")  # which has a Pooling module, too
     with pytest.raises(CheckpointError, match="t5 is a T5 without a Pooling module, and so no bi-encoder"):
         BiEncoder(TESTS / "golden_t5" / "t5")
     shutil.copytree(TESTS / "golden_t5" / "t5", tmp_path / "mono")

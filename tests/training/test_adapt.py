@@ -17,8 +17,8 @@ from training_inputs import BI_ENCODER, CROSS_ENCODER, GOLDEN, WORDS
 
 from crossrank import BiEncoder, Collection, CrossEncoder, Document, evaluate
 from crossrank.errors import InputError, TrainingStoppedError
-from crossrank.training.adapt import adaptation
-from crossrank.training.adapt.adaptation import STAGES, adapt
+from crossrank.training.adapt import lessons, outcomes, trainings
+from crossrank.training.adapt.adaptation import STAGES, AdaptationReport, adapt
 from crossrank.training.adapt.recipes import DEV_QUERIES, recipe_for
 from crossrank.training.adapt.settings import AdaptationSettings, TrainingSize
 from crossrank.training.adapt.sizing import Cost, Size, sized
@@ -55,7 +55,7 @@ def corpus(count: int = 60) -> list[Document]:
 
 
 @pytest.fixture(scope="module")
-def adapted(tmp_path_factory: pytest.TempPathFactory) -> adaptation.AdaptationReport:
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> AdaptationReport:
     # a p-value of 1 is the most there is: any gain at all is kept
     settings = dataclasses.replace(
         SETTINGS,
@@ -174,9 +174,9 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same(
         raise _Killed
 
     # in mining, in the second training, and while it is measured
-    for name in ("mine", "train", "measure_adaptation"):
+    for module, name in ((lessons, "mine"), (trainings, "train"), (outcomes, "measure_adaptation")):
         with monkeypatch.context() as patched:
-            patched.setattr(adaptation, name, die)
+            patched.setattr(module, name, die)
             with pytest.raises(_Killed):
                 adapt(corpus(), output, SETTINGS)
     told: list[str] = []
@@ -202,7 +202,7 @@ def test_an_unfinished_run_with_other_settings_is_named(
         raise _Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(adaptation, "mine", die)
+        patched.setattr(lessons, "mine", die)
         with pytest.raises(_Killed):
             adapt(corpus(), tmp_path / "out", SETTINGS)
     with pytest.raises(InputError, match=r"unfinished run with other settings\.seed"):
@@ -239,7 +239,7 @@ def test_queries_of_a_generator_are_used_and_asked_for_once(
 
     settings = dataclasses.replace(SETTINGS, sources=("generated",), per_document=1)
     with monkeypatch.context() as patched:
-        patched.setattr(adaptation, "round_trip", die)
+        patched.setattr(lessons, "round_trip", die)
         with pytest.raises(_Killed):
             adapt(corpus(), tmp_path / "out", settings, generator=generator)
     report = adapt(corpus(), tmp_path / "out", settings, generator=generator)
@@ -294,7 +294,7 @@ def test_heads_of_the_old_reranker_are_trained_with_it(
         recipes.append(recipe)
         raise TrainingStoppedError("enough")
 
-    monkeypatch.setattr(adaptation, "train", stop)
+    monkeypatch.setattr(trainings, "train", stop)
     old = GOLDEN / "bert_exits"
     report = adapt(corpus(), tmp_path / "out", dataclasses.replace(SETTINGS, reranker=str(old)))
     assert [each.student.exits for each in recipes] == [None, CrossEncoder(old).exit_layers]

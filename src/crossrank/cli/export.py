@@ -10,6 +10,7 @@ from rich.text import Text
 
 from crossrank.cli.loading import JsonOption, Precision, PrecisionOption, RevisionOption, ThreadsOption
 from crossrank.cli.output import console, emit_json, messages, table
+from crossrank.cli.usage import ReplaceModelOption
 
 if TYPE_CHECKING:
     from crossrank.models.export import ExportReport
@@ -22,9 +23,7 @@ def export(
     to: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; new or empty.")],
     *,
     precision: PrecisionOption = Precision.auto,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace a model that is in the folder.")
-    ] = False,
+    replace: ReplaceModelOption = False,
     revision: RevisionOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = False,

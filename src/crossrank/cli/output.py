@@ -26,6 +26,7 @@ __all__ = [
     "messages",
     "nothing_found",
     "print_notes",
+    "print_ranking",
     "ranking_row",
     "ranking_table",
     "show_error",
@@ -134,6 +135,22 @@ def nothing_found(ranking: Ranking, otherwise: str = "nothing found") -> str:
     """
     improbable = any(note.startswith(NOTHING_ANSWERS) for note in ranking.notes)
     return NOTHING_ANSWERS if improbable else otherwise
+
+
+def print_ranking(ranking: Ranking, *, as_json: bool, otherwise: str = "nothing found") -> None:
+    """Print a ranking, and on standard error what it notes.
+
+    Args:
+        ranking: what to print.
+        as_json: as one line, notes and all.
+        otherwise: see `nothing_found`.
+    """
+    if as_json:
+        emit_json(ranking_row(ranking))
+        return
+    console().print(ranking_table(ranking) if ranking.hits else nothing_found(ranking, otherwise))
+    for note in ranking.notes:
+        messages().print(note, markup=False, style="yellow")
 
 
 def print_notes(rankings: Iterable[Ranking]) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crossrank.cli.inputs import name_of, read_pairs
-from crossrank.cli.loading import JsonOption, ThreadsOption
+from crossrank.cli.loading import JsonOption, RevisionOption, ThreadsOption
 from crossrank.cli.output import console, emit_json, messages, table
-from crossrank.cli.usage import refuse
+from crossrank.cli.usage import ReplaceModelOption, refuse
 
 if TYPE_CHECKING:
     from crossrank.models.quantize import Candidates, QuantizationReport
@@ -45,13 +45,9 @@ def quantize(
     without_float32: Annotated[
         bool, typer.Option("--without-float32", help="Leave the float32 weights out of the folder.")
     ] = False,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace a model that is in the folder.")
-    ] = False,
+    replace: ReplaceModelOption = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of pairs.")] = 0,
-    revision: Annotated[
-        str | None, typer.Option(help="Commit, tag or branch of a model from the hub.")
-    ] = None,
+    revision: RevisionOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -60,9 +60,7 @@ from crossrank.cli.output import (
     emit_json,
     emit_text,
     messages,
-    nothing_found,
-    ranking_row,
-    ranking_table,
+    print_ranking,
 )
 from crossrank.cli.usage import refuse
 from crossrank.errors import InputError, QueryTooLongError
@@ -215,14 +213,9 @@ def _name_long_query(model: Reranker, requests: list[RerankRequest], path: Path)
 
 
 def _print(ranking: Ranking, *, as_json: bool) -> None:
-    if as_json:
-        emit_json(ranking_row(ranking))
-        return
-    out = console()
-    out.print(ranking.query, style="bold", markup=False)
-    out.print(ranking_table(ranking) if ranking.hits else nothing_found(ranking, "nothing to rank"))
-    for note in ranking.notes:
-        messages().print(note, markup=False, style="yellow")
+    if not as_json:
+        console().print(ranking.query, style="bold", markup=False)
+    print_ranking(ranking, as_json=as_json, otherwise="nothing to rank")
 
 
 def score(

@@ -42,15 +42,13 @@ from crossrank.cli.loading import (
     open_reranker,
 )
 from crossrank.cli.output import (
-    console,
     emit_json,
     emit_text,
     is_interactive,
     messages,
-    nothing_found,
     print_notes,
+    print_ranking,
     ranking_row,
-    ranking_table,
     show_error,
 )
 from crossrank.cli.usage import refuse
@@ -408,15 +406,10 @@ def _answered_one(answer: Callable[[str], None]) -> bool:
 
 
 def _print_ranking(ranking: Ranking, *, as_json: bool) -> None:
-    if as_json:
-        emit_json(ranking_row(ranking))
-        return
-    console().print(ranking_table(ranking) if ranking.hits else nothing_found(ranking))
-    notes = messages()
-    for note in ranking.notes:
-        notes.print(note, markup=False, style="yellow")
-    stages = ", ".join(f"{stage} {milliseconds:.0f} ms" for stage, milliseconds in ranking.timings_ms.items())
-    notes.print(stages, markup=False, style="dim")
+    print_ranking(ranking, as_json=as_json)
+    if not as_json:
+        timings = (f"{stage} {milliseconds:.0f} ms" for stage, milliseconds in ranking.timings_ms.items())
+        messages().print(", ".join(timings), markup=False, style="dim")
 
 
 def _print_run(run: Run, path: Path | None, *, as_json: bool) -> None:

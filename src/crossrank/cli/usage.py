@@ -9,9 +9,10 @@ import typer
 
 from crossrank.errors import InputError
 
-__all__ = ["ReplaceFileOption", "check_new", "refuse"]
+__all__ = ["ReplaceFileOption", "ReplaceModelOption", "check_new", "refuse"]
 
 ReplaceFileOption = Annotated[bool, typer.Option("--replace", help="Replace a file that is there.")]
+ReplaceModelOption = Annotated[bool, typer.Option("--replace", help="Replace a model that is in the folder.")]
 
 
 def refuse(ctx: typer.Context, *names: str, because: str) -> None:

@@ -11,22 +11,24 @@ from crossrank.checks import as_list
 from crossrank.composition.members import as_given, numbered, rank_all, unscored
 from crossrank.depths import Depth
 from crossrank.errors import InputError
-from crossrank.models.requests import Requests
+from crossrank.models.requests import RankVerbs, Requests
 from crossrank.models.reranker import Reranker, asked_once
 from crossrank.stage_runner import OnError, StageRunner
 from crossrank.stages import Search, Stage, check_reranker, placed, stages_of
-from crossrank.types import Document, Ranking
+from crossrank.types import Ranking
 
 __all__ = ["Cascade", "rank_in_stages"]
 
 
-class Cascade:
+class Cascade(RankVerbs):
     """Orders all documents with one reranker, the best of them with the next, and so on.
 
     What `Searcher` does with `[(reranker, depth), ...]` over a first stage, for a list of documents at hand,
     and wherever a reranker is asked for: in an `Ensemble`, as a teacher, in an evaluation. Order and scores
     are as there: a hit's score and `stage` are those of the last reranker that saw it, so scores fall within
-    a stage but can be of different scales between two. `stage_scores` has them all.
+    a stage but can be of different scales between two. `stage_scores` has them all. Many
+    queries are ranked in one call of each member. What members raise comes out too; a first one that does not
+    return each document once is a ModelOutputError.
 
     Safe to use from many threads if its members are.
 
@@ -77,33 +79,6 @@ class Cascade:
     def asked_once(self) -> bool:
         """See `crossrank.models.reranker.asked_once`."""
         return asked_once(*(stage.reranker for stage in self.stages))
-
-    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
-        """Order one query's documents, best first.
-
-        Args:
-            query: not empty.
-            documents: texts or documents; a text's id is its position.
-            top_k: how many hits to return; None returns all.
-
-        Raises:
-            InputError: arguments that cannot be used; what a member raises comes out too.
-            ModelOutputError: the first member does not return each document once.
-        """
-        return self._rank(Requests.one(query, documents, top_k), top_k)[0]
-
-    def rank_many(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Sequence[str | Document]],
-        top_k: int | None = None,
-    ) -> list[Ranking]:
-        """Order many queries' documents, in one call of each member.
-
-        Arguments and errors are those of `rank`, with one list of documents for each query; see
-        `crossrank.models.reranker.Reranker.rank_many`.
-        """
-        return self._rank(Requests.several(queries, documents, top_k), top_k)
 
     def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
         return rank_in_stages(self.stages, self._runner, self._clock, requests, top_k)

@@ -12,11 +12,11 @@ from crossrank.composition.cascade import rank_in_stages
 from crossrank.depths import Depth, check_depths
 from crossrank.errors import InputError
 from crossrank.models.cross_encoder import CrossEncoder
-from crossrank.models.requests import Requests
+from crossrank.models.requests import RankVerbs, Requests
 from crossrank.progress import track
 from crossrank.stage_runner import StageRunner
 from crossrank.stages import Stage
-from crossrank.types import Document, Ranking
+from crossrank.types import Ranking
 
 __all__ = ["EarlyExit"]
 
@@ -24,7 +24,7 @@ _BLOCK_PAIRS = 256
 """Pairs whose hidden states are held at a time: enough for full batches."""
 
 
-class EarlyExit:
+class EarlyExit(RankVerbs):
     """Scores all documents after an early layer and lets only the best of them go on to later layers.
 
     A `Cascade` within one model that was trained with heads at earlier layers (`exits.safetensors`; see
@@ -34,7 +34,7 @@ class EarlyExit:
     Documents that reach the last layer have the scores of the whole model. The others keep order and score of
     where they left, below all that went on; as in a cascade a hit's `stage` says which layer that was
     ("NAME@2"), since the scores of two layers are not to be compared, and `stage_scores` has all of a hit's
-    scores.
+    scores. `rank` and `rank_many` raise what those of the model do; many queries are ranked a few at a time.
 
     Safe to use from many threads at once.
 
@@ -100,41 +100,6 @@ class EarlyExit:
         self._progress = progress
         self._clock = clock
         self._runner = StageRunner(self.name, "raise", clock)
-
-    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
-        """Order one query's documents, best first.
-
-        Args:
-            query: as for `CrossEncoder.rank`.
-            documents: texts or documents; a text's id is its position.
-            top_k: how many hits to return; None returns all.
-
-        Raises:
-            InputError: as `CrossEncoder.rank`.
-            QueryTooLongError: as `CrossEncoder.rank`.
-            ModelOutputError: as `CrossEncoder.rank`.
-        """
-        return self._rank(Requests.one(query, documents, top_k), top_k)[0]
-
-    def rank_many(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Sequence[str | Document]],
-        top_k: int | None = None,
-    ) -> list[Ranking]:
-        """Order many queries' documents, a few queries at a time.
-
-        Args:
-            queries: as for `rank`.
-            documents: one list for each query.
-            top_k: how many hits to return for each query; None returns all.
-
-        Raises:
-            InputError: as `rank`, and when there is not one list for each query.
-            QueryTooLongError: as `rank`.
-            ModelOutputError: as `rank`.
-        """
-        return self._rank(Requests.several(queries, documents, top_k), top_k)
 
     def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
         blocks = list(_blocks(requests))

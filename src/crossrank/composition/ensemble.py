@@ -13,7 +13,7 @@ from crossrank.checks import as_list
 from crossrank.composition.members import as_given, numbered, rank_all
 from crossrank.errors import InputError, ModelOutputError
 from crossrank.evaluation.trec import descending_scores
-from crossrank.models.requests import Requests, check_pairs
+from crossrank.models.requests import RankVerbs, Requests, check_pairs
 from crossrank.models.reranker import Reranker, asked_once
 from crossrank.retrieval.fusion import RRF, Borda, Fusion, Metric, Normalisation, WeightedSum, tune
 from crossrank.stages import check_reranker, unused_name
@@ -24,7 +24,7 @@ __all__ = ["Ensemble", "FusionName"]
 FusionName = Literal["mean", "rrf", "borda"]
 
 
-class Ensemble:
+class Ensemble(RankVerbs):
     """Asks several rerankers about all documents and fuses their rankings.
 
     Members of different families give scores of different scales, so "mean" takes the mean of their z-scores
@@ -32,6 +32,11 @@ class Ensemble:
     then depends on the list it is in. Where a score must be the pair's own, take raw scores,
     `WeightedSum(weights, "none")`, with weights that bring them to one scale: such an ensemble of pointwise
     members has `score`, too.
+
+    A hit has the fused score, and each member's own in `stage_scores`; equal fused scores keep the order that
+    documents came in. Its `truncated_tokens` is that of the member that read least, and what a member's
+    ranking notes is noted under its name. Many queries are ranked in one call of each member. What members
+    raise comes out too; one that does not return each document once is a ModelOutputError.
 
     Safe to use from many threads if its members are.
 
@@ -146,37 +151,6 @@ class Ensemble:
             if not callable(getattr(member, "score", None)):
                 raise AttributeError(f"{self.name} cannot score pairs, since its member {own_name} cannot")
         return self._score
-
-    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
-        """Order one query's documents, best first; equal fused scores keep the order they came in.
-
-        Args:
-            query: not empty.
-            documents: texts or documents; a text's id is its position.
-            top_k: how many hits to return; None returns all.
-
-        Returns:
-            Hits with the fused score, and each member's own in `stage_scores`. `truncated_tokens` is that of
-            the member that read least. What a member's ranking notes is noted under its name.
-
-        Raises:
-            InputError: arguments that cannot be used; what a member raises comes out too.
-            ModelOutputError: a member that does not return each document once.
-        """
-        return self._rank(Requests.one(query, documents, top_k), top_k)[0]
-
-    def rank_many(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Sequence[str | Document]],
-        top_k: int | None = None,
-    ) -> list[Ranking]:
-        """Order many queries' documents, in one call of each member.
-
-        Arguments and errors are those of `rank`, with one list of documents for each query; see
-        `crossrank.models.reranker.Reranker.rank_many`.
-        """
-        return self._rank(Requests.several(queries, documents, top_k), top_k)
 
     def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
         numbered_documents = [numbered(each) for each in requests.documents]

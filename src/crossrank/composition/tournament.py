@@ -13,7 +13,7 @@ from crossrank.checks import check_count
 from crossrank.composition.members import as_given, numbered, rank_all, unscored
 from crossrank.errors import InputError
 from crossrank.models.pairwise import AllPairs, ComparisonPlan, Outcome, check_calls, check_plan, compare_many
-from crossrank.models.requests import Requests
+from crossrank.models.requests import RankVerbs, Requests
 from crossrank.models.reranker import Reranker, asked_once
 from crossrank.progress import track
 from crossrank.stages import check_reranker, placed, unused_name
@@ -44,11 +44,17 @@ class Judge(Protocol):
         ...
 
 
-class Tournament:
+class Tournament(RankVerbs):
     """Has a judge compare the best few documents with one another.
 
     A first reranker orders all documents; the first `depth` of its order are compared in pairs, and the
     comparisons decide their order. The others follow as they were.
+
+    A hit's score is what the comparisons add up to (see `crossrank.models.pairwise`); a document that was not
+    compared scores 1 below the one before it. Scores of the first reranker are in `stage_scores`. A round of
+    comparisons of many queries is one call of the judge. `rank` and `rank_many` raise InputError for more
+    comparisons than `max_calls`, ModelOutputError for preferences that are no probabilities or a first
+    reranker that does not return each document once, and what judge and first reranker raise.
 
     Safe to use from many threads if judge and first reranker are.
 
@@ -111,40 +117,6 @@ class Tournament:
     def calls(self, count: int) -> int:
         """Return the most comparisons that ranking `count` documents can take."""
         return self.plan.calls(min(count, self.depth))
-
-    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
-        """Order one query's documents, best first.
-
-        Args:
-            query: not empty.
-            documents: texts or documents; a text's id is its position.
-            top_k: how many hits to return; None returns all.
-
-        Returns:
-            Hits whose score is what the comparisons add up to (see `crossrank.models.pairwise`); a document
-            that was not compared scores 1 below the one before it. Scores of the first reranker are in
-            `stage_scores`.
-
-        Raises:
-            InputError: arguments that cannot be used, or more comparisons than `max_calls`; what judge and
-                first reranker raise comes out too.
-            ModelOutputError: preferences that are no probabilities, or a first reranker that does not return
-                each document once.
-        """
-        return self._rank(Requests.one(query, documents, top_k), top_k)[0]
-
-    def rank_many(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Sequence[str | Document]],
-        top_k: int | None = None,
-    ) -> list[Ranking]:
-        """Order many queries' documents; a round of comparisons of all of them is one call of the judge.
-
-        Arguments and errors are those of `rank`, with one list of documents for each query; see
-        `crossrank.models.reranker.Reranker.rank_many`.
-        """
-        return self._rank(Requests.several(queries, documents, top_k), top_k)
 
     def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
         sizes = [min(self.depth, len(each)) for each in requests.documents]

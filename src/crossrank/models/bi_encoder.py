@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -26,11 +24,12 @@ from crossrank.models.pooling import apply_modules, l2_normalised, run_pooled
 from crossrank.models.prompts import stated_prompts
 from crossrank.progress import Track, track
 from crossrank.runtime.backends import Backend, Precision, open_backend
-from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET, plan
+from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET, plan, text_blocks
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Source
 from crossrank.runtime.modules import Module, Pooling, PoolingMode
 from crossrank.runtime.overlap import in_turn
+from crossrank.runtime.settings import settings_digest
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.types import Document
 
@@ -158,7 +157,7 @@ class BiEncoder:
             "dimensions": self.dimensions,
             "max_length": self.max_length,
         }
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return settings_digest(settings)
 
     def encode_queries(
         self, texts: Sequence[str | Document], normalize: bool = True
@@ -209,7 +208,8 @@ class BiEncoder:
                 pooled = self._run(ids, role, block.start, tracked)[:, : self.dimensions]
                 return block, pooled, [len(each.ids) for each in tokens if len(each.ids) > self._room]
 
-            for block, pooled, lengths in in_turn(self._engine, encode, _blocks(strings)):
+            blocks = text_blocks(strings, most_texts=_BLOCK_TEXTS, most_characters=_BLOCK_CHARACTERS)
+            for block, pooled, lengths in in_turn(self._engine, encode, blocks):
                 vectors[block] = l2_normalised(pooled) if normalize else pooled
                 cut += lengths
         if cut:
@@ -322,17 +322,6 @@ class _Role(NamedTuple):
     name: str
     prompt: str
     skip: int
-
-
-def _blocks(texts: Sequence[str]) -> Iterator[slice]:
-    start = 0
-    while start < len(texts):
-        stop, characters = start, 0
-        while stop < min(len(texts), start + _BLOCK_TEXTS) and characters < _BLOCK_CHARACTERS:
-            characters += len(texts[stop])
-            stop += 1
-        yield slice(start, stop)
-        start = stop
 
 
 def _refuse_rerankers(checkpoint: Checkpoint) -> None:

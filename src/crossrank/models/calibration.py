@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from crossrank.errors import CheckpointError
 from crossrank.runtime.settings import bad_setting, read_object, read_setting
+from crossrank.whole_files import write_whole
 
 __all__ = [
     "CALIBRATION_FILE",
@@ -160,9 +161,8 @@ def write_calibration(calibration: Calibration, folder: Path) -> Path:
     """Write a calibration into a model's folder, in place of the one that may be there; returns its file."""
     path = folder / CALIBRATION_FILE
     content = {**asdict(calibration), "crossrank": version("crossrank")}
-    scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    text = json.dumps(content, indent=2) + "\n"
+    write_whole(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
     return path
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -23,7 +21,7 @@ from crossrank.models.calibration import Calibration, differences, read_calibrat
 from crossrank.models.hub import resolve
 from crossrank.models.pair_scorer import PairScorer, PairScores
 from crossrank.models.pair_settings import LongQuery, PairSettings
-from crossrank.models.requests import Requests, check_pairs
+from crossrank.models.requests import RankVerbs, Requests, check_pairs
 from crossrank.models.word_similarity import WordSimilarity, WordSimilarityScorer
 from crossrank.runtime.backends import Backend, Precision, open_backend
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
@@ -31,6 +29,7 @@ from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Engine, SessionEngine, Source, open_engine
 from crossrank.runtime.exits import Exits, exit_identity
 from crossrank.runtime.limits import num_threads
+from crossrank.runtime.settings import settings_digest
 from crossrank.runtime.staged_engine import KeptStates, StagedEngine, StageEngine
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K, LongDocuments
@@ -43,11 +42,24 @@ Activation = Literal["identity", "sigmoid", "softmax"]
 _logger = logging.getLogger(__name__)
 
 
-class CrossEncoder:
+class CrossEncoder(RankVerbs):
     """A sequence classifier over pairs of query and document; safe to use from many threads at once.
 
     A pair's score depends on the pair alone: not on what else is scored with it, in which order, in what
     batches or with how many threads (float32: within 1e-5).
+
+    A hit has the raw logit as score, its `probability` where the model has a `calibration`, the document's
+    position as `index`, and how many document tokens the model did not read (`truncated_tokens`). For a
+    document scored in windows, `span` is the winning window's characters in its text (`Document.full_text`).
+    Equal scores keep the order that documents came in.
+
+    An empty document gets the score that the model gives it, which means nothing and may be above those of
+    real ones; a ranking call in which there are any logs one WARNING (logger
+    "crossrank.models.cross_encoder") that says how many.
+
+    `rank` and `rank_many` raise InputError where a model has several labels and no `label` to rank by, or for
+    a query of characters alone that its tokenizer drops; QueryTooLongError for one longer than
+    `max_query_length`; and ModelOutputError for NaN or infinity from the model.
 
     Args:
         model: None for the built-in model, the name of a built-in model, a local folder, or a hub name.
@@ -191,8 +203,7 @@ class CrossEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything that decides a score: model, tokenizer, precision, settings."""
-        parts = {"engine": self._engine.fingerprint, **asdict(self.settings)}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return settings_digest({"engine": self._engine.fingerprint, **asdict(self.settings)})
 
     @property
     def label(self) -> str | None:
@@ -252,52 +263,6 @@ class CrossEncoder:
         wide = np.asarray(logits, dtype=np.float64)
         powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
-
-    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
-        """Order one query's documents, best first; equal scores keep the order they came in.
-
-        An empty document gets the score that the model gives it, which means nothing and may be above those
-        of real ones; a call in which there are any logs one WARNING (logger
-        "crossrank.models.cross_encoder") that says how many.
-
-        Args:
-            query: not empty, nor of characters alone that the model's tokenizer drops.
-            documents: texts, or documents (title and text are read). A text's id is its position.
-            top_k: how many hits to return; None returns all.
-
-        Returns:
-            Hits with the raw logit as score, its `probability` where the model has a `calibration`, the
-            document's position as `index`, and with how many document tokens the model did not read
-            (`truncated_tokens`). For a document scored in windows, `span` is the winning window's characters
-            in its text (`Document.full_text`).
-
-        Raises:
-            InputError: an empty query, something that is no text, or a top_k that is no number; a model with
-                several labels and no `label` to rank by.
-            QueryTooLongError: a query longer than `max_query_length`.
-            ModelOutputError: NaN or infinity from the model.
-        """
-        return self._rank(Requests.one(query, documents, top_k), top_k)[0]
-
-    def rank_many(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Sequence[str | Document]],
-        top_k: int | None = None,
-    ) -> list[Ranking]:
-        """Order many queries' documents; pools all pairs, so it is faster than one call for each.
-
-        Args:
-            queries: each as in `rank`.
-            documents: one list for each query.
-            top_k: how many hits to return for each query; None returns all.
-
-        Raises:
-            InputError: as `rank`, and when there is not one list for each query.
-            QueryTooLongError: as `rank`.
-            ModelOutputError: as `rank`.
-        """
-        return self._rank(Requests.several(queries, documents, top_k), top_k)
 
     def _read_labels(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         return checkpoint.labels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -21,7 +20,7 @@ from crossrank.models.hub import resolve
 from crossrank.models.pair_scorer import encode_queries
 from crossrank.models.pair_settings import LongQuery, PairSettings
 from crossrank.models.pairwise import AllPairs, ComparisonPlan
-from crossrank.models.requests import Requests, check_query
+from crossrank.models.requests import RankVerbs, Requests, check_query
 from crossrank.models.reranker import Reranker
 from crossrank.models.t5_families import DUO_PROMPT
 from crossrank.models.t5_opening import (
@@ -38,8 +37,9 @@ from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import TokenScore
 from crossrank.runtime.prompts import PromptTokenizer
+from crossrank.runtime.settings import settings_digest
 from crossrank.runtime.windows import DEFAULT_OVERLAP, MEAN_TOP_K
-from crossrank.types import Document, Ranking
+from crossrank.types import Ranking
 
 __all__ = ["DuoT5"]
 
@@ -47,13 +47,21 @@ _FIELDS = ("query", "document0", "document1")
 _MOST_COMPARISONS = 4096  # whose tokens are held at a time
 
 
-class DuoT5:
+class DuoT5(RankVerbs):
     """Compares the best few documents with one another, and orders them by what the comparisons add up to.
 
     The preference for (i, j) is the probability of "true", if the model says that or "false", with document i
     shown first. Which pairs are compared, and how they add up, is the plan's. Each document may take half of
     what the query leaves of an input, whatever it is compared with, so it is read the same in all
     comparisons, and the words of the prompt are always read.
+
+    A hit's score is what the comparisons add up to (see `crossrank.models.pairwise`), with how many of a
+    compared document's tokens were not read (`truncated_tokens`). A document beyond `depth` scores 1 below
+    the one before it. Scores of the pointwise reranker are in `stage_scores`. The comparisons of many queries
+    share batches.
+
+    `rank` and `rank_many` raise InputError for more model calls than `max_calls`, QueryTooLongError for a
+    query longer than `max_query_length`, and ModelOutputError for NaN or infinity from the model.
 
     Safe to use from many threads at once, if the pointwise reranker is.
 
@@ -192,8 +200,7 @@ class DuoT5:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything that decides a preference: model, tokenizer, precision, settings."""
-        parts = {"engine": self._engine.fingerprint, **asdict(self.settings)}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return settings_digest({"engine": self._engine.fingerprint, **asdict(self.settings)})
 
     def calls(self, count: int) -> int:
         """Return the most model calls that ranking `count` documents can take."""
@@ -245,39 +252,6 @@ class DuoT5:
             block = unique[start : start + _MOST_COMPARISONS]
             margins.update(zip(block, self._margins(block, queries).tolist(), strict=True))
         return np.array([margins[each] for each in checked], dtype=np.float32)
-
-    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
-        """Order one query's documents, best first.
-
-        Args:
-            query: not empty.
-            documents: texts, or documents (title and text are read). A text's id is its position.
-            top_k: how many hits to return; None returns all.
-
-        Returns:
-            Hits whose score is what the comparisons add up to (see `crossrank.models.pairwise`), with how
-            many of a compared document's tokens were not read (`truncated_tokens`). A document beyond
-            `depth` scores 1 below the one before it. Scores of the pointwise reranker are in `stage_scores`.
-
-        Raises:
-            InputError: arguments that cannot be used, or more model calls than `max_calls`.
-            QueryTooLongError: a query longer than `max_query_length`.
-            ModelOutputError: NaN or infinity from the model.
-        """
-        return self._rank(Requests.one(query, documents, top_k), top_k)[0]
-
-    def rank_many(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Sequence[str | Document]],
-        top_k: int | None = None,
-    ) -> list[Ranking]:
-        """Order many queries' documents; the comparisons of all share batches.
-
-        Arguments and errors are those of `rank`, with one list of documents for each query; see
-        `crossrank.models.reranker.Reranker.rank_many`.
-        """
-        return self._rank(Requests.several(queries, documents, top_k), top_k)
 
     def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
         # First, so that an error names the query before anything is computed.

@@ -22,10 +22,9 @@ from crossrank.models.bi_encoder import BiEncoder
 from crossrank.models.calibration import read_calibration, write_calibration
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.duo_t5 import DuoT5
-from crossrank.models.hub import resolve
 from crossrank.models.late_interaction import LateInteraction
 from crossrank.models.load import kind_of, load
-from crossrank.models.model_folder import Draft, check_target, copy_model
+from crossrank.models.model_folder import Draft, copy_model, open_source
 from crossrank.models.mono_t5 import MonoT5
 from crossrank.models.rank_t5 import RankT5
 from crossrank.models.t5_opening import declare_t5
@@ -114,10 +113,9 @@ def export(
     """
     if precision == "bf16":
         raise InputError("an ONNX file is in float32 or int8; ONNX Runtime has no bf16 kernels for CPUs")
-    source = resolve(model, kind="cross-encoder", revision=revision)
     folder = Path(to)
-    check_target(folder, source, overwrite=overwrite)
-    checkpoint = Checkpoint.open(source)
+    checkpoint = open_source(model, folder, revision=revision, overwrite=overwrite)
+    source = checkpoint.folder
     if not checkpoint.has_weights:
         raise CheckpointError(
             f"{checkpoint.transformer_folder} has no safetensors weights to write a graph from; export the "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -18,14 +16,15 @@ from crossrank.checks import as_list, check_count, check_texts
 from crossrank.errors import CheckpointError, InputError, QueryTooLongError
 from crossrank.models.hub import resolve
 from crossrank.models.maxsim import Aligned, TokenVectors, maxsim
-from crossrank.models.requests import Requests, check_pairs
-from crossrank.models.token_encoder import EncodedTexts, TokenEncoder, text_blocks
+from crossrank.models.requests import RankVerbs, Requests, check_pairs
+from crossrank.models.token_encoder import EncodedTexts, TokenEncoder, encoded_at_once
 from crossrank.models.token_settings import TokenSettings, token_modules
 from crossrank.progress import Track, track
 from crossrank.runtime.backends import Backend, Precision, open_backend
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Source
+from crossrank.runtime.settings import settings_digest
 from crossrank.runtime.tokenization import Tokenizer
 from crossrank.types import Document, Hit, Pair, Ranking
 
@@ -64,7 +63,7 @@ VectorSource = Callable[[Sequence[Wanted], Track], DocumentVectors]
 """Gives the vectors of a block of documents and advances the track by their number."""
 
 
-class LateInteraction:
+class LateInteraction(RankVerbs):
     """Compares the vectors of a query's tokens with those of a document's; the score is their MaxSim.
 
     Opens the folders of PyLate, of ColBERT's own code (weights as safetensors), and of sentence-transformers'
@@ -78,6 +77,16 @@ class LateInteraction:
     A pair's score depends on the pair alone: not on what else is scored with it, in which order, in what
     batches or with how many threads (float32: within 1e-5). Memory does not grow with the documents of a
     call: they are encoded and compared by the block. Safe to use from many threads at once.
+
+    A hit has the MaxSim as score, the document's position as `index`, and how many document tokens the model
+    did not read (`truncated_tokens`). Equal scores keep the order that documents came in. A document that
+    several queries have is encoded once. An empty one gets the score of its special tokens, which means
+    nothing; a ranking call in which there are any logs one WARNING (logger
+    "crossrank.models.late_interaction") that says how many.
+
+    `rank` and `rank_many` raise InputError for a query of characters alone that the model's tokenizer drops,
+    QueryTooLongError for one longer than `query_length`, and ModelOutputError for NaN or infinity from the
+    model.
 
     Args:
         model: a folder, or a name on the Hugging Face hub; None is the built-in model.
@@ -180,8 +189,7 @@ class LateInteraction:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything that decides a score: model, tokenizer, precision, settings."""
-        parts = {"engine": self._engine.fingerprint, **asdict(self.settings)}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return settings_digest({"engine": self._engine.fingerprint, **asdict(self.settings)})
 
     def encode_queries(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """Return the token vectors of each query: (tokens, dimensions) float32, in their order.
@@ -226,7 +234,7 @@ class LateInteraction:
         cut = np.zeros(len(strings), dtype=np.int32)
         form = self.settings.document
         with track(len(strings), "Encoding documents", progress=self._progress) as tracked:
-            for block in text_blocks(strings):
+            for block in encoded_at_once(strings):
                 encoded = self._encoder.encode(
                     strings[block], form, tracked, partial(_document_name, block.start)
                 )
@@ -326,40 +334,8 @@ class LateInteraction:
             int(found.cut[0]),
         )
 
-    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
-        """Order one query's documents, best first; equal scores keep the order they came in.
-
-        An empty document gets the score of its special tokens, which means nothing; a call in which there are
-        any logs one WARNING (logger "crossrank.models.late_interaction") that says how many.
-
-        Args:
-            query: not empty, nor of characters alone that the model's tokenizer drops.
-            documents: texts, or documents (title and text are read). A text's id is its position.
-            top_k: how many hits to return; None returns all.
-
-        Returns:
-            Hits with the MaxSim as score, the document's position as `index`, and with how many document
-            tokens the model did not read (`truncated_tokens`).
-
-        Raises:
-            InputError: an empty query, something that is no text, or a top_k that is no number.
-            QueryTooLongError: a query longer than `query_length`.
-            ModelOutputError: NaN or infinity from the model.
-        """
-        return self.rank_with(Requests.one(query, documents, top_k), top_k)[0]
-
-    def rank_many(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Sequence[str | Document]],
-        top_k: int | None = None,
-    ) -> list[Ranking]:
-        """Order many queries' documents; a document that several have is encoded once.
-
-        Arguments and errors are those of `rank`, with one list of documents for each query; see
-        `crossrank.models.reranker.Reranker.rank_many`.
-        """
-        return self.rank_with(Requests.several(queries, documents, top_k), top_k)
+    def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
+        return self.rank_with(requests, top_k)
 
     def rank_with(
         self,
@@ -421,7 +397,7 @@ class LateInteraction:
         ]
         with track(len(queries) + len(firsts), "Scoring pairs", progress=self._progress) as tracked:
             vectors = self._query_vectors(queries, query_name, tracked)
-            for block in text_blocks([each.text for each in firsts]):
+            for block in encoded_at_once([each.text for each in firsts]):
                 made = document_vectors(firsts[block], tracked)
                 for query, column, (scores, cut) in zip(vectors, columns, results, strict=True):
                     places = np.flatnonzero((column >= block.start) & (column < block.stop))
@@ -450,7 +426,7 @@ class LateInteraction:
         may_be_empty: bool = False,
     ) -> list[npt.NDArray[np.float32]]:
         vectors: list[npt.NDArray[np.float32]] = []
-        for block in text_blocks(texts):
+        for block in encoded_at_once(texts):
             encoded = self._encoder.encode(
                 texts[block], self.settings.query, tracked, partial(_shifted, name, block.start)
             )

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from crossrank.errors import InputError
+from crossrank.models.hub import resolve
+from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.int8 import PARITY_FILE
 from crossrank.runtime.modules import read_modules
 from crossrank.runtime.settings import read_json
 
-__all__ = ["WEIGHT_INDEX", "Draft", "check_target", "copy_model"]
+__all__ = ["WEIGHT_INDEX", "Draft", "check_target", "copy_model", "open_source"]
 
 WEIGHT_INDEX = "model.safetensors.index.json"
 """Name of the list of shards of a transformer whose weights are in several files."""
@@ -53,6 +55,25 @@ class Draft:
         if self._target.exists():
             self._target.rename(self._scratch / ".replaced")  # goes with the temporary folder
         self.folder.rename(self._target)
+
+
+def open_source(model: str | Path, to: Path, *, revision: str | None, overwrite: bool) -> Checkpoint:
+    """Open the model that a folder is to be made of, once it is known that the folder can be written.
+
+    Args:
+        model: a built-in model, a folder, or a hub name.
+        to: the folder; see `check_target`.
+        revision: commit, tag or branch of a hub model.
+        overwrite: see `check_target`.
+
+    Raises:
+        CheckpointNotFoundError: there is no such model.
+        CheckpointError: it cannot be opened.
+        InputError: see `check_target`.
+    """
+    source = resolve(model, kind="cross-encoder", revision=revision)
+    check_target(to, source, overwrite=overwrite)
+    return Checkpoint.open(source)
 
 
 def check_target(folder: Path, source: Path, *, overwrite: bool) -> None:

@@ -21,9 +21,9 @@ from crossrank.errors import CheckpointError, InputError
 from crossrank.models.bi_encoder import BiEncoder
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.duo_t5 import DuoT5
-from crossrank.models.hub import Kind, resolve
+from crossrank.models.hub import Kind
 from crossrank.models.late_interaction import LateInteraction
-from crossrank.models.model_folder import WEIGHT_INDEX, Draft, check_target, copy_model
+from crossrank.models.model_folder import WEIGHT_INDEX, Draft, copy_model, open_source
 from crossrank.models.t5_opening import declare_t5
 from crossrank.models.t5_quantization import (
     T5Kind,
@@ -160,10 +160,9 @@ def quantize(
     """
     if not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed must be a whole number of at least 0, not {seed!r}")
-    source = resolve(model, kind="cross-encoder", revision=revision)
     folder = Path(to)
-    check_target(folder, source, overwrite=overwrite)
-    checkpoint = Checkpoint.open(source)
+    checkpoint = open_source(model, folder, revision=revision, overwrite=overwrite)
+    source = checkpoint.folder
     if not checkpoint.weight_files:
         raise CheckpointError(
             f"{checkpoint.transformer_folder} has no model.safetensors to quantise; give a model with its "

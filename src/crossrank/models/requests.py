@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from crossrank.checks import as_list, check_count, check_text, check_texts
 from crossrank.errors import InputError
-from crossrank.types import Document
+from crossrank.types import Document, Ranking
 
-__all__ = ["Requests", "check_pairs", "check_query"]
+__all__ = ["RankVerbs", "Requests", "check_pairs", "check_query"]
 
 
 class Requests(NamedTuple):
@@ -73,6 +75,46 @@ class Requests(NamedTuple):
     def name_documents(self, number: int) -> str:
         """Return what messages call the documents of a query."""
         return f"documents[{number}]" if self.many else "documents"
+
+
+class RankVerbs(ABC):
+    """The verbs of a reranker, which says itself how requests are ranked (`_rank`)."""
+
+    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
+        """Order one query's documents, best first; what scores mean is said of the class.
+
+        Args:
+            query: not empty.
+            documents: texts, or documents (title and text are read). A text's id is its position.
+            top_k: how many hits to return; None returns all.
+
+        Raises:
+            InputError: an empty query, something that is no text, or a top_k that is no number. What else is
+                raised is said of the class.
+        """
+        return self._rank(Requests.one(query, documents, top_k), top_k)[0]
+
+    def rank_many(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Sequence[str | Document]],
+        top_k: int | None = None,
+    ) -> list[Ranking]:
+        """Order many queries' documents in one go, which is faster than one by one.
+
+        Args:
+            queries: each as for `rank`.
+            documents: one list for each query.
+            top_k: how many hits to return for each query; None returns all.
+
+        Raises:
+            InputError: as `rank`, and when there is not one list for each query.
+        """
+        return self._rank(Requests.several(queries, documents, top_k), top_k)
+
+    @abstractmethod
+    def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
+        """Order the documents of each query."""
 
 
 def check_query(query: Any, name: str) -> None:

@@ -14,12 +14,12 @@ from crossrank.models.maxsim import TokenVectors
 from crossrank.models.pooling import apply_modules
 from crossrank.models.token_settings import TextForm
 from crossrank.progress import Track
-from crossrank.runtime.batching import plan
+from crossrank.runtime.batching import plan, text_blocks
 from crossrank.runtime.engine import Engine
 from crossrank.runtime.modules import Module
 from crossrank.runtime.tokenization import ModelInputs, Tokenizer
 
-__all__ = ["EncodedTexts", "ProjectingEngine", "TokenEncoder", "text_blocks"]
+__all__ = ["EncodedTexts", "ProjectingEngine", "TokenEncoder", "encoded_at_once"]
 
 Ids = npt.NDArray[np.int32]
 
@@ -88,7 +88,7 @@ class TokenEncoder:
         tracked: Track | None = None,
         name: Callable[[int], str] = str,
     ) -> EncodedTexts:
-        """Encode texts that are encoded at once (see `text_blocks`); a long one is cut at its end.
+        """Encode texts that are encoded at once (see `encoded_at_once`); a long one is cut at its end.
 
         Args:
             texts: at least one.
@@ -198,13 +198,6 @@ def _expand(
         arrays.attention_mask[added] = 1
 
 
-def text_blocks(texts: Sequence[str]) -> Iterator[slice]:
-    """Cut texts into blocks of bounded number and size."""
-    start = 0
-    while start < len(texts):
-        stop, characters = start, 0
-        while stop < min(len(texts), start + _BLOCK_TEXTS) and characters < _BLOCK_CHARACTERS:
-            characters += len(texts[stop])
-            stop += 1
-        yield slice(start, stop)
-        start = stop
+def encoded_at_once(texts: Sequence[str]) -> Iterator[slice]:
+    """Cut texts into blocks whose vectors may be in memory together."""
+    return text_blocks(texts, most_texts=_BLOCK_TEXTS, most_characters=_BLOCK_CHARACTERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -18,17 +19,10 @@ __all__ = ["FirstStage", "IndexBM25", "IndexDense", "IndexLate", "index_retrieve
 FirstStage: TypeAlias = Literal["auto", "bm25", "dense", "hybrid", "late"]
 
 
-class IndexBM25:
-    """Text search in an index; see `Index.search_text` for the formula.
+class _IndexRetriever(ABC):
+    """A first stage over an index."""
 
-    Args:
-        index: the index to search.
-    """
-
-    name = "bm25"
-
-    def __init__(self, index: Index) -> None:
-        self.index = index
+    index: Index
 
     def retrieve(
         self, queries: Sequence[str], top_k: int = 100, filter: Filter | FilterLike | None = None
@@ -40,10 +34,30 @@ class IndexBM25:
             top_k: the most hits a ranking may have, at least 1.
             filter: only documents that it matches are found; a dict, a string, or a filter made of one.
         """
-        return self.index.search_text(queries, top_k, _for_store(filter))
+        return self._search(queries, top_k, _for_store(filter))
+
+    @abstractmethod
+    def _search(self, queries: Sequence[str], top_k: int, filter: FilterLike | None) -> list[Ranking]:
+        """Return one ranking per query."""
 
 
-class IndexDense:
+class IndexBM25(_IndexRetriever):
+    """Text search in an index; see `Index.search_text` for the formula.
+
+    Args:
+        index: the index to search.
+    """
+
+    name = "bm25"
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+
+    def _search(self, queries: Sequence[str], top_k: int, filter: FilterLike | None) -> list[Ranking]:
+        return self.index.search_text(queries, top_k, filter)
+
+
+class IndexDense(_IndexRetriever):
     """Vector search in an index; see `Index.search_vector`.
 
     Args:
@@ -63,20 +77,11 @@ class IndexDense:
             )
         self.index = index
 
-    def retrieve(
-        self, queries: Sequence[str], top_k: int = 100, filter: Filter | FilterLike | None = None
-    ) -> list[Ranking]:
-        """Return one ranking per query, in the order of the queries.
-
-        Args:
-            queries: the texts to search for.
-            top_k: the most hits a ranking may have, at least 1.
-            filter: only documents that it matches are found; a dict, a string, or a filter made of one.
-        """
-        return self.index.search_vector(list(queries), top_k, _for_store(filter))
+    def _search(self, queries: Sequence[str], top_k: int, filter: FilterLike | None) -> list[Ranking]:
+        return self.index.search_vector(list(queries), top_k, filter)
 
 
-class IndexLate:
+class IndexLate(_IndexRetriever):
     """Late interaction over all documents of an index; see `Index.search_late`.
 
     Args:
@@ -92,17 +97,8 @@ class IndexLate:
         index.needed_late_interaction("there is nothing to encode queries with")
         self.index = index
 
-    def retrieve(
-        self, queries: Sequence[str], top_k: int = 100, filter: Filter | FilterLike | None = None
-    ) -> list[Ranking]:
-        """Return one ranking per query, in the order of the queries.
-
-        Args:
-            queries: the texts to search for.
-            top_k: the most hits a ranking may have, at least 1.
-            filter: only documents that it matches are found; a dict, a string, or a filter made of one.
-        """
-        return self.index.search_late(list(queries), top_k, _for_store(filter))
+    def _search(self, queries: Sequence[str], top_k: int, filter: FilterLike | None) -> list[Ranking]:
+        return self.index.search_late(list(queries), top_k, filter)
 
 
 def index_retriever(index: Index, kind: FirstStage = "auto", fusion: Fusion | None = None) -> Retriever:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
@@ -53,8 +54,38 @@ class Fusion(Protocol):
         ...
 
 
+_Parts = tuple[list[dict[str, float]], list[float]]
+"""What each ranking adds to its documents' scores, by id, and what to those that it lacks."""
+
+
+class _SumOfParts(ABC):
+    """A formula whose scores are sums of what each ranking adds."""
+
+    weights: tuple[float, ...] | None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None:
+            object.__setattr__(self, "weights", _checked_weights(self.weights))
+
+    def __call__(
+        self,
+        rankings: Sequence[Ranking],
+        *,
+        top_k: int | None = None,
+        names: Sequence[str] | None = None,
+        stage: str = "hybrid",
+    ) -> Ranking:
+        """Return the fused ranking: see `Fusion`."""
+        parts, missing = self._parts(rankings, _weights_for(self.weights, rankings))
+        return _fused(rankings, parts, missing, top_k=top_k, names=names, stage=stage)
+
+    @abstractmethod
+    def _parts(self, rankings: Sequence[Ranking], weights: Sequence[float]) -> _Parts:
+        """Return what each ranking adds."""
+
+
 @dataclass(frozen=True)
-class RRF:
+class RRF(_SumOfParts):
     """Reciprocal rank fusion: the sum over rankings of weight / (k + rank), ranks from 1.
 
     A ranking that lacks a document adds 0. Scores play no part, so nothing has to be comparable.
@@ -79,28 +110,18 @@ class RRF:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", as_number(self.k, "k", math.nextafter(0, 1)))
-        if self.weights is not None:
-            object.__setattr__(self, "weights", _checked_weights(self.weights))
+        super().__post_init__()
 
-    def __call__(
-        self,
-        rankings: Sequence[Ranking],
-        *,
-        top_k: int | None = None,
-        names: Sequence[str] | None = None,
-        stage: str = "hybrid",
-    ) -> Ranking:
-        """Return the fused ranking: see `Fusion`."""
-        weights = _weights_for(self.weights, rankings)
+    def _parts(self, rankings: Sequence[Ranking], weights: Sequence[float]) -> _Parts:
         parts = [
             {hit.document_id: weight / (self.k + rank) for rank, hit in enumerate(ranking, start=1)}
             for weight, ranking in zip(weights, rankings, strict=True)
         ]
-        return _fused(rankings, parts, [0.0] * len(parts), top_k=top_k, names=names, stage=stage)
+        return parts, [0.0] * len(parts)
 
 
 @dataclass(frozen=True)
-class Borda:
+class Borda(_SumOfParts):
     """Borda count: the sum over rankings of weight × points, n for the first of n documents, 1 for the last.
 
     n is the number of documents in any of the rankings; those that a ranking lacks share the points it did
@@ -115,20 +136,7 @@ class Borda:
 
     weights: tuple[float, ...] | None = None
 
-    def __post_init__(self) -> None:
-        if self.weights is not None:
-            object.__setattr__(self, "weights", _checked_weights(self.weights))
-
-    def __call__(
-        self,
-        rankings: Sequence[Ranking],
-        *,
-        top_k: int | None = None,
-        names: Sequence[str] | None = None,
-        stage: str = "hybrid",
-    ) -> Ranking:
-        """Return the fused ranking: see `Fusion`."""
-        weights = _weights_for(self.weights, rankings)
+    def _parts(self, rankings: Sequence[Ranking], weights: Sequence[float]) -> _Parts:
         count = len({document_id for ranking in rankings for document_id in ranking.document_ids})
         parts = [
             {hit.document_id: weight * (count - place) for place, hit in enumerate(ranking)}
@@ -137,11 +145,11 @@ class Borda:
         missing = [
             weight * (count - len(ranking) + 1) / 2 for weight, ranking in zip(weights, rankings, strict=True)
         ]
-        return _fused(rankings, parts, missing, top_k=top_k, names=names, stage=stage)
+        return parts, missing
 
 
 @dataclass(frozen=True)
-class WeightedSum:
+class WeightedSum(_SumOfParts):
     """The sum over rankings of weight × normalised score.
 
     The scores s of one ranking become
@@ -175,25 +183,15 @@ class WeightedSum:
                 f"normalisation must be one of {', '.join(get_args(Normalisation))}, "
                 f"not {self.normalisation!r}"
             )
-        if self.weights is not None:
-            object.__setattr__(self, "weights", _checked_weights(self.weights))
+        super().__post_init__()
 
-    def __call__(
-        self,
-        rankings: Sequence[Ranking],
-        *,
-        top_k: int | None = None,
-        names: Sequence[str] | None = None,
-        stage: str = "hybrid",
-    ) -> Ranking:
-        """Return the fused ranking: see `Fusion`."""
-        weights = _weights_for(self.weights, rankings)
+    def _parts(self, rankings: Sequence[Ranking], weights: Sequence[float]) -> _Parts:
         parts, missing = [], []
         for weight, ranking in zip(weights, rankings, strict=True):
             values = _normalised(np.array(ranking.scores, dtype=np.float64), self.normalisation)
             parts.append(dict(zip(ranking.document_ids, (weight * values).tolist(), strict=True)))
             missing.append(weight * float(values.min(initial=0.0)))
-        return _fused(rankings, parts, missing, top_k=top_k, names=names, stage=stage)
+        return parts, missing
 
 
 def tune(

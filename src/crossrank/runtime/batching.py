@@ -11,6 +11,7 @@ Batches are packed to a budget of tokens rather than to a number of rows. On a C
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from crossrank.errors import InputError
 
-__all__ = ["DEFAULT_TOKEN_BUDGET", "Batch", "padded_length", "padded_lengths", "plan"]
+__all__ = ["DEFAULT_TOKEN_BUDGET", "Batch", "padded_length", "padded_lengths", "plan", "text_blocks"]
 
 DEFAULT_TOKEN_BUDGET = 1024
 """Tokens of one forward, padding included."""
@@ -34,6 +35,24 @@ class Batch(NamedTuple):
 
     rows: npt.NDArray[np.int64]
     length: int
+
+
+def text_blocks(texts: Sequence[str], *, most_texts: int, most_characters: int) -> Iterator[slice]:
+    """Cut a long call's texts into blocks whose tokens are in memory together.
+
+    Args:
+        texts: in their order.
+        most_texts: of a block.
+        most_characters: a block ends with the text that reaches so many.
+    """
+    start = 0
+    while start < len(texts):
+        stop, characters = start, 0
+        while stop < min(len(texts), start + most_texts) and characters < most_characters:
+            characters += len(texts[stop])
+            stop += 1
+        yield slice(start, stop)
+        start = stop
 
 
 def padded_lengths(lengths: npt.ArrayLike, limit: int | None = None) -> npt.NDArray[np.int64]:

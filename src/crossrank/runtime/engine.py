@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +21,13 @@ from crossrank.runtime.encoders.encoder import Encoder
 from crossrank.runtime.encoders.heads import write_modules
 from crossrank.runtime.encoders.modernbert import ModernBertEncoder
 from crossrank.runtime.encoders.t5 import T5Encoder
-from crossrank.runtime.exits import EXITS_FILE
 from crossrank.runtime.graph import Graph, LinearForm
-from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, Int8Linear, passed_parity
+from crossrank.runtime.int8 import Int8Linear
 from crossrank.runtime.limits import num_threads
-from crossrank.runtime.onnx_file import OnnxFacts, onnx_digest, read_facts
+from crossrank.runtime.sessions import new_session, open_file, session_options
+from crossrank.runtime.stored_forms import stored_precision
 from crossrank.runtime.tokenization import ModelInputs
+from crossrank.runtime.workers import Workers
 
 __all__ = [
     "ARCHITECTURES",
@@ -38,16 +36,14 @@ __all__ = [
     "Head",
     "Output",
     "SessionEngine",
-    "Workers",
     "build_graph",
     "build_stored_graph",
     "check_batch",
+    "engine_fingerprint",
     "open_engine",
     "open_session",
-    "stored_precision",
 ]
 
-_Result = TypeVar("_Result")
 _Opened = tuple[onnxruntime.InferenceSession, object]
 
 Head = Callable[[Graph, Mapping[str, Any], Encoder], str]
@@ -73,12 +69,6 @@ ARCHITECTURES: Mapping[str, Callable[[Graph, Mapping[str, Any]], Encoder]] = {
     "t5": T5Encoder,
 }
 """The architectures there is a graph for, as `Checkpoint.architecture` names them."""
-
-_SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]  # each takes longer than what it replaces
-_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
-# The exact float32 exports, best known first; O3 and O4 approximate, others are quantised or half-precision.
-_ONNX_FILES = ("model.onnx", "model_O1.onnx", "model_O2.onnx")
-_ONNX_OUTPUTS = {"logits": ("logits",), "tokens": ("last_hidden_state", "token_embeddings")}
 
 
 class Engine(Protocol):
@@ -180,8 +170,7 @@ class SessionEngine:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the checkpoint's files and the precision; computed when first asked for."""
-        parts = f"{self._checkpoint.fingerprint} {self.precision} {self._source()}"
-        return hashlib.sha256(parts.encode()).hexdigest()
+        return engine_fingerprint(self._checkpoint, self.precision, self._source())
 
     def run(
         self,
@@ -214,56 +203,15 @@ class SessionEngine:
         return self._workers.in_order(self.run, batches)
 
 
-class Workers:
-    """Threads that start when first needed, and anew in a forked process: threads do not cross a fork.
+def engine_fingerprint(checkpoint: Checkpoint, precision: str, source: str = "") -> str:
+    """Return SHA-256 (hex) of everything that decides an engine's output.
 
     Args:
-        count: of threads.
+        checkpoint: what runs.
+        precision: what its linear layers compute in.
+        source: what else there is to tell apart: a file, a head, the prompt around texts.
     """
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._of_process = self._start()
-
-    def in_order(self, call: Callable[..., _Result], batches: Iterable[tuple[Any, ...]]) -> Iterator[_Result]:
-        """Call a function with each batch's arguments, several at a time, and yield what it gives in order.
-
-        A few batches are taken ahead, so memory does not grow with their number.
-        """
-        waiting: deque[Future[_Result]] = deque()
-        try:
-            for arguments in batches:
-                waiting.append(self.submit(call, *arguments))
-                if len(waiting) > 2 * self._count:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-    def submit(self, call: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
-        """Make a call in one of the threads."""
-        process, pool = self._of_process  # read at once: another thread may be starting anew
-        if process != os.getpid():
-            self._of_process = _, pool = self._start()
-        try:
-            return pool.submit(call, *arguments)
-        except RuntimeError:  # the interpreter is ending: other threads and exit handlers may still ask
-            return _done(call, *arguments)
-
-    def _start(self) -> tuple[int, ThreadPoolExecutor]:
-        return os.getpid(), ThreadPoolExecutor(self._count, thread_name_prefix="crossrank")
-
-
-def _done(call: Callable[..., _Result], *arguments: Any) -> Future[_Result]:
-    """Make the call in this thread."""
-    future: Future[_Result] = Future()
-    try:
-        future.set_result(call(*arguments))
-    except Exception as error:
-        future.set_exception(error)
-    return future
+    return hashlib.sha256(f"{checkpoint.fingerprint} {precision} {source}".encode()).hexdigest()
 
 
 def check_batch(
@@ -329,7 +277,15 @@ def open_engine(
     can_write = checkpoint.architecture in ARCHITECTURES and checkpoint.has_weights
     wants_file = source == "onnx" or (source == "auto" and not can_write and checkpoint.onnx_files)
     if wants_file:
-        return _open_file(checkpoint, output, precision, threads, identity)
+        file = open_file(checkpoint, output, precision)
+        return SessionEngine(
+            file.session,
+            file.output,
+            checkpoint,
+            threads=threads,
+            precision=file.precision,
+            source=lambda: f"{file.digest()}{identity}",
+        )
     stored = stored_precision(checkpoint, precision, exits=exits)
 
     def write(padded: bool) -> Graph:
@@ -347,29 +303,6 @@ def open_engine(
         kept=kept,
         padded=lambda: open_session(write(True)),
     )
-
-
-def stored_precision(
-    checkpoint: Checkpoint, precision: Precision, *, exits: bool = False
-) -> Literal["float32", "int8"]:
-    """Say which of a checkpoint's forms to compute with.
-
-    Args:
-        checkpoint: the opened folder.
-        precision: what was asked for; see `open_engine`.
-        exits: whether scores after earlier layers are wanted, which must have passed the parity gate, too.
-
-    Raises:
-        CheckpointError: there is no such form.
-    """
-    int8_file = checkpoint.int8_file
-    if precision == "int8" or (precision == "auto" and int8_file):
-        exits_digest = checkpoint.exits_digest if exits else ""
-        if int8_file and passed_parity(int8_file.parent, lambda: checkpoint.int8_digest, exits_digest):
-            return "int8"
-        if precision == "int8" or not checkpoint.weight_files:
-            raise CheckpointError(_no_int8(checkpoint, exits=exits))
-    return "float32"
 
 
 def build_stored_graph(
@@ -449,113 +382,10 @@ def open_session(graph: Graph, threads: int = 1, profile: Path | None = None) ->
     Returns:
         The session, and an object to keep as long as it: the weights, which the session reads in place.
     """
-    options = _session_options(threads)
+    options = session_options(threads)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
     options.add_external_initializers(list(graph.weights), values)
     model = graph.model().SerializeToString()
-    session = onnxruntime.InferenceSession(
-        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
-    )
-    return session, (values, graph.weights)
-
-
-def _session_options(threads: int = 1) -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3  # errors only: a library does not print
-    # Spinning threads burn the cores that other processes, and a container's quota, need.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
-def _no_int8(checkpoint: Checkpoint, *, exits: bool) -> str:
-    why = f"there is no {INT8_FILE}; use precision='float32'"
-    if checkpoint.int8_file:
-        why = (
-            f"{PARITY_FILE} does not say so of its {INT8_FILE}, SHA-256 {checkpoint.int8_digest}; "
-            "fetch both again, or use precision='float32'"
-        )
-        if exits and passed_parity(checkpoint.int8_file.parent, lambda: checkpoint.int8_digest):
-            why = (
-                f"{PARITY_FILE} does not say so of its {EXITS_FILE}, the heads at earlier layers; quantise "
-                "the model again with them, or use precision='float32'"
-            )
-    return f"{checkpoint.folder} has no int8 form that passed the parity gate: {why}"
-
-
-def _open_file(
-    checkpoint: Checkpoint, output: Output, precision: Precision, threads: int, identity: str
-) -> Engine:
-    by_name = {file.name: file for file in checkpoint.onnx_files}
-    file = next((by_name[name] for name in _ONNX_FILES if name in by_name), None)
-    if file is None:
-        found = ", ".join(by_name) or "no ONNX file"
-        raise CheckpointError(
-            f"{checkpoint.folder} has {found} under onnx/, but none of {', '.join(_ONNX_FILES)}; quantised "
-            "and half-precision files are not used, as they give a pair another score in another batch"
-        )
-    try:
-        session = onnxruntime.InferenceSession(
-            str(file),
-            _session_options(),
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=_SLOW_FUSIONS,
-        )
-    except Exception as error:  # ONNX Runtime has no public exception type
-        raise CheckpointError(f"{file} cannot be opened: {error}; fetch the model again") from error
-    facts = read_facts(session.get_modelmeta().custom_metadata_map)
-    if facts is None:
-        _check_foreign(file, checkpoint, output)
-        facts = OnnxFacts(str(output), "float32")
-    if facts.output != str(output):
-        raise CheckpointError(
-            f"{file} was written to give {facts.output}, and {output} is asked for; open it without options "
-            "that choose another output, or open the model that it was made of"
-        )
-    if precision not in ("auto", facts.precision):
-        raise CheckpointError(
-            _no_int8(checkpoint, exits=False)
-            if precision == "int8"
-            else f"{file} computes in int8, not float32; open the model that it was made of"
-        )
-    digest = cache(partial(onnx_digest, file))
-    if facts.precision == "int8" and not passed_parity(file.parent, digest):
-        raise CheckpointError(
-            f"{file} is in int8, and {file.parent / PARITY_FILE} does not say that this file, SHA-256 "
-            f"{digest()}, passed the parity gate; write it again with `crossrank export`"
-        )
-    unknown = sorted({value.name for value in session.get_inputs()} - _INPUTS)
-    if unknown:
-        raise CheckpointError(f"{file} wants inputs that crossrank does not give: {', '.join(unknown)}")
-    given = [value.name for value in session.get_outputs()]
-    names = _ONNX_OUTPUTS["tokens" if output == "tokens" else "logits"]
-    wanted = next((name for name in names if name in given), None)
-    if wanted is None:
-        raise CheckpointError(
-            f"{file} gives {', '.join(given)}, but {output} needs one of {', '.join(names)}"
-            + ("; it has no trained classification head" if output == "logits" else "")
-        )
-    return SessionEngine(
-        session,
-        wanted,
-        checkpoint,
-        threads=threads,
-        precision=facts.precision,
-        source=lambda: f"{digest()}{identity}",
-    )
-
-
-def _check_foreign(file: Path, checkpoint: Checkpoint, output: Output) -> None:
-    """Refuse a file of another exporter for what no exporter but ours writes."""
-    if checkpoint.is_modular_cross_encoder and output == "logits":
-        raise CheckpointError(
-            f"{file} ends before the Dense modules that give this model's scores; its safetensors are needed"
-        )
-    if callable(output):
-        raise CheckpointError(
-            f"{file} does not say that it gives {output}; the model's safetensors are needed"
-        )
+    return new_session(model, options), (values, graph.weights)

@@ -140,9 +140,8 @@ def write_onnx(path: Path, graph: TwoPaths, facts: OnnxFacts, *, reads_types: bo
     model = graph.model()
     if not reads_types:
         _without_types(model)
-    helper.set_model_props(
-        model, {**{f"crossrank.{key}": value for key, value in facts._asdict().items()}, **_made_by()}
-    )
+    stated = {**facts._asdict(), "version": version("crossrank")}
+    helper.set_model_props(model, {f"crossrank.{key}": value for key, value in stated.items()})
     weights = graph.weights
     if sum(array.nbytes for array in weights.values()) <= _MOST_BYTES_INSIDE:
         for proto in _outside(model.graph):
@@ -180,10 +179,6 @@ def onnx_digest(file: Path) -> str:
     if not data.is_file():
         return digest
     return hashlib.sha256(f"{digest} {file_digest(data)}".encode()).hexdigest()
-
-
-def _made_by() -> dict[str, str]:
-    return {"crossrank.version": version("crossrank")}
 
 
 def _outside(graph: onnx.GraphProto) -> list[TensorProto]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TypeVar
 
 from crossrank.runtime.engine import Engine
+from crossrank.runtime.workers import in_order
 
 __all__ = ["in_turn"]
 
@@ -35,14 +35,4 @@ def in_turn(engine: Engine, call: Callable[[_Item], _Result], items: Iterable[_I
         yield from map(call, items)
         return
     with ThreadPoolExecutor(callers, thread_name_prefix="crossrank-overlap") as pool:
-        waiting: deque[Future[_Result]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(call, item))
-                if len(waiting) == callers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        yield from in_order(lambda item: pool.submit(call, item), items, ahead=callers - 1)

@@ -26,6 +26,7 @@ from crossrank.runtime.engine import Output, build_graph, open_session
 from crossrank.runtime.graph import Float32Linear, Graph
 from crossrank.runtime.limits import num_threads
 from crossrank.runtime.tokenization import ModelInputs
+from crossrank.whole_files import write_whole
 
 __all__ = ["LIMITS", "Parity", "QuantizedLayer", "calibrate", "compare", "exceeded", "write_int8"]
 
@@ -317,10 +318,8 @@ def write_int8(path: Path, tensors: Mapping[str, Array], layers: Mapping[str, Qu
         for part, value in layer._asdict().items():
             if value is not None:
                 content[f"{name}.{part}"] = np.ascontiguousarray(value)
-    temporary = path.with_name(path.name + ".tmp")
     # Written by hand: save_file would keep other users from reading the file.
-    temporary.write_bytes(safetensors.numpy.save(content))
-    temporary.replace(path)
+    write_whole(path, lambda scratch: scratch.write_bytes(safetensors.numpy.save(content)))
 
 
 def _smoothing(inputs: Array, weight: Array, alpha: float) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Final, TypeVar, cast, overload
 
 from crossrank.errors import CheckpointError
 
-__all__ = ["bad_setting", "read_json", "read_object", "read_setting"]
+__all__ = ["bad_setting", "read_json", "read_object", "read_setting", "settings_digest"]
 
 _Value = TypeVar("_Value", bool, int, float, str, list[Any], dict[str, Any])
 
@@ -122,3 +123,8 @@ def bad_setting(source: Path | str, key: str, value: object, expected: str) -> C
     shown = repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     return CheckpointError(f"{source}: {key} is {shown}; it must be {expected}: fetch the model again")
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Return SHA-256 (hex) of settings, whatever their order."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

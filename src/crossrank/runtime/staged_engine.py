@@ -9,7 +9,6 @@ whole model, since its arrays have the same shapes and the same operations are d
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -22,14 +21,15 @@ import onnxruntime
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import (
     Precision,
-    Workers,
     build_stored_graph,
+    engine_fingerprint,
     open_session,
-    stored_precision,
 )
 from crossrank.runtime.exits import HIDDEN_IN, HIDDEN_OUT, Exits, exit_identity
 from crossrank.runtime.limits import num_threads
+from crossrank.runtime.stored_forms import stored_precision
 from crossrank.runtime.tokenization import ModelInputs
+from crossrank.runtime.workers import Workers
 
 __all__ = ["KeptStates", "StageEngine", "StagedEngine"]
 
@@ -111,8 +111,7 @@ class StagedEngine:
         layer = self.layers[stage]
         identity = "" if layer == self._num_layers else exit_identity(layer)
         form = self._checkpoint.int8_digest if self.precision == "int8" else ""
-        parts = f"{self._checkpoint.fingerprint} {self.precision} {form}{identity}"
-        return hashlib.sha256(parts.encode()).hexdigest()
+        return engine_fingerprint(self._checkpoint, self.precision, f"{form}{identity}")
 
     def run(
         self, inputs: ModelInputs, source: int, stage: int, states: Floats | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from crossrank.errors import CheckpointError, InputError, require
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import T5Decoder, T5Encoder, TokenScore
+from crossrank.runtime.engine import check_batch, engine_fingerprint
 from crossrank.runtime.graph import Graph
 from crossrank.runtime.tokenization import ModelInputs
 
@@ -75,8 +75,8 @@ class TorchT5Engine:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything that decides an output; computed when first asked for."""
-        parts = f"{self._checkpoint.fingerprint} torch {self.precision} {self._device.type}{self._identity}"
-        return hashlib.sha256(parts.encode()).hexdigest()
+        source = f"{self._device.type}{self._identity}"
+        return engine_fingerprint(self._checkpoint, f"torch {self.precision}", source)
 
     def run(
         self,
@@ -85,11 +85,7 @@ class TorchT5Engine:
         token_type_ids: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.float32]:
         """Run one batch; see `Engine.run`. Gives (batch, 1)."""
-        if not input_ids.shape == attention_mask.shape or input_ids.ndim != 2 or not input_ids.size:
-            raise InputError(
-                "input_ids and attention_mask must have one shape (batch, length) and at least one token, "
-                f"not {input_ids.shape} and {attention_mask.shape}"
-            )
+        check_batch(input_ids, attention_mask, token_type_ids, self._checkpoint.max_positions)
         torch, device = self._torch, self._device
         ids = torch.from_numpy(np.ascontiguousarray(input_ids)).to(device)
         mask = torch.from_numpy(np.ascontiguousarray(attention_mask)).to(device)

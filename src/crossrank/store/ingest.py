@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from crossrank.checks import as_vectors
-from crossrank.errors import FileFormatError, InputError, ModelOutputError
+from crossrank.errors import FileFormatError, InputError
 from crossrank.progress import track
 from crossrank.store import upkeep
 from crossrank.store.readers import DocumentReader, document_from
@@ -25,6 +24,7 @@ from crossrank.store.schema import Row, TokenRow
 from crossrank.store.store import AddReport, DocumentLike, OnDuplicate, OnError, Rejected, VectorEncoder
 from crossrank.store.table import DocumentTable
 from crossrank.store.tokens import TokenWriter
+from crossrank.store.vectors import check_vectors
 from crossrank.types import Document
 
 __all__ = ["Ingestion"]
@@ -202,16 +202,6 @@ class Ingestion:
                 f"document {rejected.document_id!r}: {reason}", rejected.path, rejected.line
             ) from None
         raise InputError(str(rejected)) from None
-
-
-def check_vectors(vectors: Any, rows: int, encoder: VectorEncoder) -> npt.NDArray[np.float32]:
-    """Return the vectors as float32 after checking them.
-
-    Raises:
-        ModelOutputError: another shape than (rows, dimensions), or NaN or infinity.
-    """
-    name = f"the vectors of {encoder.name}"
-    return as_vectors(vectors, name, rows=rows, dimensions=encoder.dimensions, error=ModelOutputError)
 
 
 def _size(documents: Iterable[DocumentLike]) -> int | None:

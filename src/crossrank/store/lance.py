@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.checks import as_vectors, check_count
-from crossrank.errors import IndexMismatchError, IndexStoreError, InputError
+from crossrank.errors import IndexMismatchError, InputError
 from crossrank.store import upkeep
 from crossrank.store.filters import FilterLike, as_filter
 from crossrank.store.info import IndexInfo, index_info
-from crossrank.store.ingest import Ingestion, check_vectors
+from crossrank.store.ingest import Ingestion
 from crossrank.store.readers import DocumentReader
 from crossrank.store.schema import ModelSettings, Settings, TokenColumn, typed_fields
 from crossrank.store.search import text_rankings, token_rankings, valid_strings, vector_rankings
@@ -30,6 +30,7 @@ from crossrank.store.tokens import (
     token_column,
     write_codec,
 )
+from crossrank.store.vectors import check_same_vectors, check_vectors, model_settings
 from crossrank.types import Document, Ranking
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ GRACE_S = 600.0
 
 _LOCK_TIMEOUT_S = 300.0
 _IDS_AT_A_TIME = 8192
-_OWN_NAMES = frozenset({"documents.lance", "writer.lock"})  # what `table.py` puts into an index's folder
 
 
 class Index:
@@ -112,7 +112,7 @@ class Index:
         settings = Settings(
             language=language.lower() if isinstance(language, str) else language,
             fields=typed_fields(fields or {}),
-            model=None if bi_encoder is None else _model_settings(bi_encoder),
+            model=None if bi_encoder is None else model_settings(bi_encoder),
             tokens=None
             if late_interaction is None
             else token_column(late_interaction, as_codec(token_codec)),
@@ -149,19 +149,8 @@ class Index:
             MissingExtraError: lancedb is not installed.
         """
         table = DocumentTable.open(path, lock_timeout_s=lock_timeout_s)
-        stored = table.settings.model
         if bi_encoder is not None:
-            given = _model_settings(bi_encoder)
-            if stored is None:
-                raise IndexMismatchError(
-                    f"{path}: this index has no vectors, so it cannot be used with {given.name!r}; open it "
-                    "without a bi-encoder, or create it anew with one"
-                )
-            if (stored.fingerprint, stored.dimensions) != (given.fingerprint, given.dimensions):
-                raise IndexMismatchError(
-                    f"{path}: the vectors in this index are those of {stored.described}, which cannot be "
-                    f"compared with those of {given.described}; open it with the former, or create it anew"
-                )
+            check_same_vectors(path, table.settings.model, bi_encoder)
         if late_interaction is not None:
             check_same_tokens(path, table.settings.tokens, late_interaction)
         return cls(table, bi_encoder, late_interaction)
@@ -177,18 +166,7 @@ class Index:
                 an index's. Hidden files do not count.
         """
         folder = Path(path)
-        # Lance commits a version of a table by renaming its manifest into place.
-        if any(folder.glob("documents.lance/_versions/*.manifest")):
-            return True
-        names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-        own = {*_OWN_NAMES, *(path.name for path in folder.glob(CODEC_FILES))}
-        other = [name for name in names if name not in own and not name.startswith(".")]
-        if other:
-            raise IndexStoreError(
-                f"{folder}: this folder has no index, and it has other files ({', '.join(other[:3])}"
-                f"{', ...' if len(other) > 3 else ''}); give a new folder or an empty one"
-            )
-        return False
+        return DocumentTable.exists(folder, beside={file.name for file in folder.glob(CODEC_FILES)})
 
     @property
     def path(self) -> Path:
@@ -452,7 +430,7 @@ class Index:
         Raises:
             IndexMismatchError: an index without token vectors, or opened without their model.
             InputError: queries that are not strings, or a filter that does not fit the fields.
-            QueryTooLongError: as `LateInteraction.rank`.
+            QueryTooLongError: as `LateInteraction`.
         """
         model = self.needed_late_interaction("texts cannot be searched for by their tokens")
         texts = valid_strings(queries, "queries")
@@ -518,17 +496,3 @@ class Index:
             f"{self.path}: this index was opened without a bi-encoder, so {what}; "
             f"open it with {name!r}: Index.open(path, bi_encoder=...)"
         )
-
-
-def _model_settings(bi_encoder: VectorEncoder) -> ModelSettings:
-    if not all(hasattr(bi_encoder, name) for name in ("name", "fingerprint", "dimensions", "encode_queries")):
-        raise InputError(
-            f"a bi-encoder has a name, a fingerprint and dimensions, {bi_encoder!r} has not; open a model "
-            "with BiEncoder(name)"
-        )
-    return ModelSettings(
-        bi_encoder.name,
-        bi_encoder.fingerprint,
-        int(bi_encoder.dimensions),
-        getattr(bi_encoder, "precision", None),
-    )

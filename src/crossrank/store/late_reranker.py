@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from crossrank.models.late_interaction import DocumentVectors, LateInteraction, Wanted
 from crossrank.models.maxsim import Aligned, TokenVectors
-from crossrank.models.requests import Requests
+from crossrank.models.requests import RankVerbs, Requests
 from crossrank.models.reranker import Reranker
 from crossrank.store.tokens import check_same_tokens
-from crossrank.types import Document, Pair, Ranking
+from crossrank.types import Pair, Ranking
 
 if TYPE_CHECKING:
     from crossrank.progress import Track
@@ -39,12 +39,13 @@ def from_index(index: Index, reranker: AnyReranker) -> AnyReranker | StoredLateI
     return StoredLateInteraction(index, reranker)
 
 
-class StoredLateInteraction:
+class StoredLateInteraction(RankVerbs):
     """Late interaction over the token vectors that an index keeps.
 
     A document counts as stored if the index has its id and the very text; such documents are not encoded
     again. Others are, and then go through the index's codec, so that a document's score does not depend on
-    whether it is stored. Safe to use from many threads at once.
+    whether it is stored. Hits and errors are those of `LateInteraction`. Safe to use from many threads at
+    once.
 
     Args:
         index: its documents' vectors are used.
@@ -91,28 +92,8 @@ class StoredLateInteraction:
         """
         return self._model.alignments_with(query, document, self._vectors)
 
-    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
-        """Order one query's documents, best first; see `LateInteraction.rank`.
-
-        Args:
-            query: not empty.
-            documents: texts or documents; those of the index are looked up by id.
-            top_k: how many hits to return; None returns all.
-        """
-        return self._model.rank_with(Requests.one(query, documents, top_k), top_k, self._vectors)[0]
-
-    def rank_many(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Sequence[str | Document]],
-        top_k: int | None = None,
-    ) -> list[Ranking]:
-        """Order many queries' documents; see `LateInteraction.rank_many`.
-
-        Arguments and errors are those of `rank`, with one list of documents for each query; see
-        `crossrank.models.reranker.Reranker.rank_many`.
-        """
-        return self._model.rank_with(Requests.several(queries, documents, top_k), top_k, self._vectors)
+    def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
+        return self._model.rank_with(requests, top_k, self._vectors)
 
     def _vectors(self, wanted: Sequence[Wanted], tracked: Track) -> DocumentVectors:
         ids = [each.document_id for each in wanted if each.document_id is not None]

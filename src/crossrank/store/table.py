@@ -10,7 +10,7 @@ process killed at any moment leaves the version before or the version after, nev
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,31 @@ class DocumentTable:
                 raise IndexStoreError(missing) from None
             schema = table.schema
         return cls(folder, table, Settings.from_arrow_schema(schema, str(folder)), lock_timeout_s)
+
+    @staticmethod
+    def exists(folder: Path, *, beside: Set[str]) -> bool:
+        """Return whether there is a table in a folder; where there is none, one can be created.
+
+        Args:
+            folder: need not be there.
+            beside: names of other files that are an index's.
+
+        Raises:
+            IndexStoreError: there is none, and the folder has files that are no index's. Hidden ones do not
+                count.
+        """
+        # Lance commits a version of a table by renaming its manifest into place.
+        if any(folder.glob(f"{_TABLE}.lance/_versions/*.manifest")):
+            return True
+        names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+        own = {f"{_TABLE}.lance", _LOCK_FILE, *beside}
+        other = [name for name in names if name not in own and not name.startswith(".")]
+        if other:
+            raise IndexStoreError(
+                f"{folder}: this folder has no index, and it has other files ({', '.join(other[:3])}"
+                f"{', ...' if len(other) > 3 else ''}); give a new folder or an empty one"
+            )
+        return False
 
     @property
     def lance(self) -> Any:

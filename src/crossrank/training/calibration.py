@@ -7,7 +7,6 @@ probabilities of a map that was fitted on the others. What is saved is fitted on
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from crossrank.models.calibration import (
 )
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.hub import BUILT_IN, resolve
-from crossrank.models.model_folder import check_target
+from crossrank.models.model_folder import Draft, check_target
 from crossrank.models.quantize import Candidates, in_hash_order
 from crossrank.training.probability_maps import METHODS, fit_map
 from crossrank.training.thresholds import Ints, choose_threshold
@@ -226,13 +225,10 @@ def save_calibration(
     target = calibration_target(model, folder, to, overwrite=overwrite)
     if to is None:
         return write_calibration(calibration, target)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.resolve().parent) as scratch:
-        work = Path(scratch) / target.name
-        shutil.copytree(folder, work)
-        write_calibration(calibration, work)
-        if target.exists():
-            target.rename(Path(scratch) / ".replaced")  # goes with the temporary folder
-        work.rename(target)
+    with Draft.of(target) as draft:
+        shutil.copytree(folder, draft.folder)
+        write_calibration(calibration, draft.folder)
+        draft.keep()
     return target / CALIBRATION_FILE
 
 

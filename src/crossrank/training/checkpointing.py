@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from crossrank.errors import TrainingStoppedError
-from crossrank.training.run_folder import RunFolder, write_whole
+from crossrank.training.run_folder import RunFolder
+from crossrank.whole_files import write_whole
 
 __all__ = ["WEIGHTS", "load_weights", "save_weights", "trainer_class"]
 

@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 
 from crossrank.checks import check_text
 from crossrank.errors import FileFormatError, InputError
+from crossrank.runtime.weights import file_digest
 from crossrank.store.formats import rows_of
 from crossrank.training.recipes import DataSource
 
@@ -123,7 +124,7 @@ def read_examples(sources: Iterable[DataSource], seed: int) -> TrainingData:
         drawn = [_ranged(each, source) for each in _drawn(read_lists(path), source, seed)]
         lists += drawn
         counts[source.file] = counts.get(source.file, 0) + len(drawn)
-        digests[source.file] = _digest(path)
+        digests[source.file] = file_digest(path)
     return TrainingData(tuple(lists), digests, counts)
 
 
@@ -291,11 +292,3 @@ def _ranged(found: TrainingList, source: DataSource) -> TrainingList:
 def draw(seed: int, *parts: str) -> bytes:
     """Return a number in which parts are drawn: the smallest first, whatever else there is."""
     return hashlib.blake2b("\0".join([str(seed), *parts]).encode(), digest_size=8).digest()
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from crossrank.errors import FileFormatError, InputError
+from crossrank.whole_files import write_whole
 
-__all__ = ["RunFolder", "write_whole"]
+__all__ = ["RunFolder"]
 
 _FORM = 1  # of run.json
 _STAGING = ".writing"
@@ -189,18 +190,6 @@ class RunFolder:
             path = self.output / name
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         shutil.rmtree(self.folder)
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file so that it appears whole or not at all.
-
-    Args:
-        path: the file.
-        write: writes to the path it is given.
-    """
-    temporary = path.with_name(f".{path.name}.part")
-    write(temporary)
-    os.replace(temporary, path)
 
 
 def _differing(earlier: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:

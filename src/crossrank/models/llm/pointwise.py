@@ -20,9 +20,9 @@ from crossrank.models.llm.prompts import yes_no_prompt
 from crossrank.models.llm.rankings import ranking_of, shown
 from crossrank.models.llm.reranker import DEFAULT_DOCUMENT_WORDS
 from crossrank.models.pairwise import check_calls
-from crossrank.models.requests import Requests, check_pairs
+from crossrank.models.requests import RankVerbs, Requests, check_pairs
 from crossrank.progress import track
-from crossrank.types import Document, Pair, Ranking
+from crossrank.types import Pair, Ranking
 
 __all__ = ["NO_ANSWER", "PointwiseLLM", "PointwiseReranker", "Scores"]
 
@@ -51,8 +51,15 @@ class Scores(NamedTuple):
         return cls(values, truncated, (note,))
 
 
-class PointwiseReranker:
-    """The verbs of a pointwise reranker; subclasses score documents (`_score_queries`)."""
+class PointwiseReranker(RankVerbs):
+    """The verbs of a pointwise reranker; subclasses score documents (`_score_queries`).
+
+    A hit has the score, how many tokens of the document were not read, and the document's position as
+    `index`; equal scores keep the order that documents came in. `notes` say how many documents were cut, and
+    how many got no answer; `status` is "degraded" where none got one.
+
+    `rank` and `rank_many` raise InputError for more documents than `max_calls`, and what `score` raises.
+    """
 
     asked_once = True
 
@@ -104,41 +111,6 @@ class PointwiseReranker:
         if unanswered := int((scores == NO_ANSWER).sum()):
             _logger.warning("%d of %d pairs got neither a yes nor a no", unanswered, len(pairs))
         return scores
-
-    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
-        """Order one query's documents, best first; equal scores keep the order they came in.
-
-        Args:
-            query: not empty.
-            documents: texts, or documents (title and text are read). A text's id is its position.
-            top_k: how many hits to return; None returns all.
-
-        Returns:
-            Hits with the score, how many tokens of the document were not read, and the document's position
-            as `index`. `notes` say how many documents were cut, and how many got no answer; `status` is
-            "degraded" where none got one.
-
-        Raises:
-            InputError: an empty query, something that is no text, a top_k that is no number; more documents
-                than `max_calls`.
-            QueryTooLongError: as `score`.
-            EndpointError: as `score`.
-            BudgetError: as `score`.
-        """
-        return self._rank(Requests.one(query, documents, top_k), top_k)[0]
-
-    def rank_many(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Sequence[str | Document]],
-        top_k: int | None = None,
-    ) -> list[Ranking]:
-        """Order many queries' documents.
-
-        Arguments and errors are those of `rank`, with one list of documents for each query; see
-        `crossrank.models.reranker.Reranker.rank_many`.
-        """
-        return self._rank(Requests.several(queries, documents, top_k), top_k)
 
     def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
         for texts in requests.texts:

@@ -14,7 +14,7 @@ from crossrank.models.llm.model import LanguageModel, Prompt
 from crossrank.models.llm.rankings import ranking_of, shown
 from crossrank.models.llm.rounds import run_together
 from crossrank.models.pairwise import check_calls
-from crossrank.models.requests import Requests
+from crossrank.models.requests import RankVerbs, Requests
 from crossrank.progress import track
 from crossrank.types import Document, Ranking
 
@@ -49,11 +49,19 @@ class Ordered:
         return cls(order, scores, repairs)
 
 
-class RoundsReranker:
+class RoundsReranker(RankVerbs):
     """A reranker whose model is asked in rounds; made by its subclasses alone.
 
     Subclasses say how many calls a ranking takes (`calls`), which prompts its rounds have (`_rounds`), and
     how the model is asked (`_ask`).
+
+    All documents come back once. Scores are good for the order within a ranking alone. `notes` say what was
+    cut and what was repaired in the model's answers; `status` is "degraded" where answers decided nothing and
+    the order before them stands. The calls of many queries go out together.
+
+    `rank` and `rank_many` raise InputError for more calls than `max_calls` or a prompt that does not fit into
+    the model's context, before the call; EndpointError for a server that fails for good; and BudgetError
+    where the next call could go over the budget.
     """
 
     asked_once = True
@@ -79,40 +87,6 @@ class RoundsReranker:
     def calls(self, count: int) -> int:
         """The most model calls that a ranking of `count` documents can take, retries not counted."""
         raise NotImplementedError
-
-    def rank(self, query: str, documents: Sequence[str | Document], top_k: int | None = None) -> Ranking:
-        """Order one query's documents, best first.
-
-        Args:
-            query: not empty.
-            documents: texts, or documents (title and text are read). A text's id is its position.
-            top_k: how many hits to return; None returns all.
-
-        Returns:
-            All documents once. Scores are good for the order within this ranking alone. `notes` say what was
-            cut and what was repaired in the model's answers; `status` is "degraded" where answers decided
-            nothing and the order before them stands.
-
-        Raises:
-            InputError: an empty query, something that is no text, a top_k that is no number, more calls than
-                `max_calls`, or a prompt that does not fit into the model's context; before the call.
-            EndpointError: a server that fails for good.
-            BudgetError: the next call could go over the budget.
-        """
-        return self._rank(Requests.one(query, documents, top_k), top_k)[0]
-
-    def rank_many(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[Sequence[str | Document]],
-        top_k: int | None = None,
-    ) -> list[Ranking]:
-        """Order many queries' documents; their calls go out together.
-
-        Arguments and errors are those of `rank`, with one list of documents for each query; see
-        `crossrank.models.reranker.Reranker.rank_many`.
-        """
-        return self._rank(Requests.several(queries, documents, top_k), top_k)
 
     def _rank(self, requests: Requests, top_k: int | None) -> list[Ranking]:
         counts = [len(texts) for texts in requests.texts]

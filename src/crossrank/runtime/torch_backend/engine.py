@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections import deque
@@ -17,7 +16,7 @@ import torch
 
 from crossrank.errors import DeviceMemoryError
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.engine import build_graph, check_batch
+from crossrank.runtime.engine import build_graph, check_batch, engine_fingerprint
 from crossrank.runtime.modules import Module, PoolingMode
 from crossrank.runtime.tokenization import ModelInputs
 from crossrank.runtime.torch_backend.attention import TokenBatch
@@ -146,8 +145,7 @@ class TorchEngine:
 
         It is that of ONNX Runtime's engine for the same precision: the two differ in rounding alone.
         """
-        parts = f"{self._checkpoint.fingerprint} {self.precision} "
-        return hashlib.sha256(parts.encode()).hexdigest()
+        return engine_fingerprint(self._checkpoint, self.precision)
 
     def run(
         self,

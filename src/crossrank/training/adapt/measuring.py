@@ -19,8 +19,8 @@ from crossrank.retrieval.dense import Dense
 from crossrank.retrieval.hybrid import Hybrid
 from crossrank.retrieval.retriever import Retriever
 from crossrank.training.adapt.vectors import RememberedEncoder
-from crossrank.training.run_folder import write_whole
 from crossrank.types import Document, Qrels
+from crossrank.whole_files import write_whole
 
 __all__ = ["Judged", "Models", "Search", "is_better", "measure_adaptation"]
 
