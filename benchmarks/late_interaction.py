@@ -181,8 +181,13 @@ def main() -> None:
     args = made.parse_args()
     limit_threads(args.threads)
     from crossrank.evaluation.collections import Collection
+    from crossrank.models.hub import BUILT_IN
 
-    result: dict[str, Any] = {"depth": args.depth, "threads": args.threads, "model": str(args.weights)}
+    result: dict[str, Any] = {
+        "depth": args.depth,
+        "threads": args.threads,
+        "model": args.weights.name if args.weights else BUILT_IN["late-interaction"],
+    }
     result |= {"load_average_before": load_average(), "machine": machine("crossrank", "numpy", "onnxruntime")}
     result["collections"] = {}
     for folder in args.collections:
