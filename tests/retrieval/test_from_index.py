@@ -82,6 +82,12 @@ def test_auto_follows_the_bi_encoder(index: Index) -> None:
         index_retriever(Index.open(index.path), "hybrid")
 
 
+@pytest.mark.parametrize("kind", ["bm25", "dense", "hybrid"])
+def test_a_single_text_is_no_list_of_queries(index: Index, kind: str) -> None:
+    with pytest.raises(InputError, match="must be a list, not a single str"):
+        index_retriever(index, kind).retrieve("fox")
+
+
 def test_errors(index: Index) -> None:
     with pytest.raises(InputError, match="one of auto, bm25"):
         index_retriever(index, "tfidf")  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
+from crossrank.checks import as_strings
 from crossrank.errors import IndexMismatchError, InputError
 from crossrank.retrieval.fusion import RRF, Fusion
 from crossrank.retrieval.hybrid import Hybrid
@@ -33,11 +34,14 @@ class _IndexRetriever(ABC):
             queries: the texts to search for.
             top_k: the most hits a ranking may have, at least 1.
             filter: only documents that it matches are found; a dict, a string, or a filter made of one.
+
+        Raises:
+            InputError: queries that are not a list of strings, or what the index's search raises it for.
         """
-        return self._search(queries, top_k, _for_store(filter))
+        return self._search(as_strings(queries, "queries"), top_k, _for_store(filter))
 
     @abstractmethod
-    def _search(self, queries: Sequence[str], top_k: int, filter: FilterLike | None) -> list[Ranking]:
+    def _search(self, queries: list[str], top_k: int, filter: FilterLike | None) -> list[Ranking]:
         """Return one ranking per query."""
 
 
@@ -53,7 +57,7 @@ class IndexBM25(_IndexRetriever):
     def __init__(self, index: Index) -> None:
         self.index = index
 
-    def _search(self, queries: Sequence[str], top_k: int, filter: FilterLike | None) -> list[Ranking]:
+    def _search(self, queries: list[str], top_k: int, filter: FilterLike | None) -> list[Ranking]:
         return self.index.search_text(queries, top_k, filter)
 
 
@@ -77,8 +81,8 @@ class IndexDense(_IndexRetriever):
             )
         self.index = index
 
-    def _search(self, queries: Sequence[str], top_k: int, filter: FilterLike | None) -> list[Ranking]:
-        return self.index.search_vector(list(queries), top_k, filter)
+    def _search(self, queries: list[str], top_k: int, filter: FilterLike | None) -> list[Ranking]:
+        return self.index.search_vector(queries, top_k, filter)
 
 
 class IndexLate(_IndexRetriever):
@@ -97,8 +101,8 @@ class IndexLate(_IndexRetriever):
         index.needed_late_interaction("there is nothing to encode queries with")
         self.index = index
 
-    def _search(self, queries: Sequence[str], top_k: int, filter: FilterLike | None) -> list[Ranking]:
-        return self.index.search_late(list(queries), top_k, filter)
+    def _search(self, queries: list[str], top_k: int, filter: FilterLike | None) -> list[Ranking]:
+        return self.index.search_late(queries, top_k, filter)
 
 
 def index_retriever(index: Index, kind: FirstStage = "auto", fusion: Fusion | None = None) -> Retriever:
