@@ -275,6 +275,7 @@ def test_models_lists_what_ships_with_the_package(run) -> None:
     assert {(model["name"], model["kind"]) for model in listed["built_in"]} == {
         ("crossrank-mini", "cross-encoder"),
         ("crossrank-embed", "bi-encoder"),
+        ("crossrank-colbert", "late-interaction"),
     }
     assert all(model["license"] for model in listed["built_in"])
 

@@ -11,7 +11,7 @@ import families
 import crossrank
 
 SOURCES = Path(crossrank.__file__).parent
-PARTS = {"RoundsReranker", "PointwiseReranker"}
+PARTS = {"RankVerbs", "RoundsReranker", "PointwiseReranker"}
 """Classes that others are made of: `rank` of these alone has nothing to ask."""
 
 
