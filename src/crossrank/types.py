@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from crossrank.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from crossrank.context import Context
 
-__all__ = ["Document", "Hit", "Pair", "Qrels", "Ranking", "Run"]
+__all__ = ["Document", "Hit", "Pair", "Qrels", "Ranking", "Run", "TokenIds"]
 
 Qrels = Mapping[str, Mapping[str, int]]
 """Judgements: query id -> document id -> grade (0 is judged and not relevant)."""
@@ -28,6 +31,21 @@ class Pair(NamedTuple):
     document: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenIds:
+    """What a tokenizer made of a text.
+
+    Attributes:
+        tokenizer: the fingerprint of the tokenizer.
+        text: what it was given.
+        ids: (n,) whole numbers, without special tokens.
+    """
+
+    tokenizer: str
+    text: str
+    ids: npt.NDArray[np.integer[Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """A text that can be found.
@@ -37,12 +55,15 @@ class Document:
         text: the body; may be empty (some collections have such documents).
         title: optional, empty when there is none.
         metadata: typed fields to filter on and show; not searched.
+        token_ids: of `full_text`, where an index that keeps them found the document; they save a reranker
+            the tokenising. No part of what the document is: equal documents may have other ones.
     """
 
     id: str
     text: str
     title: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    token_ids: TokenIds | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id:

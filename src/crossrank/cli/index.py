@@ -38,6 +38,7 @@ from crossrank.cli.wording import in_options
 if TYPE_CHECKING:
     from crossrank.models.late_interaction import LateInteraction
     from crossrank.models.token_codec import TokenCodec
+    from crossrank.store.info import IndexInfo
     from crossrank.store.lance import Index
     from crossrank.store.readers import DocumentReader
     from crossrank.store.store import AddReport, Rejected
@@ -108,6 +109,10 @@ def index(
     token_form: Annotated[
         TokenForm | None, typer.Option(help="How token vectors are kept: exact to small. Default int8.")
     ] = None,
+    token_ids_for: Annotated[
+        str | None,
+        typer.Option(help="Also keep what this reranker's tokenizer makes of documents: searches save that."),
+    ] = None,
     id_column: Annotated[str | None, typer.Option(help="Column with the id; default: id, _id, ...")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column with the text; default: text, ...")] = None,
     title_column: Annotated[str | None, typer.Option(help="Column with the title; default: title.")] = None,
@@ -170,6 +175,7 @@ def index(
             model=model,
             late_interaction=late_interaction,
             token_form=token_form,
+            token_ids_for=token_ids_for,
             sample=lambda: _sample(new_readers()),
             precision=precision,
             threads=threads,
@@ -224,6 +230,7 @@ def _open(
     model: str | None,
     late_interaction: str | None,
     token_form: TokenForm | None,
+    token_ids_for: str | None,
     sample: Callable[[], list[str]],
     precision: Precision,
     threads: int | None,
@@ -249,6 +256,7 @@ def _open(
                 "--token-form",
                 token_form is not None and (tokens is None or tokens.codec != token_form.value),
             ),
+            ("--token-ids-for", token_ids_for is not None and not _keeps_ids_for(info, token_ids_for)),
             ("--precision", precision is not Precision.auto and made_in not in (None, precision.value)),
         ]
         if any(differs for _, differs in other):
@@ -300,10 +308,19 @@ def _open(
         bi_encoder,
         late_interaction=late,
         token_codec=codec or "int8",
+        token_ids_for=token_ids_for,
         language=spoken,
         fields=fields,
         overwrite=replace,
     )
+
+
+def _keeps_ids_for(info: IndexInfo, reranker: str) -> bool:
+    """Say whether an index keeps the token ids of this reranker's tokenizer."""
+    from crossrank.store.token_ids import TokenIdWriter
+
+    kept = info.token_ids
+    return kept is not None and kept.fingerprint == TokenIdWriter(reranker).column.fingerprint
 
 
 def _codec(form: TokenForm, model: LateInteraction, sample: Callable[[], list[str]]) -> str | TokenCodec:

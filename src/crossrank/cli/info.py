@@ -174,6 +174,7 @@ def _index_facts(folder: Path) -> dict[str, Any]:
         "precision": None if found.model is None else found.model.precision,
         "dimensions": None if found.model is None else found.model.dimensions,
         **_token_facts(found),
+        **({} if found.token_ids is None else {"token_ids_for": found.token_ids.name}),
         "documents_not_in_text_index": found.unindexed,
         "vector_index_rows": found.vector_index_rows,
         "size_mb": round(found.size_bytes / 1e6, 1),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import asdict
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +22,7 @@ from crossrank.models.hub import resolve
 from crossrank.models.pair_scorer import PairScorer, PairScores
 from crossrank.models.pair_settings import LongQuery, PairSettings
 from crossrank.models.requests import RankVerbs, Requests, check_pairs
+from crossrank.models.stored_ids import stored_ids
 from crossrank.models.word_similarity import WordSimilarity, WordSimilarityScorer
 from crossrank.runtime.backends import Backend, Precision, open_backend
 from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
@@ -242,6 +243,7 @@ class CrossEncoder(RankVerbs):
             [(position, document) for position, (_, document) in enumerate(pairs)],
             name="pairs[{}]".format,
             query_name="the query of pairs[{}]".format,
+            stored_ids={},
             progress=self._progress,
         ).logits
         return logits[:, 0] if len(self.labels) == 1 else logits
@@ -392,7 +394,12 @@ class CrossEncoder(RankVerbs):
             return f"{requests.name_documents(number)}[{position - starts[number]}]"
 
         scores = self._scorer.score(
-            requests.queries, pairs, name=name, query_name=requests.name_query, progress=self._progress
+            requests.queries,
+            pairs,
+            name=name,
+            query_name=requests.name_query,
+            stored_ids=stored_ids(chain.from_iterable(requests.documents), self._tokenizer),
+            progress=self._progress,
         )
         if num_empty := sum(not text or text.isspace() for _, text in pairs):
             _logger.warning("%d of %d documents are empty; their scores mean nothing", num_empty, len(pairs))

@@ -7,7 +7,7 @@ pair's score is the same whatever it is scored with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from crossrank.cache import ScoreCache, score_key
 from crossrank.errors import InputError, ModelOutputError, QueryTooLongError
 from crossrank.models.pair_settings import PairSettings
+from crossrank.models.stored_ids import StoredIds, document_ids
 from crossrank.progress import Track, track
 from crossrank.runtime.batching import plan
 from crossrank.runtime.engine import Engine
@@ -54,6 +55,7 @@ class _Call:
     """What the blocks of one call share."""
 
     query_ids: dict[str, Ids]
+    stored_ids: Mapping[str, StoredIds]
     tracked: Track
     name: Callable[[tuple[str, str]], str]
 
@@ -100,6 +102,7 @@ class PairScorer:
         *,
         name: Callable[[int], str],
         query_name: Callable[[int], str],
+        stored_ids: Mapping[str, StoredIds],
         progress: bool | None,
     ) -> PairScores:
         """Score pairs.
@@ -109,6 +112,7 @@ class PairScorer:
             pairs: (position in `queries`, document's text) each.
             name: what the caller calls the pair at a position, for messages.
             query_name: what the caller calls the query at a position.
+            stored_ids: of documents, by text; see `crossrank.models.stored_ids`.
             progress: see `crossrank.progress.track`.
 
         Raises:
@@ -128,7 +132,7 @@ class PairScorer:
 
         rows = np.empty((len(unique), 3 * self._num_labels + 1), dtype=np.int32)
         with track(len(unique), "Scoring pairs", progress=progress) as tracked:
-            call = _Call(query_ids, tracked, name_pair)
+            call = _Call(query_ids, stored_ids, tracked, name_pair)
             start = 0
             for scored in in_turn(self._engine, partial(self._score_block, call), _blocks(list(unique))):
                 rows[start : start + len(scored)] = scored
@@ -159,12 +163,11 @@ class PairScorer:
     def _compute(self, block: list[tuple[str, str]], call: _Call) -> npt.NDArray[np.int32]:
         """Rows of a block, int32 (pairs, 3 labels + 1): bits of the logits, truncated tokens, spans."""
         documents = list(dict.fromkeys(document for _, document in block))
-        encoded = self._tokenizer.encode(documents)
-        document_ids = {text: tokens.ids for text, tokens in zip(documents, encoded, strict=True)}
+        ids_of = document_ids(documents, self._tokenizer, call.stored_ids)
         inputs: list[tuple[Ids, Ids]] = []
         covers: list[list[tuple[int, int]]] = []  # of each pair: its windows, [start, end) in tokens
         for query, document in block:
-            ids = document_ids[document]
+            ids = ids_of[document]
             covers.append(self._cover(len(call.query_ids[query]), len(ids)))
             inputs += [(call.query_ids[query], ids[start:end]) for start, end in covers[-1]]
         logits = self._run(inputs, len(block), call.tracked)
@@ -178,7 +181,7 @@ class PairScorer:
         scores[:] = logits[firsts]
         winning: dict[int, list[tuple[int, int]]] = {}
         for row, (cover, (_, document)) in enumerate(zip(covers, block, strict=True)):
-            num_tokens = len(document_ids[document])
+            num_tokens = len(ids_of[document])
             rows[row, self._num_labels] = num_tokens - cover[-1][1]
             if cover[0][1] == num_tokens or self._settings.long_documents == "truncate":
                 continue

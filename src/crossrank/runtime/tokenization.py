@@ -20,8 +20,9 @@ import tokenizers
 from crossrank.checks import check_texts
 from crossrank.errors import CheckpointError
 from crossrank.runtime.segments import segments, splits_at_spaces
-from crossrank.runtime.settings import bad_setting, read_setting
+from crossrank.runtime.settings import bad_setting, read_setting, settings_digest
 from crossrank.runtime.templates import derive_templates
+from crossrank.runtime.weights import file_digest
 
 if TYPE_CHECKING:
     from crossrank.runtime.checkpoint import Checkpoint
@@ -65,6 +66,8 @@ class Tokenizer:
 
     Attributes:
         pad_id: id that fills rows.
+        fingerprint: SHA-256 (hex) of everything that decides what `encode` gives, the library's version
+            included.
 
     Raises:
         CheckpointError: a `tokenizer.json` that cannot be read, whose pair template cannot be derived, or
@@ -88,6 +91,13 @@ class Tokenizer:
         self._check_special_tokens(special, path, pad_id)
         self.pad_id = pad_id or 0
         self._lowercase = checkpoint.lowercase
+        self.fingerprint = settings_digest(
+            {
+                "tokenizer": file_digest(path),
+                "lowercase": self._lowercase,
+                "library": tokenizers.__version__,
+            }
+        )
         # A model with one token type has no embedding for a second; a tokenizer that does not list the
         # types among the model's inputs means that the model was trained with zeros.
         num_types = read_setting(config, "type_vocab_size", int, 2, source=config_file, least=0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossrank.store import upkeep
-from crossrank.store.schema import ModelSettings, TokenColumn
+from crossrank.store.schema import ModelSettings, TokenColumn, TokenIdColumn
 from crossrank.store.table import DocumentTable
 from crossrank.store.tokens import StoredTokens
 
@@ -26,6 +26,7 @@ class IndexInfo:
         fields: metadata fields and their types.
         model: the bi-encoder it was made with, None for text search alone.
         tokens: the late-interaction model it was made with and how its vectors are kept; None without one.
+        token_ids: the tokenizer whose ids of its documents it keeps; None without.
         token_bytes_per_document: mean size of a document's token vectors, of those that have them.
         unindexed: documents that text search still finds by a scan.
         vector_index_rows: documents the vector index was trained on; None while all are compared.
@@ -39,6 +40,7 @@ class IndexInfo:
     fields: Mapping[str, type]
     model: ModelSettings | None
     tokens: TokenColumn | None
+    token_ids: TokenIdColumn | None
     token_bytes_per_document: float | None
     unindexed: int
     vector_index_rows: int | None
@@ -60,6 +62,7 @@ def index_info(table: DocumentTable) -> IndexInfo:
         fields=dict(settings.fields),
         model=settings.model,
         tokens=settings.tokens,
+        token_ids=settings.token_ids,
         token_bytes_per_document=per_document,
         unindexed=upkeep.unindexed_rows(table),
         vector_index_rows=upkeep.vector_index_rows(table),

@@ -23,6 +23,7 @@ from crossrank.store.readers import DocumentReader, document_from
 from crossrank.store.schema import Row, TokenRow
 from crossrank.store.store import AddReport, DocumentLike, OnDuplicate, OnError, Rejected, VectorEncoder
 from crossrank.store.table import DocumentTable
+from crossrank.store.token_ids import TokenIdWriter
 from crossrank.store.tokens import TokenWriter
 from crossrank.store.vectors import check_vectors
 from crossrank.types import Document
@@ -49,6 +50,7 @@ class Ingestion:
         table: where the documents go.
         encoder: gives the vectors; None for an index without a bi-encoder.
         token_writer: gives the token vectors; None for an index without a late-interaction model.
+        id_writer: gives the token ids; None for an index without them, or where they cannot be made.
         on_duplicate: what to do with an id that is stored with another content.
         on_error: whether a document that cannot be stored ends the call or is listed in the report.
         batch_size: documents in a batch.
@@ -59,6 +61,7 @@ class Ingestion:
     table: DocumentTable
     encoder: VectorEncoder | None
     token_writer: TokenWriter | None
+    id_writer: TokenIdWriter | None
     on_duplicate: OnDuplicate
     on_error: OnError
     batch_size: int
@@ -153,6 +156,7 @@ class Ingestion:
             self._encode([row for row in rows if row.id not in vectors], vectors)
             if self.token_writer is not None:
                 tokens.update(self.token_writer.encode([row for row in rows if row.id not in tokens]))
+            token_ids = None if self.id_writer is None else self.id_writer.encode(rows)
             with self.table.writing():
                 if self.table.version != version:
                     continue  # another writer came first: look again
@@ -160,7 +164,7 @@ class Ingestion:
                     stacked = np.stack([vectors[row.id] for row in rows]) if self.encoder else None
                     token_rows = [tokens[row.id] for row in rows] if self.token_writer else None
                     replace = any(row.id in stored for row in rows)
-                    self.table.write(rows, stacked, token_rows, replace=replace)
+                    self.table.write(rows, stacked, token_rows, token_ids, replace=replace)
             replaced = sum(row.id in stored for row in rows)
             self.replaced += replaced
             self.added += len(rows) - replaced

@@ -21,6 +21,7 @@ from crossrank.store.schema import ModelSettings, Settings, TokenColumn, typed_f
 from crossrank.store.search import text_rankings, token_rankings, valid_strings, vector_rankings
 from crossrank.store.store import AddReport, DocumentLike, OnDuplicate, OnError, VectorEncoder
 from crossrank.store.table import DocumentTable
+from crossrank.store.token_ids import TokenIdWriter, reopened
 from crossrank.store.tokens import (
     CODEC_FILES,
     StoredTokens,
@@ -69,11 +70,13 @@ class Index:
         table: DocumentTable,
         bi_encoder: VectorEncoder | None,
         late_interaction: LateInteraction | None = None,
+        id_writer: TokenIdWriter | None = None,
     ) -> None:
         self._table = table
         self._bi_encoder = bi_encoder
         self._late_interaction = late_interaction
         self._stored_tokens: StoredTokens | None = None
+        self._id_writer = id_writer
 
     @classmethod
     def create(
@@ -83,6 +86,7 @@ class Index:
         *,
         late_interaction: LateInteraction | None = None,
         token_codec: str | TokenCodec = "int8",
+        token_ids_for: str | Path | None = None,
         language: str | None = "english",
         fields: Mapping[str, type | str] | None = None,
         overwrite: bool = False,
@@ -97,6 +101,8 @@ class Index:
                 `late_reranker.StoredLateInteraction`.
             token_codec: how they are kept: "float16", "int8", or a `token_codec.ResidualCodec` trained on
                 vectors of such documents.
+            token_ids_for: a reranker's name or folder. What its tokenizer makes of the documents is kept, so
+                that rerankers of the same tokenizer need not tokenise what is found. No score changes.
             language: of the text index: english, german, ...; None for no stemming, no stop words
                 and word boundaries for any script.
             fields: metadata that can be filtered on: name -> str, int, float or bool, or the type's
@@ -106,9 +112,11 @@ class Index:
 
         Raises:
             InputError: an unknown language, or a field with an unusable name or type.
+            CheckpointError: there is no model `token_ids_for`, or its tokenizer cannot be opened.
             IndexStoreError: there is an index already, or the folder cannot be written.
             MissingExtraError: lancedb is not installed.
         """
+        id_writer = None if token_ids_for is None else TokenIdWriter(token_ids_for)
         settings = Settings(
             language=language.lower() if isinstance(language, str) else language,
             fields=typed_fields(fields or {}),
@@ -116,13 +124,14 @@ class Index:
             tokens=None
             if late_interaction is None
             else token_column(late_interaction, as_codec(token_codec)),
+            token_ids=None if id_writer is None else id_writer.column,
         )
         if late_interaction is not None:
             write_codec(Path(path), as_codec(token_codec))
         table = DocumentTable.create(path, settings, overwrite=overwrite, lock_timeout_s=lock_timeout_s)
         with table.writing():
             upkeep.prepare(table)
-        return cls(table, bi_encoder, late_interaction)
+        return cls(table, bi_encoder, late_interaction, id_writer)
 
     @classmethod
     def open(
@@ -238,6 +247,9 @@ class Index:
         call that was interrupted is resumed by repeating it. When an error ends the call, the
         batches before stay stored.
 
+        An index with token ids opens their tokenizer itself. Where it is not to be had, or is another one
+        by now, a WARNING says so, and the documents are stored without.
+
         Args:
             documents: documents, dicts (see `readers.document_from`), or a `DocumentReader` over files.
             on_duplicate: for an id that is taken by another content, in the index or earlier in the
@@ -274,6 +286,8 @@ class Index:
         if self.tokens is not None:
             model = self.needed_late_interaction("documents cannot be added")
             token_writer = TokenWriter(model, self.stored_tokens().codec)
+        if self._id_writer is None and self._table.settings.token_ids is not None:
+            self._id_writer = reopened(self._table.settings.token_ids)
         if isinstance(documents, DocumentReader):
             on_error = documents.on_error
             if documents.fields is None:
@@ -282,6 +296,7 @@ class Index:
             table=self._table,
             encoder=self._bi_encoder,
             token_writer=token_writer,
+            id_writer=self._id_writer,
             on_duplicate=on_duplicate,
             on_error=on_error,
             batch_size=batch_size,

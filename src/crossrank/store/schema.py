@@ -5,7 +5,8 @@ Columns of the table: `id`, `content` (title and text joined by a space, what is
 without a declared field, as JSON), `meta_<field>` for each declared field, and `vector` when the
 index has a bi-encoder. With a late-interaction model also `tokens` (the vectors of a document's
 tokens as a codec keeps them, end to end), `num_tokens` (how many they are) and `tokens_cut` (how
-many of its tokens were not read). Vectors are null where there is no text. The settings are stored
+many of its tokens were not read). Vectors are null where there is no text. `token_ids` are what a
+reranker's tokenizer makes of `content`, null where they were not kept. The settings are stored
 in the table's own schema, so that they appear and change in the same atomic step as the table.
 """
 
@@ -19,15 +20,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from crossrank.errors import IndexStoreError, InputError, require
 from crossrank.store.filters import column_of
-from crossrank.types import Document
+from crossrank.types import Document, TokenIds
 
-__all__ = ["FIELD_TYPES", "FORMAT_VERSION", "LANGUAGES", "ModelSettings", "Row", "Settings", "TokenColumn"]
+__all__ = [
+    "FIELD_TYPES",
+    "FORMAT_VERSION",
+    "LANGUAGES",
+    "ModelSettings",
+    "Row",
+    "Settings",
+    "TokenColumn",
+    "TokenIdColumn",
+]
 
-FORMAT_VERSION = 2
-"""Rises when an older crossrank could no longer read what a newer one writes. 2 has token vectors; an index
-without them is still written as 1."""
+FORMAT_VERSION = 3
+"""Rises when an older crossrank could no longer read what a newer one writes. 2 has token vectors, 3 token
+ids; an index without them is still written as 1."""
 
 FIELD_TYPES: Mapping[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 """The types a metadata field can have, by the name the CLI and the stored settings use."""
@@ -84,6 +96,21 @@ class TokenColumn:
 
 
 @dataclass(frozen=True)
+class TokenIdColumn:
+    """The tokenizer whose ids of its documents an index keeps.
+
+    Attributes:
+        name: the model it is of: a built-in model, a folder, or a hub name.
+        fingerprint: changes whenever its ids would; see `Tokenizer.fingerprint`.
+        dtype: of the ids: "<u2", or "<i4" where there are larger ones.
+    """
+
+    name: str
+    fingerprint: str
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Settings:
     """What is decided when an index is created.
 
@@ -92,16 +119,20 @@ class Settings:
         fields: metadata fields that can be filtered on, and their types.
         model: the bi-encoder, None for an index with text search alone.
         tokens: the late-interaction model, None for an index without token vectors.
+        token_ids: a reranker's tokenizer, None for an index without token ids.
     """
 
     language: str | None = "english"
     fields: Mapping[str, type] = field(default_factory=dict)
     model: ModelSettings | None = None
     tokens: TokenColumn | None = None
+    token_ids: TokenIdColumn | None = None
 
     @property
     def format_version(self) -> int:
         """The layout of the table: the oldest that has what these settings need."""
+        if self.token_ids is not None:
+            return 3
         return 1 if self.tokens is None else 2
 
     def __post_init__(self) -> None:
@@ -140,6 +171,8 @@ class Settings:
                 pa.field("num_tokens", pa.int32()),
                 pa.field("tokens_cut", pa.int32()),
             ]
+        if self.token_ids is not None:
+            columns.append(pa.field("token_ids", pa.binary()))
         return pa.schema(columns, metadata={_METADATA_KEY: self._to_json()})
 
     @classmethod
@@ -162,7 +195,7 @@ class Settings:
                 f"{where}: this index has format {values['format_version']}, and this crossrank reads up to "
                 f"format {FORMAT_VERSION}; upgrade crossrank"
             )
-        model, tokens = values["model"], values.get("tokens")
+        model, tokens, token_ids = values["model"], values.get("tokens"), values.get("token_ids")
         if tokens is not None:
             tokens = TokenColumn(**{**tokens, "model": ModelSettings(**tokens["model"])})
         return cls(
@@ -170,6 +203,7 @@ class Settings:
             fields={name: FIELD_TYPES[kind] for name, kind in values["fields"].items()},
             model=None if model is None else ModelSettings(**model),
             tokens=tokens,
+            token_ids=None if token_ids is None else TokenIdColumn(**token_ids),
         )
 
     def _to_json(self) -> str:
@@ -182,6 +216,8 @@ class Settings:
         }
         if self.tokens is not None:
             values["tokens"] = asdict(self.tokens)
+        if self.token_ids is not None:
+            values["token_ids"] = asdict(self.token_ids)
         return json.dumps(values)
 
     def row(self, document: Document) -> Row:
@@ -219,16 +255,25 @@ class Settings:
         metadata = {name: value for name, value in metadata.items() if value is not None}
         if columns["extra"] is not None:
             metadata.update(json.loads(columns["extra"]))
+        token_ids = None
+        if self.token_ids is not None and columns.get("token_ids") is not None:
+            ids = np.frombuffer(columns["token_ids"], dtype=self.token_ids.dtype)
+            token_ids = TokenIds(self.token_ids.fingerprint, content, ids)
         return Document(
             id=columns["id"],
             text=content[title_length + 1 :] if title_length else content,
             title=content[:title_length],
             metadata=metadata,
+            token_ids=token_ids,
         )
 
     def document_columns(self) -> list[str]:
         """Return the columns that `document` needs."""
         return ["id", "content", "title_length", "extra", *map(column_of, self.fields)]
+
+    def hit_columns(self) -> list[str]:
+        """Return the columns of documents that may be reranked: with their token ids."""
+        return [*self.document_columns(), *(["token_ids"] if self.token_ids is not None else [])]
 
 
 @dataclass(frozen=True)
@@ -272,7 +317,13 @@ class TokenRow:
     cut: int | None = None
 
 
-def to_arrow(rows: Sequence[Row], vectors: Any, tokens: Sequence[TokenRow] | None, schema: Any) -> Any:
+def to_arrow(
+    rows: Sequence[Row],
+    vectors: Any,
+    tokens: Sequence[TokenRow] | None,
+    token_ids: Sequence[bytes] | None,
+    schema: Any,
+) -> Any:
     """Return the rows as a `pyarrow.Table`.
 
     Args:
@@ -281,6 +332,7 @@ def to_arrow(rows: Sequence[Row], vectors: Any, tokens: Sequence[TokenRow] | Non
             text are not stored.
         tokens: of each row, None for an index without token vectors; those of rows without text are not
             stored.
+        token_ids: of each row, None for an index without them, or where they cannot be made.
         schema: the table's `pyarrow.Schema`.
     """
     pa = require("pyarrow", "search")
@@ -299,6 +351,8 @@ def to_arrow(rows: Sequence[Row], vectors: Any, tokens: Sequence[TokenRow] | Non
         columns["tokens"] = [each.codes for each in kept]
         columns["num_tokens"] = [each.count for each in kept]
         columns["tokens_cut"] = [each.cut for each in kept]
+    if "token_ids" in schema.names:
+        columns["token_ids"] = [None] * len(rows) if token_ids is None else token_ids
     return pa.table(columns, schema=schema)
 
 

@@ -119,7 +119,7 @@ def token_rankings(
             found.sort(reverse=True)
             del found[top_k:]
     names = list(dict.fromkeys(name for found in best for _, name in found))
-    rows = table.rows_by_id(names, table.settings.document_columns())
+    rows = table.rows_by_id(names, table.settings.hit_columns())
     return [
         _ranking(table, text, "late", [(score, rows[name]) for score, name in found if name in rows], top_k)
         for text, found in zip(texts, best, strict=True)
@@ -135,7 +135,7 @@ def _best_rows(
     at hand the ranking can break ties by id.
     """
     check_count(top_k)
-    columns = [*table.settings.document_columns(), score_column]
+    columns = [*table.settings.hit_columns(), score_column]
     top_k = min(int(top_k), _MOST_ROWS)
     limit = top_k + _TIE_MARGIN
     while True:

@@ -198,6 +198,7 @@ class DocumentTable:
         rows: Sequence[Row],
         vectors: npt.NDArray[np.float32] | None,
         tokens: Sequence[TokenRow] | None = None,
+        token_ids: Sequence[bytes] | None = None,
         *,
         replace: bool,
     ) -> None:
@@ -207,11 +208,12 @@ class DocumentTable:
             rows: rows with ids of their own.
             vectors: (len(rows), dimensions) float32, None for an index without a bi-encoder.
             tokens: of each row, None for an index without token vectors.
+            token_ids: of each row, None for an index without them, or where they cannot be made.
             replace: whether some of the ids are stored; their rows are replaced.
         """
         with _store_errors(self.path):
             table = self.lance
-            data = to_arrow(rows, vectors, tokens, table.schema)
+            data = to_arrow(rows, vectors, tokens, token_ids, table.schema)
             if replace:
                 merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
                 merge.execute(data, on_bad_vectors="null")
