@@ -201,6 +201,40 @@ def test_an_index_keeps_its_precision(run, rows: Path, tmp_path: Path) -> None:
     assert "--precision" in changed.stderr
 
 
+def test_an_index_keeps_token_ids_for_a_reranker(run, rows: Path, text_index: Path, tmp_path: Path) -> None:
+    made = ("index", rows, "--to", tmp_path / "ids", "--no-vectors", "--token-ids-for", RERANKER)
+    assert run(*made).exit_code == 0
+    assert json.loads(run("info", tmp_path / "ids", "--json").stdout)["token_ids_for"] == str(RERANKER)
+    again = json.loads(run(*made, "--json").stdout)
+    assert (again["unchanged"], again["added"]) == (3, 0)
+
+    more = tmp_path / "more.jsonl"
+    more.write_text(json.dumps({"id": "new", "text": "red whale"}) + "\n")
+    hits = []
+    for folder in (tmp_path / "ids", text_index):
+        assert run("index", more, "--to", folder).exit_code == 0
+        found = run("search", folder, "red whale", "--reranker", RERANKER, "--json")
+        hits.append(json.loads(found.stdout)["hits"])
+    assert hits[0] == hits[1]
+    assert len(hits[0]) == 3
+    with Index.open(tmp_path / "ids") as opened:
+        assert all(hit.document.token_ids is not None for hit in opened.search_text(["red whale"])[0])
+
+
+@pytest.mark.parametrize("reranker", ["crossrank-mini", RERANKER])
+def test_token_ids_are_of_the_tokenizer_an_index_was_made_with(
+    reranker: str | Path, run, rows: Path, text_index: Path, tmp_path: Path
+) -> None:
+    folder = text_index
+    if reranker == "crossrank-mini":
+        folder = tmp_path / "ids"
+        made = run("index", rows, "--to", folder, "--no-vectors", "--token-ids-for", RERANKER)
+        assert made.exit_code == 0
+    changed = run("index", rows, "--to", folder, "--token-ids-for", reranker)
+    assert changed.exit_code == 2
+    assert "--token-ids-for" in changed.stderr
+
+
 def test_search_finds_filters_and_says_so_in_json(run, text_index: Path) -> None:
     command = ["search", text_index, "fox or whale or oak", "--reranker", "none", "--json"]
     everything = json.loads(run(*command).stdout)
