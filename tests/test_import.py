@@ -56,6 +56,10 @@ def test_the_command_line_starts_without_models_or_stores() -> None:
     assert modules_after("import crossrank.cli") & (HEAVY - {"typer"}) == set()
 
 
+def test_an_index_needs_no_library_of_tokenizers() -> None:
+    assert "tokenizers" not in modules_after("from crossrank import Index, Searcher")
+
+
 @pytest.mark.parametrize(
     "statement",
     [

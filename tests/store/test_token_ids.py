@@ -21,9 +21,9 @@ from crossrank.composition.cascade import Cascade
 from crossrank.errors import CheckpointNotFoundError, InputError
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.mono_t5 import MonoT5
+from crossrank.models.stored_ids import stored_ids
 from crossrank.pipeline import Searcher
 from crossrank.runtime.tokenization import Tokenizer, Tokens
-from crossrank.store import token_ids
 from crossrank.store.lance import Index
 from crossrank.store.schema import Row
 from crossrank.store.token_ids import TokenIdWriter
@@ -179,6 +179,7 @@ def test_scores_are_those_without_bit_for_bit(
         assert document.token_ids.text == document.full_text
         (wanted,) = model._tokenizer.encode([document.full_text])
         assert document.token_ids.ids.tolist() == wanted.ids.tolist()
+    assert stored_ids(found, model._tokenizer).keys() == {each.full_text for each in documents}
     assert facts(model.rank(query, found)) == facts(model.rank(query, documents))
 
 
@@ -325,13 +326,22 @@ def test_rows_of_a_batch_are_tokenised_once(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(
         TokenIdWriter, "encode", lambda self, given: rows.extend(given) or encode(self, given)
     )
-    opened: list[object] = []
-    monkeypatch.setattr(token_ids, "Tokenizer", lambda *given: opened.append(given) or Tokenizer(*given))
+    opened: list[str | Path] = []
+    open_writer = TokenIdWriter.__init__
+    monkeypatch.setattr(
+        TokenIdWriter, "__init__", lambda self, model: opened.append(model) or open_writer(self, model)
+    )
     with filled(tmp_path / "index", corpus()) as index:
         index.add(corpus())
         index.add([Document("new", "fox")])
     assert len(rows) == 41
-    assert len(opened) == 1
+    assert opened == [MINI]
+    with Index.open(tmp_path / "index") as index:
+        assert index.search_text(["fox"])[0]
+        assert opened == [MINI]
+        index.add([Document("newer", "fox")])
+        index.add([Document("newest", "fox")])
+    assert opened == [MINI] * 2
 
 
 @pytest.mark.parametrize(

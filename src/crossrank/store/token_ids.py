@@ -8,8 +8,6 @@ from pathlib import Path
 
 from crossrank.errors import CrossrankError
 from crossrank.models.hub import resolve
-from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.tokenization import Tokenizer
 from crossrank.store.schema import Row, TokenIdColumn
 
 __all__ = ["TokenIdWriter", "reopened"]
@@ -33,6 +31,10 @@ class TokenIdWriter:
     """
 
     def __init__(self, model: str | Path) -> None:
+        # Most indexes have no token ids, and need no library of tokenizers.
+        from crossrank.runtime.checkpoint import Checkpoint
+        from crossrank.runtime.tokenization import Tokenizer
+
         folder = resolve(model, kind="cross-encoder")
         checkpoint = Checkpoint.open(folder)  # whose tokenizer has no ids beyond the vocabulary
         self._tokenizer = Tokenizer(checkpoint)
