@@ -65,7 +65,7 @@ def built_in(query: str, documents: Sequence[Any], threads: int, scratch: Path) 
     """The models that ship with the package."""
     from crossrank import BiEncoder
     from crossrank.models.cross_encoder import CrossEncoder
-    from crossrank.models.hub import BUILT_IN, resolve
+    from crossrank.models.hub import DEFAULT_MODELS, resolve
     from crossrank.models.late_interaction import LateInteraction
     from crossrank.runtime.checkpoint import Checkpoint
     from crossrank.store.lance import Index
@@ -73,7 +73,7 @@ def built_in(query: str, documents: Sequence[Any], threads: int, scratch: Path) 
 
     sizes = {
         kind: sum(tensor.size for tensor in Checkpoint.open(resolve(None, kind=kind)).tensors().values())
-        for kind in BUILT_IN
+        for kind in DEFAULT_MODELS
     }
     kept = late_interaction.KeptVectors(documents, threads)
     embed = BiEncoder(threads=threads, progress=False)
@@ -95,7 +95,8 @@ def built_in(query: str, documents: Sequence[Any], threads: int, scratch: Path) 
         "cross-encoder": ("cross-encoder", count, partial(cross.rank, query, documents)),
     }
     return [
-        Row(family, BUILT_IN[kind], sizes[kind], calls, run) for family, (kind, calls, run) in runs.items()
+        Row(family, DEFAULT_MODELS[kind], sizes[kind], calls, run)
+        for family, (kind, calls, run) in runs.items()
     ]
 
 

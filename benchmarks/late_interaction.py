@@ -181,12 +181,12 @@ def main() -> None:
     args = made.parse_args()
     limit_threads(args.threads)
     from crossrank.evaluation.collections import Collection
-    from crossrank.models.hub import BUILT_IN
+    from crossrank.models.hub import DEFAULT_MODELS
 
     result: dict[str, Any] = {
         "depth": args.depth,
         "threads": args.threads,
-        "model": args.weights.name if args.weights else BUILT_IN["late-interaction"],
+        "model": args.weights.name if args.weights else DEFAULT_MODELS["late-interaction"],
     }
     result |= {"load_average_before": load_average(), "machine": machine("crossrank", "numpy", "onnxruntime")}
     result["collections"] = {}

@@ -1,11 +1,12 @@
 """Make the folders of the built-in models: int8 weights, parity record, model card.
 
-Takes float32 folders (the fine-tuned cross-encoder and late-interaction model, all-MiniLM-L6-v2), quantises
+Takes float32 folders (the fine-tuned cross-encoders and late-interaction model, all-MiniLM-L6-v2), quantises
 them with a few hundred unlabelled pairs of the training lists, compares int8 with float32 on collections that
 were never trained on, and writes a folder only if it passes the gate.
 
-    python build.py --data ../../../shared/data --lists work/lists/lists.jsonl --cross-encoder work/ce \
-        --bi-encoder MINILM_FOLDER --late-interaction work/colbert --out ../../src/crossrank/models/builtin
+    python build.py --data ../../../shared/data --lists work/lists/web.jsonl --crossrank-mini work/mini \
+        --crossrank-embed MINILM_FOLDER --crossrank-colbert work/colbert \
+        --out ../../src/crossrank/models/builtin
 """
 
 from __future__ import annotations
@@ -152,12 +153,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--lists", type=Path, required=True)
-    for kind in BUILT_IN:
-        parser.add_argument(f"--{kind}", type=Path, help="float32 folder to make this model from")
+    for name in BUILT_IN:
+        parser.add_argument(f"--{name}", type=Path, help="float32 folder to make this model from")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    for kind, name in BUILT_IN.items():
-        source = getattr(args, kind.replace("-", "_"))
+    for name, kind in BUILT_IN.items():
+        source = getattr(args, name.replace("-", "_"))
         if source is not None:
             build(source, args.out / name, args, kind)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from crossrank import BiEncoder, Collection, CrossEncoder, LateInteraction, Run, evaluate, load
 from crossrank.evaluation.trec import read_qrels
-from crossrank.models.hub import BUILT_IN, resolve
+from crossrank.models.hub import BUILT_IN, DEFAULT_MODELS, resolve
 from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE
 
 REPO = Path(__file__).parents[2]
@@ -46,9 +46,9 @@ def late_interaction() -> LateInteraction:
     return LateInteraction(threads=1)
 
 
-@pytest.mark.parametrize("kind", sorted(BUILT_IN))
-def test_the_weights_are_those_that_passed_the_gate(kind: str) -> None:
-    folder = resolve(None, kind=kind)
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_weights_are_those_that_passed_the_gate(name: str) -> None:
+    folder = resolve(name, kind=BUILT_IN[name])
     record = json.loads((folder / PARITY_FILE).read_text(encoding="utf-8"))
     assert record["sha256"] == hashlib.sha256((folder / INT8_FILE).read_bytes()).hexdigest()
     limits = record["limits"]
@@ -64,7 +64,7 @@ def test_the_defaults_run_in_int8(
     reranker: CrossEncoder, bi_encoder: BiEncoder, late_interaction: LateInteraction
 ) -> None:
     assert {model.precision for model in (reranker, bi_encoder, late_interaction)} == {"int8"}
-    assert load(BUILT_IN["late-interaction"]).fingerprint == late_interaction.fingerprint
+    assert load(DEFAULT_MODELS["late-interaction"]).fingerprint == late_interaction.fingerprint
 
 
 def test_the_rerankers_prefer_the_answer(reranker: CrossEncoder, late_interaction: LateInteraction) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from crossrank.errors import CheckpointNotFoundError, InputError
 from crossrank.models import hub
-from crossrank.models.hub import BUILT_IN, is_offline, resolve
+from crossrank.models.hub import BUILT_IN, DEFAULT_MODELS, is_offline, resolve
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 COMMIT = "1" * 40
@@ -267,14 +267,15 @@ def test_what_is_no_name(name):
 
 def test_built_in_models(tmp_path, monkeypatch):
     monkeypatch.setattr(hub.importlib.resources, "files", lambda package: tmp_path)
-    for kind, name in BUILT_IN.items():
+    for name, kind in BUILT_IN.items():
         with pytest.raises(CheckpointNotFoundError, match="install crossrank again"):
-            resolve(None, kind=kind)
+            resolve(name, kind=kind)
         (tmp_path / "builtin" / name).mkdir(parents=True)
         (tmp_path / "builtin" / name / "config.json").write_text("{}")
-        assert resolve(None, kind=kind) == resolve(name, kind=kind) == tmp_path / "builtin" / name
+        assert resolve(name, kind=kind) == tmp_path / "builtin" / name
         with pytest.raises(InputError, match=f"revision is 'main', but {name} is on this machine"):
-            resolve(None, kind=kind, revision="main")
+            resolve(name, kind=kind, revision="main")
+    assert {kind: resolve(None, kind=kind).name for kind in DEFAULT_MODELS} == DEFAULT_MODELS
 
 
 def test_offline_is_read_at_every_call(monkeypatch):

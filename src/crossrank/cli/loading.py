@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from crossrank.errors import InputError, UnknownOptionError
-from crossrank.models.hub import BUILT_IN
+from crossrank.models.hub import DEFAULT_MODELS
 
 if TYPE_CHECKING:
     from crossrank.models.bi_encoder import BiEncoder
@@ -43,8 +43,8 @@ __all__ = [
     "open_reranker",
 ]
 
-DEFAULT_RERANKER = BUILT_IN["cross-encoder"]
-DEFAULT_BI_ENCODER = BUILT_IN["bi-encoder"]
+DEFAULT_RERANKER = DEFAULT_MODELS["cross-encoder"]
+DEFAULT_BI_ENCODER = DEFAULT_MODELS["bi-encoder"]
 
 
 class Backend(str, Enum):

@@ -34,7 +34,7 @@ def models(*, json: JsonOption = False) -> None:
 
     Example: `crossrank models --json`
     """
-    built_in = [{"name": name, **model_facts(resolve(name, kind=kind))} for kind, name in BUILT_IN.items()]
+    built_in = [{"name": name, **model_facts(resolve(name, kind=kind))} for name, kind in BUILT_IN.items()]
     if json:
         emit_json({"built_in": built_in, "families": FAMILIES}, indent=2)
         return

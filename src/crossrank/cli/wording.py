@@ -96,8 +96,8 @@ def error_text(error: Exception, width: int) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     message = in_options(str(error))
-    if isinstance(error, CheckpointNotFoundError) and BUILT_IN["cross-encoder"] not in message:
-        message += f"; a model is one of {', '.join(BUILT_IN.values())}, a folder, or a name on the hub"
+    if isinstance(error, CheckpointNotFoundError) and next(iter(BUILT_IN)) not in message:
+        message += f"; a model is one of {', '.join(BUILT_IN)}, a folder, or a name on the hub"
     lines = message.splitlines()
     if len(lines) >= 3 and lines[-1].strip() == "^":
         if max(map(len, lines)) <= width and len(lines) == 3:

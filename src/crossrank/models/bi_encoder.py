@@ -19,7 +19,7 @@ from crossrank.errors import (
     ModelOutputError,
     UnsupportedArchitectureError,
 )
-from crossrank.models.hub import BUILT_IN, resolve
+from crossrank.models.hub import DEFAULT_MODELS, resolve
 from crossrank.models.pooling import apply_modules, l2_normalised, run_pooled
 from crossrank.models.prompts import stated_prompts
 from crossrank.progress import Track, track
@@ -118,7 +118,7 @@ class BiEncoder:
         threads: int | None = None,
         progress: bool | None = None,
     ) -> None:
-        self.name = BUILT_IN["bi-encoder"] if model is None else str(model)
+        self.name = DEFAULT_MODELS["bi-encoder"] if model is None else str(model)
         check_count(token_budget, "token_budget")
         folder = resolve(model, kind="bi-encoder", revision=revision, source=source)
         self._checkpoint = Checkpoint.open(folder)

@@ -17,16 +17,19 @@ from crossrank.errors import CheckpointNotFoundError, InputError
 if TYPE_CHECKING:
     from crossrank.runtime.engine import Source
 
-__all__ = ["BUILT_IN", "Kind", "is_offline", "resolve"]
+__all__ = ["BUILT_IN", "DEFAULT_MODELS", "Kind", "is_offline", "resolve"]
 
 Kind = Literal["cross-encoder", "bi-encoder", "late-interaction"]
 
-BUILT_IN: dict[Kind, str] = {
-    "cross-encoder": "crossrank-mini",
-    "bi-encoder": "crossrank-embed",
-    "late-interaction": "crossrank-colbert",
+BUILT_IN: dict[str, Kind] = {
+    "crossrank-mini": "cross-encoder",
+    "crossrank-embed": "bi-encoder",
+    "crossrank-colbert": "late-interaction",
 }
-"""The models that ship with the package, by what they are."""
+"""The models that ship with the package, and what they are."""
+
+DEFAULT_MODELS: dict[Kind, str] = {kind: name for name, kind in reversed(BUILT_IN.items())}
+"""The built-in model of each kind that is used where none is named: the first of its kind."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # "*" reaches into folders: modules such as 1_Pooling come along. A card may say what kind a model is of, and
@@ -50,8 +53,8 @@ def resolve(
     """Find the folder of a model, fetching it from the hub if need be.
 
     Args:
-        model: None for the built-in model of this kind, the name of a built-in model, a local folder, or a
-            name on the hub such as "BAAI/bge-reranker-base". A local folder comes before a hub name.
+        model: None for the default built-in model of this kind, the name of a built-in model, a local folder,
+            or a name on the hub such as "BAAI/bge-reranker-base". A local folder comes before a hub name.
         kind: what the model is to be used as.
         revision: commit, tag or branch of a hub model; None is its main branch. Give a commit to be sure of
             the same scores tomorrow.
@@ -65,7 +68,7 @@ def resolve(
         raise InputError(f"model must be a name or a folder, not {type(model).__name__}")
     if revision is not None and not isinstance(revision, str):
         raise InputError(f"revision must be a string, not {type(revision).__name__}")
-    name = BUILT_IN[kind] if model is None else str(model)
+    name = DEFAULT_MODELS[kind] if model is None else str(model)
     local = _local(name, model)
     if local is None:
         return _fetch(name, revision, with_onnx=source == "onnx")
@@ -79,7 +82,7 @@ def resolve(
 
 def _local(name: str, model: str | Path | None) -> Path | None:
     """The folder of a model on this machine; None for a name that may be one on the hub."""
-    if name in BUILT_IN.values() and not isinstance(model, Path):
+    if name in BUILT_IN and not isinstance(model, Path):
         return _built_in(name)
     try:
         folder = Path(name).expanduser()
@@ -165,5 +168,5 @@ def _snapshot(name: str, revision: str | None, files: list[str], leave: list[str
 def _names() -> str:
     return (
         f"; give a folder, a hub name such as 'cross-encoder/ms-marco-MiniLM-L6-v2', or one of the "
-        f"built-in models: {', '.join(BUILT_IN.values())}"
+        f"built-in models: {', '.join(BUILT_IN)}"
     )

@@ -87,9 +87,8 @@ def kind_of(folder: Path, name: str = "") -> str:
     Raises:
         CheckpointError: the folder does not say, or it is something that cannot be opened here.
     """
-    for built_in, known_name in BUILT_IN.items():
-        if name == known_name:
-            return built_in.replace("-", "_")
+    if name in BUILT_IN:
+        return BUILT_IN[name].replace("-", "_")
     declared = read_declaration(folder)
     if declared.kind is not None:
         if declared.kind not in KINDS:

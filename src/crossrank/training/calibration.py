@@ -249,7 +249,7 @@ def calibration_target(model: str | Path, folder: Path, to: str | Path | None, *
         check_target(target, folder, overwrite=overwrite)
         return target
     given = Path(model)
-    if str(model) in BUILT_IN.values() or not given.is_dir():
+    if str(model) in BUILT_IN or not given.is_dir():
         raise InputError(f"{model} is not a folder of yours to write to; name a folder for a copy with to=")
     if (folder / CALIBRATION_FILE).exists() and not overwrite:
         raise InputError(

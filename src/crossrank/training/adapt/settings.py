@@ -8,7 +8,7 @@ from typing import Literal
 from crossrank.checks import as_number, check_count
 from crossrank.errors import InputError
 from crossrank.evaluation.measures import parse_measure
-from crossrank.models.hub import BUILT_IN
+from crossrank.models.hub import DEFAULT_MODELS
 from crossrank.training.adapt.pseudo_queries import SOURCES, check_sources
 
 __all__ = ["AdaptationSettings", "TrainingSize"]
@@ -64,8 +64,8 @@ class AdaptationSettings:
         InputError: a value that is out of its range.
     """
 
-    reranker: str = BUILT_IN["cross-encoder"]
-    bi_encoder: str = BUILT_IN["bi-encoder"]
+    reranker: str = DEFAULT_MODELS["cross-encoder"]
+    bi_encoder: str = DEFAULT_MODELS["bi-encoder"]
     sources: tuple[str, ...] = SOURCES
     per_document: int = 2
     max_queries: int = 3000
