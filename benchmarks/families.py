@@ -26,7 +26,6 @@ import late_interaction
 import material
 import mono_t5
 
-MARKERS = ("<!-- families -->", "<!-- end of families -->")
 PACKAGES = ("crossrank", "numpy", "onnxruntime", "tokenizers", "torch", "transformers")
 QWEN = {  # Qwen3-0.6B
     "hidden_size": 1024,
@@ -318,16 +317,12 @@ def main() -> None:
     parser.add_argument("--queries", type=harness.at_least_one, help="only its first so many judged queries")
     parser.add_argument("--run", help="rerank this run of it, not BM25's candidates")
     parser.add_argument("--qrels", type=Path, help="judgements to use in place of the split's")
-    parser.add_argument("--page", type=Path, help="put the table between this page's markers")
+    harness.page_option(parser)
     args = parser.parse_args()
     harness.limit_threads(args.threads)
     with tempfile.TemporaryDirectory(prefix="crossrank-families-", ignore_cleanup_errors=True) as scratch:
         result = run(args, Path(scratch))
-    harness.say("")
-    print(table(result))
-    if args.page is not None:
-        harness.put_into(args.page, MARKERS, table(result))
-    harness.write("families", result, args.output)
+    harness.publish("families", result, table(result), args)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,12 @@ __all__ = [
     "limit_threads",
     "load_average",
     "machine",
+    "page_option",
     "parser",
     "print_histogram",
     "print_machine",
     "print_verdict",
+    "publish",
     "put_into",
     "say",
     "table",
@@ -111,13 +113,33 @@ def write(name: str, result: Mapping[str, Any], output: Path | None) -> None:
     print(f"written to {path}")
 
 
-def put_into(page: Path, markers: tuple[str, str], text: str) -> None:
-    """Replace what is between a page's markers."""
-    before, start, rest = page.read_text(encoding="utf-8").partition(markers[0])
-    _, end, after = rest.partition(markers[1])
+def put_into(page: Path, section: str, text: str) -> None:
+    """Replace what is between a page's lines `<!-- section -->` and `<!-- end of section -->`."""
+    opening, closing = f"<!-- {section} -->", f"<!-- end of {section} -->"
+    before, start, rest = page.read_text(encoding="utf-8").partition(opening)
+    _, end, after = rest.partition(closing)
     if not (start and end):
-        raise SystemExit(f"{page} lacks the lines {markers[0]} and {markers[1]}")
+        raise SystemExit(f"{page} lacks the lines {opening} and {closing}")
     page.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def publish(
+    name: str, result: Mapping[str, Any], text: str, args: argparse.Namespace, *, section: str | None = None
+) -> None:
+    """Print what a script found, put it into the page that it was given, and write the JSON file.
+
+    Args:
+        name: of the JSON file.
+        result: goes into it.
+        text: the tables, as Markdown.
+        args: with `page` (see `page_option`) and `output`.
+        section: of the page; None where it is called as the file.
+    """
+    say("")
+    print(text)
+    if args.page is not None:
+        put_into(args.page, section or name, text)
+    write(name, result, args.output)
 
 
 def table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
@@ -168,6 +190,11 @@ def at_least_one(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} must be at least 1")
     return value
+
+
+def page_option(made: argparse.ArgumentParser) -> None:
+    """Give a parser the option that `publish` reads."""
+    made.add_argument("--page", type=Path, help="put the tables between this page's markers")
 
 
 def parser(description: str) -> argparse.ArgumentParser:
