@@ -218,6 +218,7 @@ def quality(folder: Path, args: argparse.Namespace, scratch: Path) -> dict[str, 
     unique = list({d.id: d for _, each in rows.values() for d in each if d.full_text.strip()}.values())
     options: dict[str, Any] = {"threads": args.threads, "long_query": "truncate"}
     late = LateInteraction(**options)
+    late_interaction.remembering(late, when_ranking=True)
     index = Index.create(scratch / "quality", late_interaction=late, token_codec="int8")
     index.add(unique)
     kept = late_interaction.KeptVectors(unique, args.threads)

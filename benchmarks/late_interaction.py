@@ -79,8 +79,16 @@ class KeptVectors:
         return Ranking.from_hits(query, hits)
 
 
-def remembering(model: Any) -> None:
-    """Have a model encode each document once, for the several indices it goes into."""
+def remembering(model: Any, *, when_ranking: bool = False) -> None:
+    """Have a model encode each document once, for the several indices it goes into.
+
+    Args:
+        model: a `LateInteraction`.
+        when_ranking: its own rankings use what is remembered, too: the same scores, not the same time.
+    """
+    from crossrank.models.late_interaction import DocumentVectors
+    from crossrank.models.maxsim import TokenVectors
+
     known: dict[str, tuple[npt.NDArray[np.float32], int]] = {}
     encode = model.encode_documents_with_cuts
 
@@ -91,7 +99,14 @@ def remembering(model: Any) -> None:
             known.update(zip(new, zip(vectors, cut.tolist(), strict=True), strict=True))
         return [known[text][0] for text in texts], np.array([known[text][1] for text in texts], np.int32)
 
+    def wanted_once(wanted: Sequence[Any], tracked: Any) -> Any:
+        vectors, cut = encode_once([each.text for each in wanted])
+        tracked.advance(len(wanted))
+        return DocumentVectors(TokenVectors.of(vectors, model.dimensions), cut)
+
     model.encode_documents_with_cuts = encode_once
+    if when_ranking:
+        model.encode_wanted = wanted_once
 
 
 def indices(model: Any, documents: Sequence[Any], forms: Sequence[str], folder: Path) -> dict[str, Any]:
