@@ -12,6 +12,7 @@ quiet machine, latency does: --timed 0 leaves it out.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -38,6 +39,15 @@ Candidates = Mapping[str, tuple[str, list[Any]]]
 
 SAMPLE_TEXTS = 400  # for the centroids of residuals
 CROSS_ENCODER = "cross-encoder"
+
+
+def candidate_options(made: argparse.ArgumentParser) -> None:
+    """Give a parser the options that `candidates_of` reads."""
+    made.add_argument("--split", default="test")
+    made.add_argument("--depth", type=at_least_one, default=100, help="candidates of a query")
+    made.add_argument("--queries", type=at_least_one, help="only the first so many judged queries")
+    made.add_argument("--run", help="rerank this run of the collection, not BM25's candidates")
+    made.add_argument("--qrels", type=Path, help="judgements to use in place of the split's")
 
 
 def candidates_of(collection: Any, args: Any) -> tuple[Candidates, Any]:
@@ -184,11 +194,7 @@ def shown(value: float | None, form: str) -> str:
 def main() -> None:
     made = parser(__doc__ or "")
     made.add_argument("collections", type=Path, nargs="+", help="folders in BEIR form")
-    made.add_argument("--split", default="test")
-    made.add_argument("--depth", type=at_least_one, default=100, help="candidates of a query")
-    made.add_argument("--queries", type=at_least_one, help="only the first so many judged queries")
-    made.add_argument("--run", help="rerank this run of the collection, not BM25's candidates")
-    made.add_argument("--qrels", type=Path, help="judgements to use in place of the split's")
+    candidate_options(made)
     made.add_argument("--forms", nargs="+", default=["float16", "int8", "residual-2bit"])
     made.add_argument("--precision", default="auto", choices=["auto", "int8", "float32"])
     made.add_argument("--timed", type=int, default=20, help="queries that are timed; 0 for none")
