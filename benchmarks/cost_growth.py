@@ -190,7 +190,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
             if found["peak_mb"] is not None:
                 panel.semilogx(found["sizes"], found["peak_mb"], marker="o", label=name)
         panel.set(xlabel=label, ylabel="peak MB")
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
         if kind == "candidates":
             panel.legend(title="token budget")
     save_plot(figure, path)
@@ -253,10 +253,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def tables(result: Mapping[str, Any]) -> str:
     """The page's tables, as Markdown."""
-    settings, machine = result["settings"], result["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    settings = result["settings"]
     lines = [
-        f"{machine['cpu']}, {' '.join(machine['flags'])}, {versions}; median of {settings['rounds']} rounds, "
+        f"{harness.machine_line(result)}; median of {settings['rounds']} rounds, "
         f"memory with {settings['threads_of_peaks']} threads; load average before: "
         f"{result['load_average_before']}."
     ]

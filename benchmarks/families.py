@@ -15,7 +15,6 @@ Contestants take turns; one that takes longer than --slow seconds runs once, whi
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -316,9 +315,7 @@ def main() -> None:
     late_interaction.candidate_options(parser)
     harness.page_option(parser)
     args = parser.parse_args()
-    harness.limit_threads(args.threads)
-    with tempfile.TemporaryDirectory(prefix="crossrank-families-", ignore_cleanup_errors=True) as scratch:
-        result = run(args, Path(scratch))
+    result = harness.carry_out(run, args)
     harness.publish("families", result, table(result), args)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,14 @@ __all__ = [
     "RESULTS",
     "Comparison",
     "at_least_one",
+    "carry_out",
     "compare",
     "histogram",
     "interleave",
     "limit_threads",
     "load_average",
     "machine",
+    "machine_line",
     "page_option",
     "parser",
     "print_histogram",
@@ -157,10 +160,15 @@ def table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def print_machine(result: Mapping[str, Any]) -> None:
+    print(machine_line(result))
+
+
+def machine_line(result: Mapping[str, Any]) -> str:
+    """The machine and the versions of a result, in words."""
     facts = result["machine"]
-    print(f"{facts['cpu']}, {facts['cpus']} CPUs, {' '.join(facts['flags'])}")
     versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
-    print(f"Python {facts['python']}, {versions}")
+    flags = " ".join(facts["flags"])
+    return f"{facts['cpu']}, {facts['cpus']} CPUs, {flags}; Python {facts['python']}, {versions}"
 
 
 def print_verdict(result: Mapping[str, Any]) -> None:
@@ -190,6 +198,26 @@ def at_least_one(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} must be at least 1")
     return value
+
+
+def carry_out(
+    run: Callable[[argparse.Namespace, Path], dict[str, Any]],
+    args: argparse.Namespace,
+    *,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Run a script's measurements, with a folder that is gone afterwards.
+
+    Args:
+        run: given the arguments and the folder.
+        args: of the script.
+        threads: None takes those of the arguments.
+    """
+    limit_threads(threads or args.threads)
+    with tempfile.TemporaryDirectory(prefix="crossrank-", ignore_cleanup_errors=True) as scratch:
+        result = run(args, Path(scratch))
+    say("")
+    return result
 
 
 def page_option(made: argparse.ArgumentParser) -> None:

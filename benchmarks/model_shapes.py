@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -205,9 +204,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=harness.at_least_one, default=5)
     harness.page_option(parser)
     args = parser.parse_args()
-    harness.limit_threads(args.threads)
-    with tempfile.TemporaryDirectory(prefix="crossrank-shapes-", ignore_cleanup_errors=True) as scratch:
-        result = run(args, Path(scratch))
+    result = harness.carry_out(run, args)
     harness.publish("model_shapes", result, table(result), args, section="shapes")
 
 

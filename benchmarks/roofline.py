@@ -234,9 +234,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=harness.at_least_one, default=7)
     harness.page_option(parser)
     args = parser.parse_args()
-    harness.limit_threads(1)
-    with tempfile.TemporaryDirectory(prefix="crossrank-roofline-", ignore_cleanup_errors=True) as scratch:
-        result = run(args, Path(scratch))
+    result = harness.carry_out(run, args, threads=1)
     harness.publish("roofline", result, tables(result), args)
 
 

@@ -195,10 +195,9 @@ def run(args: Any, scratch: Path) -> dict[str, Any]:
 
 def tables(result: Mapping[str, Any]) -> str:
     """The page's tables, as Markdown."""
-    settings, machine = result["settings"], result["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    settings = result["settings"]
     lines = [
-        f"{machine['cpu']}, {settings['threads']} threads, {versions}; {settings['collection']} "
+        f"{harness.machine_line(result)}; {settings['threads']} threads; {settings['collection']} "
         f"({settings['candidates']}), {settings['depth']} candidates a query; a log of "
         f"{settings['log_queries']:,} queries, {settings['distinct_queries']} different ones, by Zipf's law "
         f"with exponent {settings['zipf_exponent']:g}; median of {settings['rounds']} rounds in turns; load "
@@ -248,9 +247,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=at_least_one, default=5)
     harness.page_option(parser)
     args = parser.parse_args()
-    harness.limit_threads(args.threads)
-    with tempfile.TemporaryDirectory(prefix="crossrank-cache-", ignore_cleanup_errors=True) as scratch:
-        result = run(args, Path(scratch))
+    result = harness.carry_out(run, args)
     harness.publish("score_cache", result, tables(result), args)
     figure = args.output or harness.RESULTS / "score_cache.json"
     for suffix in (".png", ".svg"):
