@@ -129,7 +129,7 @@ def put_into(page: Path, section: str, text: str) -> None:
 def publish(
     name: str, result: Mapping[str, Any], text: str, args: argparse.Namespace, *, section: str | None = None
 ) -> None:
-    """Print what a script found, put it into the page that it was given, and write the JSON file.
+    """Print what a script found, write the JSON file, and put it into the page that it was given.
 
     Args:
         name: of the JSON file.
@@ -140,9 +140,9 @@ def publish(
     """
     say("")
     print(text)
+    write(name, result, args.output)
     if args.page is not None:
         put_into(args.page, section or name, text)
-    write(name, result, args.output)
 
 
 def table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
