@@ -10,7 +10,6 @@ of eight of the sentences move when they are encoded by themselves.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,10 +126,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=harness.at_least_one, default=7)
     parser.add_argument("--st-batch-sizes", type=harness.at_least_one, nargs="+", default=[32])
     args = parser.parse_args()
-    harness.limit_threads(args.threads)
-    with tempfile.TemporaryDirectory(prefix="crossrank-encode-", ignore_cleanup_errors=True) as scratch:
-        result = run(args, Path(scratch))
-    harness.say("")
+    result = harness.carry_out(run, args)
     show(result)
     harness.write("encode", result, args.output)
 

@@ -15,7 +15,6 @@ Contestants take turns; one that takes longer than --slow seconds runs once, whi
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,6 @@ import late_interaction
 import material
 import mono_t5
 
-MARKERS = ("<!-- families -->", "<!-- end of families -->")
 PACKAGES = ("crossrank", "numpy", "onnxruntime", "tokenizers", "torch", "transformers")
 QWEN = {  # Qwen3-0.6B
     "hidden_size": 1024,
@@ -220,6 +218,7 @@ def quality(folder: Path, args: argparse.Namespace, scratch: Path) -> dict[str, 
     unique = list({d.id: d for _, each in rows.values() for d in each if d.full_text.strip()}.values())
     options: dict[str, Any] = {"threads": args.threads, "long_query": "truncate"}
     late = LateInteraction(**options)
+    late_interaction.remembering(late, when_ranking=True)
     index = Index.create(scratch / "quality", late_interaction=late, token_codec="int8")
     index.add(unique)
     kept = late_interaction.KeptVectors(unique, args.threads)
@@ -314,21 +313,11 @@ def main() -> None:
     parser.add_argument("--t5", choices=tuple(mono_t5.SIZES), default="small", help="size of the T5s")
     parser.add_argument("--without-language-model", action="store_true")
     parser.add_argument("--collection", type=Path, help="measure quality on this folder in BEIR form")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--depth", type=harness.at_least_one, default=100, help="candidates of its queries")
-    parser.add_argument("--queries", type=harness.at_least_one, help="only its first so many judged queries")
-    parser.add_argument("--run", help="rerank this run of it, not BM25's candidates")
-    parser.add_argument("--qrels", type=Path, help="judgements to use in place of the split's")
-    parser.add_argument("--page", type=Path, help="put the table between this page's markers")
+    late_interaction.candidate_options(parser)
+    harness.page_option(parser)
     args = parser.parse_args()
-    harness.limit_threads(args.threads)
-    with tempfile.TemporaryDirectory(prefix="crossrank-families-", ignore_cleanup_errors=True) as scratch:
-        result = run(args, Path(scratch))
-    harness.say("")
-    print(table(result))
-    if args.page is not None:
-        harness.put_into(args.page, MARKERS, table(result))
-    harness.write("families", result, args.output)
+    result = harness.carry_out(run, args)
+    harness.publish("families", result, table(result), args)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +22,20 @@ __all__ = [
     "RESULTS",
     "Comparison",
     "at_least_one",
+    "carry_out",
     "compare",
     "histogram",
     "interleave",
     "limit_threads",
     "load_average",
     "machine",
+    "machine_line",
+    "page_option",
     "parser",
     "print_histogram",
     "print_machine",
     "print_verdict",
+    "publish",
     "put_into",
     "say",
     "table",
@@ -111,13 +116,33 @@ def write(name: str, result: Mapping[str, Any], output: Path | None) -> None:
     print(f"written to {path}")
 
 
-def put_into(page: Path, markers: tuple[str, str], text: str) -> None:
-    """Replace what is between a page's markers."""
-    before, start, rest = page.read_text(encoding="utf-8").partition(markers[0])
-    _, end, after = rest.partition(markers[1])
+def put_into(page: Path, section: str, text: str) -> None:
+    """Replace what is between a page's lines `<!-- section -->` and `<!-- end of section -->`."""
+    opening, closing = f"<!-- {section} -->", f"<!-- end of {section} -->"
+    before, start, rest = page.read_text(encoding="utf-8").partition(opening)
+    _, end, after = rest.partition(closing)
     if not (start and end):
-        raise SystemExit(f"{page} lacks the lines {markers[0]} and {markers[1]}")
+        raise SystemExit(f"{page} lacks the lines {opening} and {closing}")
     page.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def publish(
+    name: str, result: Mapping[str, Any], text: str, args: argparse.Namespace, *, section: str | None = None
+) -> None:
+    """Print what a script found, write the JSON file, and put it into the page that it was given.
+
+    Args:
+        name: of the JSON file.
+        result: goes into it.
+        text: the tables, as Markdown.
+        args: with `page` (see `page_option`) and `output`.
+        section: of the page; None where it is called as the file.
+    """
+    say("")
+    print(text)
+    write(name, result, args.output)
+    if args.page is not None:
+        put_into(args.page, section or name, text)
 
 
 def table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
@@ -135,10 +160,15 @@ def table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def print_machine(result: Mapping[str, Any]) -> None:
+    print(machine_line(result))
+
+
+def machine_line(result: Mapping[str, Any]) -> str:
+    """The machine and the versions of a result, in words."""
     facts = result["machine"]
-    print(f"{facts['cpu']}, {facts['cpus']} CPUs, {' '.join(facts['flags'])}")
     versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
-    print(f"Python {facts['python']}, {versions}")
+    flags = " ".join(facts["flags"])
+    return f"{facts['cpu']}, {facts['cpus']} CPUs, {flags}; Python {facts['python']}, {versions}"
 
 
 def print_verdict(result: Mapping[str, Any]) -> None:
@@ -168,6 +198,31 @@ def at_least_one(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} must be at least 1")
     return value
+
+
+def carry_out(
+    run: Callable[[argparse.Namespace, Path], dict[str, Any]],
+    args: argparse.Namespace,
+    *,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Run a script's measurements, with a folder that is gone afterwards.
+
+    Args:
+        run: given the arguments and the folder.
+        args: of the script.
+        threads: None takes those of the arguments.
+    """
+    limit_threads(threads or args.threads)
+    with tempfile.TemporaryDirectory(prefix="crossrank-", ignore_cleanup_errors=True) as scratch:
+        result = run(args, Path(scratch))
+    say("")
+    return result
+
+
+def page_option(made: argparse.ArgumentParser) -> None:
+    """Give a parser the option that `publish` reads."""
+    made.add_argument("--page", type=Path, help="put the tables between this page's markers")
 
 
 def parser(description: str) -> argparse.ArgumentParser:

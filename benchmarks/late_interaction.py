@@ -12,6 +12,7 @@ quiet machine, latency does: --timed 0 leaves it out.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -38,6 +39,15 @@ Candidates = Mapping[str, tuple[str, list[Any]]]
 
 SAMPLE_TEXTS = 400  # for the centroids of residuals
 CROSS_ENCODER = "cross-encoder"
+
+
+def candidate_options(made: argparse.ArgumentParser) -> None:
+    """Give a parser the options that `candidates_of` reads."""
+    made.add_argument("--split", default="test")
+    made.add_argument("--depth", type=at_least_one, default=100, help="candidates of a query")
+    made.add_argument("--queries", type=at_least_one, help="only the first so many judged queries")
+    made.add_argument("--run", help="rerank this run of the collection, not BM25's candidates")
+    made.add_argument("--qrels", type=Path, help="judgements to use in place of the split's")
 
 
 def candidates_of(collection: Any, args: Any) -> tuple[Candidates, Any]:
@@ -79,8 +89,16 @@ class KeptVectors:
         return Ranking.from_hits(query, hits)
 
 
-def remembering(model: Any) -> None:
-    """Have a model encode each document once, for the several indices it goes into."""
+def remembering(model: Any, *, when_ranking: bool = False) -> None:
+    """Have a model encode each document once, for the several indices it goes into.
+
+    Args:
+        model: a `LateInteraction`.
+        when_ranking: its own rankings use what is remembered, too: the same scores, not the same time.
+    """
+    from crossrank.models.late_interaction import DocumentVectors
+    from crossrank.models.maxsim import TokenVectors
+
     known: dict[str, tuple[npt.NDArray[np.float32], int]] = {}
     encode = model.encode_documents_with_cuts
 
@@ -91,7 +109,14 @@ def remembering(model: Any) -> None:
             known.update(zip(new, zip(vectors, cut.tolist(), strict=True), strict=True))
         return [known[text][0] for text in texts], np.array([known[text][1] for text in texts], np.int32)
 
+    def wanted_once(wanted: Sequence[Any], tracked: Any) -> Any:
+        vectors, cut = encode_once([each.text for each in wanted])
+        tracked.advance(len(wanted))
+        return DocumentVectors(TokenVectors.of(vectors, model.dimensions), cut)
+
     model.encode_documents_with_cuts = encode_once
+    if when_ranking:
+        model.encode_wanted = wanted_once
 
 
 def indices(model: Any, documents: Sequence[Any], forms: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -169,11 +194,7 @@ def shown(value: float | None, form: str) -> str:
 def main() -> None:
     made = parser(__doc__ or "")
     made.add_argument("collections", type=Path, nargs="+", help="folders in BEIR form")
-    made.add_argument("--split", default="test")
-    made.add_argument("--depth", type=at_least_one, default=100, help="candidates of a query")
-    made.add_argument("--queries", type=at_least_one, help="only the first so many judged queries")
-    made.add_argument("--run", help="rerank this run of the collection, not BM25's candidates")
-    made.add_argument("--qrels", type=Path, help="judgements to use in place of the split's")
+    candidate_options(made)
     made.add_argument("--forms", nargs="+", default=["float16", "int8", "residual-2bit"])
     made.add_argument("--precision", default="auto", choices=["auto", "int8", "float32"])
     made.add_argument("--timed", type=int, default=20, help="queries that are timed; 0 for none")

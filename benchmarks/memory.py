@@ -12,7 +12,6 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -114,9 +113,7 @@ def main() -> None:
         folder, precision, file = args.measure
         print(json.dumps(measure(Path(folder), precision, args.threads, Path(file))))
         return
-    with tempfile.TemporaryDirectory(prefix="crossrank-memory-", ignore_cleanup_errors=True) as scratch:
-        result = run(args, Path(scratch))
-    harness.say("")
+    result = harness.carry_out(run, args)
     show(result)
     harness.write("memory", result, args.output)
 

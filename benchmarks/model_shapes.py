@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -31,8 +30,6 @@ from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.int8 import INT8_FILE, write_parity
 from crossrank.runtime.quantization import calibrate, write_int8
 from crossrank.runtime.tokenization import ModelInputs, Tokenizer
-
-MARKERS = ("<!-- shapes -->", "<!-- end of shapes -->")
 
 
 class Shape(NamedTuple):
@@ -205,16 +202,10 @@ def main() -> None:
     parser.add_argument("--profile", choices=("short", "marco", "nq", "fixed"), default="marco")
     parser.add_argument("--documents", type=harness.at_least_one, default=100)
     parser.add_argument("--rounds", type=harness.at_least_one, default=5)
-    parser.add_argument("--page", type=Path, help="put the table between this page's markers")
+    harness.page_option(parser)
     args = parser.parse_args()
-    harness.limit_threads(args.threads)
-    with tempfile.TemporaryDirectory(prefix="crossrank-shapes-", ignore_cleanup_errors=True) as scratch:
-        result = run(args, Path(scratch))
-    harness.say("")
-    print(table(result))
-    if args.page is not None:
-        harness.put_into(args.page, MARKERS, table(result))
-    harness.write("model_shapes", result, args.output)
+    result = harness.carry_out(run, args)
+    harness.publish("model_shapes", result, table(result), args, section="shapes")
 
 
 if __name__ == "__main__":

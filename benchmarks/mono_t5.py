@@ -21,7 +21,6 @@ import argparse
 import importlib.util
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -288,10 +287,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=harness.at_least_one, default=7)
     parser.add_argument("--batch-sizes", type=harness.at_least_one, nargs="+", default=[4, 8, 32])
     args = parser.parse_args()
-    harness.limit_threads(args.threads)
-    with tempfile.TemporaryDirectory(prefix="crossrank-t5-", ignore_cleanup_errors=True) as scratch:
-        result = run(args, Path(scratch))
-    harness.say("")
+    result = harness.carry_out(run, args)
     show(result)
     harness.write(f"mono_t5_{result['settings']['size']}", result, args.output)
 

@@ -11,7 +11,6 @@ the others find, too.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,10 +141,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=harness.at_least_one, default=100_000, help="the most that are kept")
     parser.add_argument("--rounds", type=harness.at_least_one, default=7)
     args = parser.parse_args()
-    harness.limit_threads(args.threads)
-    with tempfile.TemporaryDirectory(prefix="crossrank-pairs-", ignore_cleanup_errors=True) as scratch:
-        result = run(args, Path(scratch))
-    harness.say("")
+    result = harness.carry_out(run, args)
     show(result)
     harness.write("paraphrases", result, args.output)
 

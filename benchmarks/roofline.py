@@ -51,7 +51,6 @@ KINDS = {
     "Mul": "smoothing and scales by row",
     "Add": "additions",
 }
-MARKERS = ("<!-- roofline -->", "<!-- end of roofline -->")
 
 
 def fastest(run: Callable[[], object], rounds: int) -> float:
@@ -233,16 +232,10 @@ def main() -> None:
     parser.add_argument("--profile", choices=("short", "marco", "nq", "fixed"), default="marco")
     parser.add_argument("--passages", type=harness.at_least_one, default=100)
     parser.add_argument("--rounds", type=harness.at_least_one, default=7)
-    parser.add_argument("--page", type=Path, help="put the tables between this page's markers")
+    harness.page_option(parser)
     args = parser.parse_args()
-    harness.limit_threads(1)
-    with tempfile.TemporaryDirectory(prefix="crossrank-roofline-", ignore_cleanup_errors=True) as scratch:
-        result = run(args, Path(scratch))
-    harness.say("")
-    print(tables(result))
-    if args.page is not None:
-        harness.put_into(args.page, MARKERS, tables(result))
-    harness.write("roofline", result, args.output)
+    result = harness.carry_out(run, args, threads=1)
+    harness.publish("roofline", result, tables(result), args)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_without_a_least_probability_nothing_is_left_out() -> None:
 def test_documents_below_the_depth_have_no_probability_and_are_left_out() -> None:
     found = searched(0.0, depth=2)
     assert len(found) == 2
-    assert found.notes == ("left out 4 of 6 documents that were not reranked: no probability",)
+    assert found.notes == ("left out 4 of 6 documents that have no probability: not reranked to the end",)
 
 
 def test_top_k_counts_hits_that_are_left() -> None:

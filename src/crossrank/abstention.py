@@ -36,7 +36,9 @@ def probable(hits: Sequence[Hit], min_probability: float) -> tuple[list[Hit], li
     elif len(kept) < len(known):
         notes.append(f"left out {len(known) - len(kept)} of {len(hits)} documents: below {min_probability:g}")
     if unknown and known:
-        notes.append(f"left out {unknown} of {len(hits)} documents that were not reranked: no probability")
+        notes.append(
+            f"left out {unknown} of {len(hits)} documents that have no probability: not reranked to the end"
+        )
     return kept, notes
 
 

@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-__all__ = ["write_whole"]
+from crossrank.errors import InputError
+
+__all__ = ["opened_whole", "write_whole"]
+
+
+@contextmanager
+def opened_whole(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a caller's file for bytes, so that it appears whole or not at all.
+
+    A link stays a link, and what is no regular file (a pipe, /dev/stdout) is written as it comes.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    is_device = target.exists() and not target.is_file()  # nothing to move onto
+    temporary = target if is_device else target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        if not is_device:
+            os.replace(temporary, target)
+    except BaseException as error:
+        if not is_device:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        if isinstance(error, OSError):
+            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:

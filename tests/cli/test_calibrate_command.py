@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from crossrank import BiEncoder, CrossEncoder, Document, Index
-from crossrank.models.calibration import CALIBRATION_FILE, sigmoid
+from crossrank.models.calibration import (
+    CALIBRATION_FILE,
+    Calibration,
+    ProbabilityMap,
+    sigmoid,
+    write_calibration,
+)
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -178,6 +184,20 @@ def test_rerank_leaves_out_what_is_improbable(run, calibrated: Path) -> None:
     assert "nothing here answers the question" in shown.stdout
     assert "the most probable of 3 documents" in shown.stderr
     assert "prob." in run("rerank", "the river", *TEXTS, "-r", calibrated).stdout
+
+
+def test_who_left_at_an_earlier_layer_has_no_probability_and_is_left_out(run, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(GOLDEN / "bert_exits", tmp_path / "model"))
+    made_with = CrossEncoder(folder, threads=1).score_identity
+    platt = ProbabilityMap("platt", 0.5, 0.1)
+    write_calibration(Calibration(platt, "LABEL_0", made_with, "", 9, 3, 0.5, {}), folder)
+    arguments = ("rerank", "the river", *TEXTS, "-r", folder, "--exit-layer", 1, "--json")
+    found = json.loads(run(*arguments, "--finish", 1, "--min-probability", 0).stdout)
+    assert [hit["probability"] is not None for hit in found["hits"]] == [True]
+    assert found["notes"] == ["left out 2 of 3 documents that have no probability: not reranked to the end"]
+    refused = run(*arguments, "--min-probability", 0)
+    assert refused.exit_code == 1
+    assert "it is not for scores after layer 1" in " ".join(refused.stderr.split())
 
 
 def test_without_a_calibration_that_holds_it_is_said_why(run, calibrated: Path) -> None:

@@ -26,11 +26,22 @@ def test_the_folder_opens_like_the_model(run, tmp_path: Path) -> None:
     )
 
 
+def test_heads_at_earlier_layers_are_left_out_and_it_is_said(run, tmp_path: Path) -> None:
+    result = run("export", GOLDEN / "bert_exits", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert "left out: heads after layers 1, 2" in " ".join(result.stderr.split())
+    assert not list((tmp_path / "out").rglob("exits.safetensors"))
+    again = run("rerank", "the red fox", "a whale", "-r", tmp_path / "out", "--exit-layer", 1)
+    assert again.exit_code == 1
+    assert "no head after layer 1" in " ".join(again.stderr.split())
+
+
 def test_the_report_as_json(run, tmp_path: Path) -> None:
     result = run("export", GOLDEN / "sbert_bi_encoder", tmp_path / "out", "--precision", "float32", "--json")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["kind"] == "bi_encoder"
+    assert report["exits_left_out"] == []
     assert list(report["outputs"]) == ["last_hidden_state", "sentence_embedding"]
     assert Path(report["files"][0]).stat().st_size == report["size_bytes"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from crossrank.composition.cascade import Cascade
 from crossrank.composition.early_exit import EarlyExit
 from crossrank.depths import Margin, TimeBudget
 from crossrank.errors import InputError
+from crossrank.models.calibration import Calibration, ProbabilityMap, write_calibration
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.pipeline import Searcher
 from crossrank.retrieval.bm25 import BM25
@@ -123,8 +125,8 @@ def test_hidden_states_do_not_outlive_a_call(model, texts, monkeypatch):
             super().__init__()
             made.append(self)
 
-    monkeypatch.setattr("crossrank.models.cross_encoder.KeptStates", Watched)
     early = EarlyExit(model, 2, [(4, 3)])
+    monkeypatch.setattr("crossrank.models.cross_encoder.KeptStates", Watched)
     early.rank(QUERY, texts)
     early.rank(QUERY, texts)
     assert len(made) == 2
@@ -151,14 +153,43 @@ def test_the_whole_models_cache_is_used(texts, monkeypatch):
 
 
 def test_probabilities_are_of_the_last_layer_alone(texts):
-    from crossrank.models.calibration import Calibration
-
     calibrated = CrossEncoder(FOLDER)
     calibrated.calibration = object.__new__(Calibration)  # never asked: the exits have none
     first, last = calibrated.staged((2, 4))()
     assert first.calibration is None
     assert "last layer" in first.why_uncalibrated
     assert last.calibration is calibrated.calibration
+
+
+def test_it_is_calibrated_where_its_last_layer_is_the_models(texts, tmp_path):
+    folder = shutil.copytree(FOLDER, tmp_path / "model")
+    made_with = CrossEncoder(folder).score_identity
+    write_calibration(
+        Calibration(ProbabilityMap("platt", 0.5, 0.1), "LABEL_0", made_with, "", 9, 3, 0.5, {}), folder
+    )
+    model = CrossEncoder(folder)
+    whole = {hit.index: hit.probability for hit in model.rank(QUERY, texts)}
+    early = EarlyExit(model, 2, [(4, 3)])
+    assert early.calibration == model.calibration
+    assert early.why_uncalibrated == ""
+    ranking = early.rank(QUERY, texts)
+    found = [hit.probability for hit in ranking]
+    assert found[:3] == [whole[hit.index] for hit in ranking[:3]]
+    assert found[3:] == [None] * (len(texts) - 3)
+    documents = [Document(f"d{number}", text) for number, text in enumerate(texts)]
+    searcher = Searcher(BM25(documents, language=None), early, min_probability=0.0)
+    assert len(searcher.search("old city water")) == 3
+
+
+def test_a_search_hears_at_once_why_there_are_no_probabilities(model, texts):
+    documents = [Document(f"d{number}", text) for number, text in enumerate(texts)]
+    for early, why in (
+        (EarlyExit(model, 1, [(4, 3)]), "has no calibration"),
+        (EarlyExit(model, 1, [(2, 3)]), "for its last layer"),
+    ):
+        assert early.calibration is None
+        with pytest.raises(InputError, match=why):
+            Searcher(BM25(documents, language=None), early, min_probability=0.5)
 
 
 def test_it_is_a_second_stage_whose_own_layers_are_told(model, texts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,10 +73,13 @@ def test_the_rerankers_prefer_the_answer(reranker: CrossEncoder, late_interactio
         assert model.rank(SENTENCES[0], SENTENCES[1:])[0].index == 0
 
 
-@given(
-    rows=st.lists(st.integers(0, len(SENTENCES) - 1), min_size=1, max_size=12), budget=st.integers(1, 3000)
-)
-@settings(max_examples=15, deadline=None)
+def among_neighbours(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test with some sentences, and batches of some size."""
+    rows = st.lists(st.integers(0, len(SENTENCES) - 1), min_size=1, max_size=12)
+    return settings(max_examples=15, deadline=None)(given(rows=rows, budget=st.integers(1, 3000))(test))
+
+
+@among_neighbours
 def test_a_pair_scores_the_same_among_any_neighbours(
     reranker: CrossEncoder, rows: list[int], budget: int
 ) -> None:
@@ -86,10 +90,7 @@ def test_a_pair_scores_the_same_among_any_neighbours(
     np.testing.assert_allclose(other.score(pairs), alone, atol=1e-4, rtol=0)
 
 
-@given(
-    rows=st.lists(st.integers(0, len(SENTENCES) - 1), min_size=1, max_size=12), budget=st.integers(1, 3000)
-)
-@settings(max_examples=15, deadline=None)
+@among_neighbours
 def test_a_text_has_the_same_vector_among_any_neighbours(
     bi_encoder: BiEncoder, rows: list[int], budget: int
 ) -> None:
@@ -100,10 +101,7 @@ def test_a_text_has_the_same_vector_among_any_neighbours(
     np.testing.assert_allclose(other.encode_documents(texts), alone, atol=1e-4, rtol=0)
 
 
-@given(
-    rows=st.lists(st.integers(0, len(SENTENCES) - 1), min_size=1, max_size=12), budget=st.integers(1, 3000)
-)
-@settings(max_examples=15, deadline=None)
+@among_neighbours
 def test_a_token_has_the_same_vector_among_any_neighbours(
     late_interaction: LateInteraction, rows: list[int], budget: int
 ) -> None:

@@ -126,3 +126,10 @@ def test_a_failure_leaves_the_earlier_file(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"n\.jsonl cannot be written"):
         write_rows([], tmp_path / "no folder" / "n.jsonl", "lists", texts=True)
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
+    assert write_rows([], tmp_path / "link.jsonl", "lists", texts=True) == 0
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert (tmp_path / "real.jsonl").read_bytes() == b""

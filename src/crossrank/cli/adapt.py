@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from crossrank.cli.loading import DEFAULT_BI_ENCODER, DEFAULT_RERANKER, JsonOption, ThreadsOption
-from crossrank.cli.output import console, emit_json, messages
+from crossrank.cli.output import console, emit_json, messages, resumable
 from crossrank.cli.train import quieten, shown
 from crossrank.cli.usage import refuse
 
@@ -111,7 +111,7 @@ def adapt(
         budget_minutes=budget_minutes,
         seed=seed,
     )
-    try:
+    with resumable(replace=replace):
         result = adapt_models(
             list(DocumentReader(corpus)),
             output,
@@ -123,10 +123,6 @@ def adapt(
             on_stage=lambda words: messages().print(words, markup=False),
             on_training=lambda: shown(settings.measure),
         )
-    except KeyboardInterrupt:
-        again = " without --replace" if replace else ""
-        messages().print(f"interrupted; the same command{again} goes on from here")
-        raise
     if json:
         emit_json(result)
         return

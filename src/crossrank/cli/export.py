@@ -47,6 +47,13 @@ def export(
         return
     _print(report)
     messages().print(f"wrote {to}; it gives what {model} gives", markup=False)
+    if report.exits_left_out:
+        layers = ", ".join(map(str, report.exits_left_out))
+        messages().print(
+            f"left out: heads after layers {layers}, since an ONNX file is run whole",
+            style="yellow",
+            markup=False,
+        )
 
 
 def _print(report: ExportReport) -> None:

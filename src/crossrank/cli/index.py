@@ -31,7 +31,7 @@ from crossrank.cli.loading import (
     open_index,
     open_late_interaction,
 )
-from crossrank.cli.output import emit_json, messages
+from crossrank.cli.output import emit_json, messages, resumable
 from crossrank.cli.usage import refuse
 from crossrank.cli.wording import in_options
 
@@ -189,15 +189,11 @@ def index(
             made_ids += sum(_MADE_ID.fullmatch(document_id) is not None for document_id in ids)
 
         with opened:
-            try:
+            with resumable(replace=replace_index):
                 reports = [
                     opened.add(reader, on_duplicate=on_duplicate.value, on_batch=count_made_ids)
                     for reader in readers
                 ]
-            except KeyboardInterrupt:
-                again = " without --replace" if replace_index else ""
-                messages().print(f"interrupted; the same command{again} goes on from here")
-                raise
             if is_new and opened.count():
                 # Nobody had this index open before, so no old version of it is kept for readers.
                 opened.optimize(grace_s=0)

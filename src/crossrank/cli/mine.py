@@ -31,7 +31,7 @@ from crossrank.cli.loading import (
     open_reranker,
 )
 from crossrank.cli.mining_report import print_report
-from crossrank.cli.output import emit_json, messages
+from crossrank.cli.output import emit_json, resumable
 from crossrank.cli.usage import refuse
 from crossrank.cli.wording import in_options
 from crossrank.errors import InputError
@@ -263,7 +263,7 @@ def mine(
                 scores_pairs=True,
                 where=where,
             )
-        try:
+        with resumable(replace=replace):
             report = mine_negatives(
                 queries,
                 qrels,
@@ -278,10 +278,6 @@ def mine(
                 texts=not ids_only,
                 overwrite=replace,
             )
-        except KeyboardInterrupt:
-            again = " without --replace" if replace else ""
-            messages().print(f"interrupted; the same command{again} goes on from here")
-            raise
         if json:
             emit_json(report)
         else:

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "print_ranking",
     "ranking_row",
     "ranking_table",
+    "resumable",
     "show_error",
     "table",
 ]
@@ -61,6 +63,22 @@ def show_error(error: Exception) -> None:
     """Say on standard error what went wrong."""
     out = messages()
     out.print(f"error: {error_text(error, out.width)}", markup=False, style="red")
+
+
+@contextmanager
+def resumable(*, replace: bool, place: str = "here") -> Iterator[None]:
+    """Say on an interruption that the same command goes on.
+
+    Args:
+        replace: whether the command was told to start anew, which would forget what is done.
+        place: from where it goes on.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = " without --replace" if replace else ""
+        messages().print(f"interrupted; the same command{again} goes on from {place}")
+        raise
 
 
 def is_interactive() -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crossrank.cli.loading import JsonOption
-from crossrank.cli.output import console, emit_json, messages, table
+from crossrank.cli.output import console, emit_json, messages, resumable, table
 from crossrank.cli.wording import in_options
 
 if TYPE_CHECKING:
@@ -74,13 +74,8 @@ def train(
                 messages().print(f"the run would stop at once: {each}", markup=False)
         return
     measure = wanted.held_out.measure if wanted.held_out else ""
-    with shown(measure) as report:
-        try:
-            result = train_model(wanted, overwrite=replace, report=report)
-        except KeyboardInterrupt:
-            again = " without --replace" if replace else ""
-            messages().print(f"interrupted; the same command{again} goes on from the last checkpoint")
-            raise
+    with shown(measure) as report, resumable(replace=replace, place="the last checkpoint"):
+        result = train_model(wanted, overwrite=replace, report=report)
     if not is_first:
         return
     if json:

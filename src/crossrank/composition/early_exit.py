@@ -11,6 +11,7 @@ from crossrank.checks import as_list
 from crossrank.composition.cascade import rank_in_stages
 from crossrank.depths import Depth, check_depths
 from crossrank.errors import InputError
+from crossrank.models.calibration import Calibration
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.requests import RankVerbs, Requests
 from crossrank.progress import track
@@ -54,6 +55,9 @@ class EarlyExit(RankVerbs):
         model: see above.
         layers: after which there are scores.
         depths: how many documents reach each of them but the first.
+        calibration: gives hits that reach the last of these layers their `probability`; the others have
+            none. It is the model's where that layer is the model's last, and None elsewhere.
+        why_uncalibrated: why there is none, in words; "" where there is one.
 
     Raises:
         InputError: something that is no cross-encoder, a layer without a head, layers that do not ascend, or
@@ -97,6 +101,9 @@ class EarlyExit(RankVerbs):
         check_depths(self.depths)
         self.name = name
         self._begin = model.staged(self.layers)
+        last = self._begin()[-1]
+        self.calibration: Calibration | None = last.calibration
+        self.why_uncalibrated: str = last.why_uncalibrated
         self._progress = progress
         self._clock = clock
         self._runner = StageRunner(self.name, "raise", clock)

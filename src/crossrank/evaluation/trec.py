@@ -11,18 +11,17 @@ from __future__ import annotations
 import contextlib
 import gzip
 import math
-import os
 import re
-import secrets
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 
 from crossrank.errors import FileFormatError, InputError
 from crossrank.types import Hit, Qrels, Ranking, Run
+from crossrank.whole_files import opened_whole
 
 __all__ = [
     "HIGHEST_GRADE",
@@ -298,27 +297,13 @@ def _qrels_lines(qrels: Qrels, form: Literal["trec", "beir"]) -> Iterator[str]:
 
 
 def _write(lines: Iterable[str], path: str | Path) -> None:
-    """Write lines beside `path` first and move the file there when it is whole."""
-    target = Path(os.path.realpath(path))  # a link stays a link
-    is_device = target.exists() and not target.is_file()  # /dev/stdout, a pipe: nothing to move onto
-    temporary = target if is_device else target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with contextlib.ExitStack() as stack:
-            raw = stack.enter_context(open(temporary, "wb"))
+    with contextlib.ExitStack() as stack:
+        file: BinaryIO | gzip.GzipFile = stack.enter_context(opened_whole(path))
+        if str(path).endswith(".gz"):
             # no name and no time in the gzip header: the same lines give the same bytes
-            compressed = str(path).endswith(".gz")
-            file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0)) if compressed else raw
-            for line in lines:
-                file.write(f"{line}\n".encode())
-        if not is_device:
-            os.replace(temporary, target)
-    except BaseException as error:
-        if not is_device:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-        raise
+            file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=file, mtime=0))
+        for line in lines:
+            file.write(f"{line}\n".encode())
 
 
 def _check_writable(value: str, noun: str, pattern: re.Pattern[str]) -> None:

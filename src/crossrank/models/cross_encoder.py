@@ -455,6 +455,8 @@ class CrossEncoder(RankVerbs):
         other = differences(found, self.score_identity, self.label)
         if not other:
             return found, ""
+        if self.exit_layer is not None:
+            other = f"it is not for scores after layer {self.exit_layer}"
         reason = f"the calibration of {self.name} was made otherwise: {other}"
         _logger.info("%s; its hits have no probability", reason)
         return None, reason

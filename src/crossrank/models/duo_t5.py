@@ -15,6 +15,7 @@ import numpy.typing as npt
 from crossrank.cache import ScoreCache, score_key
 from crossrank.checks import as_list, check_count, check_text
 from crossrank.errors import InputError, ModelOutputError
+from crossrank.models.calibration import sigmoid
 from crossrank.models.declaration import read_declaration
 from crossrank.models.hub import resolve
 from crossrank.models.pair_scorer import encode_queries
@@ -220,10 +221,7 @@ class DuoT5(RankVerbs):
             QueryTooLongError: a query longer than `max_query_length`.
             ModelOutputError: NaN or infinity from the model.
         """
-        wide = self.margins(comparisons).astype(np.float64)
-        small = np.exp(-np.abs(wide))  # never overflows
-        preferences: npt.NDArray[np.float64] = np.where(wide >= 0, 1, small) / (1 + small)
-        return preferences
+        return sigmoid(self.margins(comparisons))
 
     def margins(self, comparisons: Sequence[tuple[str, str, str]]) -> npt.NDArray[np.float32]:
         """Compare documents, without making probabilities of it, which saturate.

@@ -34,6 +34,7 @@ from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.encoder import Encoder
 from crossrank.runtime.encoders.heads import write_layers, write_pooling, write_unit_length
 from crossrank.runtime.engine import Further, Output, build_graph
+from crossrank.runtime.exits import Exits
 from crossrank.runtime.graph import Graph
 from crossrank.runtime.int8 import PARITY_FILE, Int8Linear, write_parity
 from crossrank.runtime.modules import Dense, Module, Pooling
@@ -67,6 +68,8 @@ class ExportReport:
         inputs: names of the file's inputs.
         outputs: of its outputs, and what each is.
         largest_difference: between what the model gave for a few texts before and what the folder gives.
+        exits_left_out: layers with a head that is not in the folder (`exit_layer`, `EarlyExit`): an ONNX file
+            is run whole.
     """
 
     model: str
@@ -78,6 +81,7 @@ class ExportReport:
     inputs: tuple[str, ...]
     outputs: Mapping[str, str]
     largest_difference: float
+    exits_left_out: tuple[int, ...]
 
 
 def export(
@@ -92,7 +96,7 @@ def export(
     """Write a model as a folder with an ONNX file, and check that the folder gives what the model gives.
 
     `crossrank.load` opens the folder as what the model is. It has no weights but the ONNX file's, so what
-    needs weights (training, torch, another precision) is for the model itself.
+    needs weights (training, torch, another precision, scores after earlier layers) is for the model itself.
 
     Args:
         model: a built-in model, a folder, or a hub name, with safetensors weights of an architecture that
@@ -164,6 +168,7 @@ def export(
             inputs=tuple(inputs["inputs"]),
             outputs=inputs["outputs"],
             largest_difference=difference,
+            exits_left_out=Exits(checkpoint).layers,
         )
         draft.keep()
     return report

@@ -15,10 +15,7 @@ positive's source is "qrels", without rank and score. Texts are title and text, 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -26,6 +23,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias, get_args
 
 from crossrank.errors import InputError, require
 from crossrank.training.selection import Outcome
+from crossrank.whole_files import opened_whole
 
 __all__ = ["Form", "check_output", "rows_of", "write_rows"]
 
@@ -162,21 +160,10 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, form: Form, *, tex
     Raises:
         InputError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("wb") as file:
-            if path.suffix == ".parquet":
-                count = _write_parquet(rows, file, _columns(form, texts))
-            else:
-                count = _write_lines(rows, file)
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-        raise
-    return count
+    with opened_whole(path) as file:
+        if path.suffix == ".parquet":
+            return _write_parquet(rows, file, _columns(form, texts))
+        return _write_lines(rows, file)
 
 
 def _write_lines(rows: Iterable[Mapping[str, Any]], file: BinaryIO) -> int:

@@ -23,6 +23,13 @@ CORPUS = [
     "Given a query which of the following passages is the most relevant one to the query",
     "Query Document Instruct Judge whether the Document meets the requirements relevant",
 ] * 20
+SIZE: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.2,
+}
 
 
 def byte_level(special: list[str], added: list[str]) -> Any:
@@ -62,14 +69,10 @@ def qwen(seed: int = 0) -> tuple[Any, Any]:
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
+        **SIZE,
         num_key_value_heads=2,
         head_dim=8,
         max_position_embeddings=16384,
-        initializer_range=0.2,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
@@ -90,16 +93,12 @@ def gemma(seed: int = 0) -> tuple[Any, Any]:
     torch.manual_seed(seed)
     config = Gemma2Config(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
+        **SIZE,
         num_key_value_heads=2,
         head_dim=8,
         sliding_window=16,
         query_pre_attn_scalar=8,
         max_position_embeddings=8192,
-        initializer_range=0.2,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -121,13 +120,9 @@ def llama(seed: int = 0) -> tuple[Any, Any]:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
+        **SIZE,
         num_key_value_heads=4,
         max_position_embeddings=8192,
-        initializer_range=0.2,
         bos_token_id=1,
         eos_token_id=2,
     )

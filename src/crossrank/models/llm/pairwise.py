@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from crossrank.checks import as_list, as_strings, check_count, check_texts
 from crossrank.errors import InputError
+from crossrank.models.calibration import sigmoid
 from crossrank.models.llm.answers import Repairs, read_choice
 from crossrank.models.llm.cleaning import one_line
 from crossrank.models.llm.model import LanguageModel, Prompt
@@ -146,6 +147,6 @@ class PairwiseLLM(RoundsReranker):
     def _read(self, answer: Any) -> tuple[float, Repairs]:
         """The preference for the first passage: by the labels' probabilities, or 1, 0, or ½ for no answer."""
         if self._reads_labels:
-            return float(1 / (1 + np.exp(answer[1] - answer[0]))), Repairs(answers=1)
+            return float(sigmoid(answer[0] - answer[1])), Repairs(answers=1)
         choice = read_choice(answer, 2)
         return 0.5 if choice.index is None else float(choice.index == 0), choice.repairs

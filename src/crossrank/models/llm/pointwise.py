@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from crossrank.checks import check_count
 from crossrank.errors import InputError
+from crossrank.models.calibration import sigmoid
 from crossrank.models.llm.cleaning import one_line
 from crossrank.models.llm.local import CausalLM, Tail
 from crossrank.models.llm.model import LanguageModel
@@ -206,9 +207,7 @@ class PointwiseLLM(PointwiseReranker):
 
     def activate(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """The sigmoid of scores, float64: of log-odds the probability of "yes" among yes and no."""
-        wide = np.asarray(scores, dtype=np.float64)
-        small = np.exp(-np.abs(wide))  # never overflows
-        return np.asarray(np.where(wide >= 0, 1, small) / (1 + small))
+        return sigmoid(scores)
 
     def _score_queries(
         self,
