@@ -171,7 +171,7 @@ def test_int8_stays_unless_float32_is_clearly_faster(
     # What is bound to int8 is told, and not followed; and what was kept for another model is measured again.
     monkeypatch.setattr(tune_module, "may_change_precision", lambda _: False)
     bound = tune(in_int8, threads=1)
-    assert bound.why == "the model was calibrated, or is no more"
+    assert bound.why == "the model may compute in another precision now"
     assert bound.tuned.precision == "int8"
     assert "float32 is clearly faster here than int8" in bound.notes[0]
     assert tune(in_int8, threads=1).notes == bound.notes

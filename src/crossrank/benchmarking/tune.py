@@ -126,7 +126,7 @@ def tune(
     found = find_tuned(subject.checkpoint, threads, of_file=subject.of_file)
     why = "asked for again" if again and found.tuned else found.why
     if found.tuned is not None and found.tuned.precision != subject.precision(found.tuned.clearly_faster):
-        why = "the model was calibrated, or is no more"
+        why = "the model may compute in another precision now"
     if not why and found.tuned is not None:
         return TuneReport(name, found.tuned, "", found.path, subject.notes(found.tuned))
     if found.is_damaged:
