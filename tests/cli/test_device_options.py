@@ -20,7 +20,7 @@ RERANKER, BI_ENCODER = GOLDEN / "bert", GOLDEN / "sbert_bi_encoder"
 DOCUMENTS = ["a village in the hills", "the play was written in 1600", "the river"]
 COMMANDS = typer.main.get_command(app).commands
 # These train, and make or measure what runs on the CPU.
-WITHOUT = {"adapt", "bench", "export", "quantize"}
+WITHOUT = {"adapt", "bench", "export", "quantize", "tune"}
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

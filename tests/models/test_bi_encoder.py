@@ -262,7 +262,7 @@ def test_modules_that_do_not_fit(changed: Callable[..., Path]) -> None:
         ({"max_length": 33}, "max_length is 33.*32"),
         ({"max_length": 2}, "max_length is 2.*at least 3"),
         ({"max_length": "x"}, "max_length must be a whole number"),
-        ({"token_budget": None}, "token_budget must be a whole number"),
+        ({"token_budget": 2.5}, "token_budget must be a whole number"),
         ({"threads": 1.5}, "threads must be a whole number"),
         ({"precision": "fp16"}, "precision is 'fp16'; choose one of"),
         ({"source": "torch"}, "source is 'torch'; choose one of"),

@@ -297,7 +297,7 @@ def test_a_query_may_take_its_whole_share():
         ({"window_overlap": "x"}, "window_overlap must be a number"),
         ({"window_overlap": 0.5, "long_documents": "first"}, "window_overlap has no effect"),
         ({"token_budget": 0}, "token_budget must be"),
-        ({"token_budget": None}, "token_budget must be"),
+        ({"token_budget": 2.5}, "token_budget must be"),
         ({"threads": -1}, "threads must be"),
         ({"precision": "fp16"}, "precision is 'fp16'; choose one of auto, float32, int8"),
         ({"source": "torch"}, "source is 'torch'; choose one of auto, weights, onnx"),

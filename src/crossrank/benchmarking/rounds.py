@@ -15,14 +15,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from crossrank.runtime.processor import processor
 
 __all__ = ["Measured", "Timing", "histogram", "interleave", "load_average", "machine"]
 
 PAUSE_S = 0.3  # OpenMP threads spin for 0.2 s by default
-
-_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm")
 
 
 class Measured(NamedTuple):
@@ -95,15 +94,10 @@ def interleave(
 
 def machine(*packages: str) -> dict[str, Any]:
     """The machine, and the versions of the packages that are installed."""
-    model, flags = platform.processor(), ""
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-        model, flags = facts.get("model name", model), facts.get("flags", facts.get("Features", ""))
     return {
-        "cpu": model,
+        "cpu": processor().name,
         "cpus": os.cpu_count(),
-        "flags": [flag for flag in _FLAGS if flag in flags.split()],
+        "flags": list(processor().features or ()),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: found for name in packages if (found := _version(name))},

@@ -29,6 +29,7 @@ from crossrank.cli import (
     search,
     similar,
     train,
+    tune,
 )
 from crossrank.cli.output import emit_text, show_error
 from crossrank.errors import CrossrankError
@@ -127,6 +128,7 @@ for _command in (
     export.export,
     calibrate.calibrate,
     bench.bench,
+    tune.tune,
     similar.paraphrases,
     similar.cluster,
     info.info,

@@ -32,22 +32,6 @@ PACKAGES = (
     "pytrec-eval-terrier",
     "torch",
 )
-# What the speed of an integer or float matrix product depends on, as Linux names it.
-CPU_FEATURES = (
-    "avx2",
-    "fma",
-    "f16c",
-    "avx_vnni",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_int8",
-    "amx_bf16",
-    "asimd",
-    "asimddp",
-    "i8mm",
-    "sve",
-)
 
 
 def info(
@@ -74,13 +58,14 @@ def _environment() -> dict[str, Any]:
     import onnxruntime
 
     from crossrank.runtime.limits import available_cores
+    from crossrank.runtime.processor import processor
 
     return {
         "crossrank": version("crossrank"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
-        "cpu_features": _cpu_features(),
+        "processor": processor().name,
+        "cpu_features": processor().features,
         "cores_to_use": available_cores(),
         "onnxruntime_providers": onnxruntime.get_available_providers(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -92,27 +77,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _cpuinfo() -> dict[str, str]:
-    """Read the first processor's block of /proc/cpuinfo; empty where there is none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
-    return {name.strip(): value.strip() for name, _, value in lines}
-
-
-def _processor() -> str:
-    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_features() -> list[str] | None:
-    """Give the features that matter, None where the system does not list them."""
-    listing = _cpuinfo()
-    flags = listing.get("flags") or listing.get("Features")
-    return None if flags is None else [name for name in CPU_FEATURES if name in flags.split()]
 
 
 def _readable(value: Any) -> str:

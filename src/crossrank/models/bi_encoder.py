@@ -24,7 +24,7 @@ from crossrank.models.pooling import apply_modules, l2_normalised, run_pooled
 from crossrank.models.prompts import stated_prompts
 from crossrank.progress import Track, track
 from crossrank.runtime.backends import Backend, Precision, open_backend
-from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET, plan, text_blocks
+from crossrank.runtime.batching import plan, text_blocks
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Source
 from crossrank.runtime.modules import Module, Pooling, PoolingMode
@@ -77,6 +77,7 @@ class BiEncoder:
         query_prompt: put before each query in place of the folder's; "" for none.
         document_prompt: put before each document in place of the folder's; "" for none.
         token_budget: tokens of one forward, padding included; on a GPU forwards are joined to larger ones.
+            None takes what `crossrank tune` found to be the fastest here, else 1024.
         threads: batches that run at a time, 1 to 1024; None takes the cores this process may use. Of ONNX
             Runtime.
         progress: whether long calls show a progress bar; None shows it on a terminal.
@@ -114,12 +115,13 @@ class BiEncoder:
         pooling: PoolingMode | None = None,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
-        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        token_budget: int | None = None,
         threads: int | None = None,
         progress: bool | None = None,
     ) -> None:
         self.name = DEFAULT_MODELS["bi-encoder"] if model is None else str(model)
-        check_count(token_budget, "token_budget")
+        if token_budget is not None:
+            check_count(token_budget, "token_budget")
         folder = resolve(model, kind="bi-encoder", revision=revision, source=source)
         self._checkpoint = Checkpoint.open(folder)
         self._pooling, self._after = _modules(self._checkpoint, pooling)
@@ -134,7 +136,7 @@ class BiEncoder:
             source=source,
         )
         self.precision = self._engine.precision
-        self._token_budget = token_budget
+        self._token_budget = self._engine.batch_tokens if token_budget is None else token_budget
         self._progress = progress
         self.max_length = self._checked_max_length(max_length)
         stated_query, stated_document = stated_prompts(self._checkpoint)

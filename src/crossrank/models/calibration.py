@@ -29,6 +29,7 @@ __all__ = [
     "ProbabilityMap",
     "Threshold",
     "differences",
+    "may_change_precision",
     "read_calibration",
     "sigmoid",
     "write_calibration",
@@ -196,6 +197,18 @@ def read_calibration(folder: Path) -> Calibration | None:
             _threshold(entry, path) for entry in read_setting(content, "thresholds", list, source=path)
         ),
     )
+
+
+def may_change_precision(folder: Path) -> bool:
+    """Whether a model may be computed in float32 in place of int8: no calibration is bound to its int8 form.
+
+    A calibration that cannot be read is bound to nothing.
+    """
+    try:
+        found = read_calibration(folder)
+    except CheckpointError:
+        return True
+    return found is None or found.made_with.get("precision") == "float32"
 
 
 def _map(content: Mapping[str, Any], path: Path) -> ProbabilityMap:

@@ -17,7 +17,13 @@ import numpy.typing as npt
 from crossrank.cache import ScoreCache
 from crossrank.checks import check_count
 from crossrank.errors import CheckpointError, InputError
-from crossrank.models.calibration import Calibration, differences, read_calibration, sigmoid
+from crossrank.models.calibration import (
+    Calibration,
+    differences,
+    may_change_precision,
+    read_calibration,
+    sigmoid,
+)
 from crossrank.models.hub import resolve
 from crossrank.models.pair_scorer import PairScorer, PairScores
 from crossrank.models.pair_settings import LongQuery, PairSettings
@@ -25,7 +31,6 @@ from crossrank.models.requests import RankVerbs, Requests, check_pairs
 from crossrank.models.stored_ids import stored_ids
 from crossrank.models.word_similarity import WordSimilarity, WordSimilarityScorer
 from crossrank.runtime.backends import Backend, Precision, open_backend
-from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Engine, SessionEngine, Source, open_engine
 from crossrank.runtime.exits import Exits, exit_identity
@@ -66,7 +71,8 @@ class CrossEncoder(RankVerbs):
         model: None for the built-in model, the name of a built-in model, a local folder, or a hub name.
         revision: commit, tag or branch; for hub models only.
         precision: "float32", "int8" where the model has an int8 form that passed its parity gate, "bf16" with
-            torch, or "auto" for the fastest form there is where it runs.
+            torch, or "auto" for the fastest form there is where it runs: on the CPU int8, unless float32 was
+            found clearly faster (`crossrank tune`) and no calibration is bound to int8.
         backend: "onnx" (ONNX Runtime on the CPU), "torch" (for GPUs; extra "torch"), or "auto" for torch
             where there is a GPU that it can use. See `crossrank.runtime.backends`.
         device: of torch: "cpu", "cuda", "cuda:1", "mps"; None takes the first GPU, else the CPU.
@@ -92,6 +98,7 @@ class CrossEncoder(RankVerbs):
             model.
         prompt: put before every query. Default: the model's own default prompt; "" for none.
         token_budget: tokens of one forward, padding included; on a GPU forwards are joined to larger ones.
+            None takes what `crossrank tune` found to be the fastest here, else 1024.
         threads: batches that run at a time, 1 to 1024. Default: the cores this process may use. Of ONNX
             Runtime.
         cache: scores computed before; share one among models and processes.
@@ -140,12 +147,13 @@ class CrossEncoder(RankVerbs):
         label: str | int | None = None,
         exit_layer: int | None = None,
         prompt: str | None = None,
-        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        token_budget: int | None = None,
         threads: int | None = None,
         cache: ScoreCache | None = None,
         progress: bool | None = None,
     ) -> None:
-        check_count(token_budget, "token_budget")
+        if token_budget is not None:
+            check_count(token_budget, "token_budget")
         if cache is not None and not isinstance(cache, ScoreCache):
             raise InputError(f"cache must be a ScoreCache, not {type(cache).__name__}: ScoreCache(path)")
         folder = resolve(model, kind="cross-encoder", revision=revision, source=source)
@@ -176,7 +184,8 @@ class CrossEncoder(RankVerbs):
         self._backend: Backend = backend
         self._device = device
         self._engine: Engine | WordSimilarity = self._open_engine(checkpoint, precision, threads, source)
-        self._tokenizer, self._token_budget, self._cache = tokenizer, token_budget, cache
+        self._tokenizer, self._cache = tokenizer, cache
+        self._token_budget = self._engine.batch_tokens if token_budget is None else token_budget
         self._scorer = self._make_scorer()
         self._parts: dict[tuple[int, ...], StagedEngine] = {}
         self.calibration, self.why_uncalibrated = self._read_calibration(folder)
@@ -284,6 +293,7 @@ class CrossEncoder(RankVerbs):
                 precision=precision,
                 threads=threads,
                 source=source,
+                may_change_precision=may_change_precision(self.folder),
             )
         if self._backend == "torch" or self._device is not None or precision == "bf16":
             raise InputError("exit_layer is of backend='onnx'; torch runs a model whole")
@@ -296,6 +306,7 @@ class CrossEncoder(RankVerbs):
             threads=threads,
             identity=exit_identity(self.exit_layer),
             exits=True,
+            may_change_precision=may_change_precision(self.folder),
         )
 
     def _make_scorer(self) -> PairScorer:
@@ -346,14 +357,15 @@ class CrossEncoder(RankVerbs):
             raise InputError(f"{self.name} is cut after layer {self.exit_layer}; open the whole model")
         if not isinstance(self._engine, SessionEngine):
             raise InputError(f"{self.name} runs on torch, which runs it whole; open it with backend='onnx'")
+        threads = self._engine.threads * self._engine.run_threads
         before: list[CrossEncoder] = []
         if _is_zero(layers[0]):
-            before = [self._stage(0, WordSimilarity(self._checkpoint, self._engine.threads))]
+            before = [self._stage(0, WordSimilarity(self._checkpoint, threads))]
             layers = layers[1:]
         parts = self._parts.get(tuple(layers))
         if parts is None:
             parts = self._parts[tuple(layers)] = StagedEngine(
-                self._checkpoint, layers, precision=self._stored_precision, threads=self._engine.threads
+                self._checkpoint, layers, precision=self._stored_precision, threads=threads
             )
 
         def begin() -> list[CrossEncoder]:

@@ -34,7 +34,6 @@ from crossrank.models.t5_opening import (
 )
 from crossrank.runtime import batching
 from crossrank.runtime.backends import Backend, Precision
-from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import TokenScore
 from crossrank.runtime.prompts import PromptTokenizer
@@ -86,7 +85,8 @@ class DuoT5(RankVerbs):
         max_length: tokens of an input, prompt included. Default: what the configs allow, 512 for T5.
         max_query_length: tokens a query may take of them. Default: half of max_length.
         long_query: what to do with a longer query: "error", or "truncate" to cut its end.
-        token_budget: tokens of one forward, padding included.
+        token_budget: tokens of one forward, padding included; None takes what `crossrank tune` found to be
+            the fastest here, else 1024.
         threads: batches that run at a time, 1 to 1024. Default: the cores this process may use.
         cache: comparisons made before; share one among models and processes.
         progress: a progress bar for long calls, whose total is the number of model calls; None shows one on a
@@ -126,14 +126,15 @@ class DuoT5(RankVerbs):
         max_length: int | None = None,
         max_query_length: int | None = None,
         long_query: LongQuery = "error",
-        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        token_budget: int | None = None,
         threads: int | None = None,
         cache: ScoreCache | None = None,
         progress: bool | None = None,
     ) -> None:
         from crossrank.composition.tournament import Tournament  # a look down the layers
 
-        check_count(token_budget, "token_budget")
+        if token_budget is not None:
+            check_count(token_budget, "token_budget")
         if cache is not None and not isinstance(cache, ScoreCache):
             raise InputError(f"cache must be a ScoreCache, not {type(cache).__name__}: ScoreCache(path)")
         folder = resolve(model, kind="cross-encoder", revision=revision)
@@ -170,8 +171,9 @@ class DuoT5(RankVerbs):
             device=device,
             threads=threads,
             identity=self.prompt,
+            may_change_precision=True,
         )
-        self._token_budget = token_budget
+        self._token_budget = self._engine.batch_tokens if token_budget is None else token_budget
         self._cache = cache
         self._tournament = Tournament(
             self, pointwise, depth=depth, plan=plan, max_calls=max_calls, progress=progress

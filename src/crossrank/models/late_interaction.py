@@ -21,7 +21,6 @@ from crossrank.models.token_encoder import EncodedTexts, TokenEncoder, encoded_a
 from crossrank.models.token_settings import TokenSettings, token_modules
 from crossrank.progress import Track, track
 from crossrank.runtime.backends import Backend, Precision, open_backend
-from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Source
 from crossrank.runtime.settings import settings_digest
@@ -103,6 +102,7 @@ class LateInteraction(RankVerbs):
         document_length: most tokens of a document; a longer one is cut at its end. Default: the folder's.
         long_query: what to do with a longer query: "error", or "truncate" to cut its end.
         token_budget: tokens of one forward, padding included; on a GPU forwards are joined to larger ones.
+            None takes what `crossrank tune` found to be the fastest here, else 1024.
         threads: batches that run at a time, 1 to 1024. Default: the cores this process may use. Of ONNX
             Runtime.
         progress: a progress bar for long calls; None shows one on a terminal.
@@ -135,11 +135,12 @@ class LateInteraction(RankVerbs):
         query_length: int | None = None,
         document_length: int | None = None,
         long_query: Literal["error", "truncate"] = "error",
-        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        token_budget: int | None = None,
         threads: int | None = None,
         progress: bool | None = None,
     ) -> None:
-        check_count(token_budget, "token_budget")
+        if token_budget is not None:
+            check_count(token_budget, "token_budget")
         if long_query not in ("error", "truncate"):
             raise InputError(f"long_query must be 'error' or 'truncate', not {long_query!r}")
         folder = resolve(model, kind="late-interaction", revision=revision, source=source)
@@ -168,7 +169,7 @@ class LateInteraction(RankVerbs):
             self._engine,
             modules,
             max_positions=checkpoint.max_positions,
-            token_budget=token_budget,
+            token_budget=self._engine.batch_tokens if token_budget is None else token_budget,
             name=self.name,
         )
         try:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.cache import ScoreCache
+from crossrank.models.calibration import may_change_precision
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.declaration import read_declaration
 from crossrank.models.pair_settings import LongQuery
@@ -22,7 +23,6 @@ from crossrank.models.t5_opening import (
     stated_prompt,
 )
 from crossrank.runtime.backends import Backend, Precision
-from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import TokenScore
 from crossrank.runtime.engine import Engine, Source
@@ -87,7 +87,7 @@ class MonoT5(CrossEncoder):
         window_tokens: int | None = None,
         window_overlap: float = DEFAULT_OVERLAP,
         top_windows: int = MEAN_TOP_K,
-        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        token_budget: int | None = None,
         threads: int | None = None,
         cache: ScoreCache | None = None,
         progress: bool | None = None,
@@ -138,4 +138,11 @@ class MonoT5(CrossEncoder):
     def _open_engine(
         self, checkpoint: Checkpoint, precision: Precision, threads: int | None, source: Source
     ) -> Engine:
-        return open_step(checkpoint, self.token_score, threads=threads, identity=self.prompt, **self._running)
+        return open_step(
+            checkpoint,
+            self.token_score,
+            threads=threads,
+            identity=self.prompt,
+            may_change_precision=may_change_precision(self.folder),
+            **self._running,
+        )

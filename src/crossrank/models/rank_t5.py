@@ -7,6 +7,7 @@ from typing import Any
 
 from crossrank.cache import ScoreCache
 from crossrank.errors import CheckpointError, InputError
+from crossrank.models.calibration import may_change_precision
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.declaration import Declaration, read_declaration
 from crossrank.models.pair_settings import LongQuery
@@ -18,7 +19,6 @@ from crossrank.models.t5_opening import (
     token_id,
 )
 from crossrank.runtime.backends import Backend, Precision
-from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import TokenScore
 from crossrank.runtime.engine import Engine, Source, open_engine
@@ -78,7 +78,7 @@ class RankT5(CrossEncoder):
         window_tokens: int | None = None,
         window_overlap: float = DEFAULT_OVERLAP,
         top_windows: int = MEAN_TOP_K,
-        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        token_budget: int | None = None,
         threads: int | None = None,
         cache: ScoreCache | None = None,
         progress: bool | None = None,
@@ -134,9 +134,16 @@ class RankT5(CrossEncoder):
         self, checkpoint: Checkpoint, precision: Precision, threads: int | None, source: Source
     ) -> Engine:
         score = self.token_score
-        if score is not None:
-            return open_step(checkpoint, score, threads=threads, identity=self.prompt, **self._running)
         running = self._running
+        if score is not None:
+            return open_step(
+                checkpoint,
+                score,
+                threads=threads,
+                identity=self.prompt,
+                may_change_precision=may_change_precision(self.folder),
+                **running,
+            )
         on_cpu = running["backend"] in ("auto", "onnx") and running["device"] is None
         if not on_cpu or running["precision"] == "bf16":
             raise InputError(
@@ -148,6 +155,7 @@ class RankT5(CrossEncoder):
             precision=running["precision"],
             threads=threads,
             identity=f" {self.prompt}",
+            may_change_precision=may_change_precision(self.folder),
         )
 
 

@@ -140,6 +140,7 @@ def open_step(
     device: str | None,
     threads: int | None,
     identity: str,
+    may_change_precision: bool = False,
 ) -> Engine:
     """Open a T5 for one score an input, read off the first step of its decoder.
 
@@ -153,6 +154,7 @@ def open_step(
         device: of torch: "cpu", "cuda", ...; None takes a GPU where there is one.
         threads: batches that run at a time.
         identity: what else the fingerprint is to tell apart: the prompt.
+        may_change_precision: see `crossrank.runtime.engine.open_engine`.
 
     Raises:
         InputError: a precision or backend that is none, or two that do not go together.
@@ -181,7 +183,14 @@ def open_step(
         wide = precision != "bf16"
         return TorchT5Engine(checkpoint, score, bf16=not wide, device=device, identity=identity)
     assert precision != "bf16"  # refused by choose_backend
-    return open_engine(checkpoint, output=score, precision=precision, threads=threads, identity=identity)
+    return open_engine(
+        checkpoint,
+        output=score,
+        precision=precision,
+        threads=threads,
+        identity=identity,
+        may_change_precision=may_change_precision,
+    )
 
 
 def _torch_can_run(checkpoint: Checkpoint) -> bool:

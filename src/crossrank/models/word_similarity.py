@@ -21,6 +21,7 @@ from crossrank.errors import UnsupportedArchitectureError
 from crossrank.models.pair_scorer import PairScorer, Scores
 from crossrank.models.pair_settings import PairSettings
 from crossrank.progress import Track
+from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.exits import exit_identity
 from crossrank.runtime.tokenization import Tokenizer
@@ -42,6 +43,7 @@ class WordSimilarity:
     Attributes:
         precision: always "float32".
         threads: see above.
+        batch_tokens: see `crossrank.runtime.engine.Engine`; nothing is batched.
 
     Raises:
         UnsupportedArchitectureError: weights without a table of word embeddings.
@@ -51,6 +53,7 @@ class WordSimilarity:
         self._checkpoint = checkpoint
         self.precision = "float32"
         self.threads = threads
+        self.batch_tokens = DEFAULT_TOKEN_BUDGET
         tensors = checkpoint.tensors()
         name = next((name for name in tensors if name.endswith(_TABLES)), None)
         if name is None:

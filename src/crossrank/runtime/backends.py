@@ -60,6 +60,7 @@ def open_backend(
     threads: int | None = None,
     source: Source = "auto",
     vectors_of_padding: bool = False,
+    may_change_precision: bool = False,
 ) -> Engine:
     """Open a checkpoint for running where it is asked for, or where it is fastest.
 
@@ -74,6 +75,7 @@ def open_backend(
         threads: of ONNX Runtime; torch has its own (`torch.set_num_threads`).
         source: see `crossrank.runtime.engine.open_engine`.
         vectors_of_padding: whether vectors of tokens that are not attended to are wanted.
+        may_change_precision: see `crossrank.runtime.engine.open_engine`.
 
     Raises:
         InputError: an option that is none, options that do not go together, or a device that is not there.
@@ -84,7 +86,14 @@ def open_backend(
     chosen = choose_backend(backend, device, precision=precision, source=source, checkpoint=checkpoint)
     if chosen == "onnx":
         assert precision != "bf16"  # refused by choose_backend
-        return open_engine(checkpoint, output=output, precision=precision, threads=threads, source=source)
+        return open_engine(
+            checkpoint,
+            output=output,
+            precision=precision,
+            threads=threads,
+            source=source,
+            may_change_precision=may_change_precision,
+        )
     num_threads(threads)  # not read, but a number that is none should not pass either
     torch: Any = require("torch", "torch")
     on = open_device(torch, device)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -14,6 +16,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from crossrank.errors import CheckpointError, InputError, UnsupportedArchitectureError
+from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.bert import BertEncoder
 from crossrank.runtime.encoders.deberta import DebertaEncoder
@@ -24,9 +27,11 @@ from crossrank.runtime.encoders.t5 import T5Encoder
 from crossrank.runtime.graph import Graph, LinearForm
 from crossrank.runtime.int8 import Int8Linear
 from crossrank.runtime.limits import num_threads
+from crossrank.runtime.processor import processor
 from crossrank.runtime.sessions import new_session, open_file, session_options
 from crossrank.runtime.stored_forms import stored_precision
 from crossrank.runtime.tokenization import ModelInputs
+from crossrank.runtime.tuned import tuned_here
 from crossrank.runtime.workers import Workers
 
 __all__ = [
@@ -42,6 +47,7 @@ __all__ = [
     "engine_fingerprint",
     "open_engine",
     "open_session",
+    "runs_own_file",
 ]
 
 _Opened = tuple[onnxruntime.InferenceSession, object]
@@ -70,6 +76,8 @@ ARCHITECTURES: Mapping[str, Callable[[Graph, Mapping[str, Any]], Encoder]] = {
 }
 """The architectures there is a graph for, as `Checkpoint.architecture` names them."""
 
+_logger = logging.getLogger(__name__)
+
 
 class Engine(Protocol):
     """Runs batches; safe to call from many threads at once.
@@ -79,11 +87,13 @@ class Engine(Protocol):
         threads: how many batches `run_all` runs at a time.
         wants_exact: whether rows of one length make the fastest batches, however few they are; else rows
             padded to steps do (see `batching.plan`).
+        batch_tokens: tokens of a batch, for callers that are told no other number.
     """
 
     precision: str
     threads: int
     wants_exact: bool
+    batch_tokens: int
 
     @property
     def fingerprint(self) -> str:
@@ -125,47 +135,52 @@ class SessionEngine:
 
     A batch runs on one thread, and as many batches at a time as there are threads, whoever asks for them.
     So threads never wait for one another within a batch, and many callers together keep no more than these
-    threads busy.
+    threads busy. Where it was measured that larger teams are faster, each batch has `run_threads`, and so
+    many fewer run at a time.
 
     Args:
-        session: declares input_ids and, where it reads them, attention_mask and token_type_ids.
+        opened: the session, and what to keep as long as it; it declares input_ids and, where it reads them,
+            attention_mask and token_type_ids.
         output: name of the output to return.
-        padded: opens the session for batches with padding, when the first of them comes, and what to keep as
-            long as it; None where `session` takes them.
+        again: opens it once more, for a forked process.
+        padded: opens the session for batches with padding, when the first of them comes; None where the
+            other takes them.
         checkpoint: where the session came from.
-        threads: see `Engine`.
+        threads: of all batches that run at a time.
+        run_threads: of one batch, as the session was told.
         precision: see `Engine`.
+        batch_tokens: see `Engine`.
         source: what else decides an output, for the fingerprint: SHA-256 (hex) of an ONNX file.
-        kept: what must live as long as the session: arrays it reads in place.
     """
 
     def __init__(
         self,
-        session: onnxruntime.InferenceSession,
+        opened: _Opened,
         output: str,
         checkpoint: Checkpoint,
         *,
+        again: Callable[[], _Opened],
         threads: int,
+        run_threads: int = 1,
         precision: str = "float32",
+        batch_tokens: int = DEFAULT_TOKEN_BUDGET,
         source: Callable[[], str] = str,
-        kept: object = None,
         padded: Callable[[], _Opened] | None = None,
     ) -> None:
-        self.threads = threads
+        self.threads = threads // run_threads
+        self.run_threads = run_threads
         self.precision = precision
+        self.batch_tokens = batch_tokens
         self.wants_exact = True
-        self._open_padded = padded
-        self._padded: _Opened | None = None
-        self._opening = threading.Lock()
-        self._workers = Workers(threads)
-        self._session = session
+        self._workers = Workers(self.threads)
+        self._session = _Session(again, has_threads=run_threads > 1, opened=opened)
+        self._padded = None if padded is None else _Session(padded, has_threads=run_threads > 1)
         self._output = output
         self._checkpoint = checkpoint
         self._source = source
-        self._kept = kept
         self._uses_types = checkpoint.uses_token_types
         self._max_positions = checkpoint.max_positions
-        self._inputs = frozenset(value.name for value in session.get_inputs())
+        self._inputs = frozenset(value.name for value in opened[0].get_inputs())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -186,21 +201,48 @@ class SessionEngine:
             "token_type_ids": token_type_ids if self._uses_types else np.zeros_like(token_type_ids),
         }
         session, inputs = self._session, self._inputs
-        if self._open_padded is not None and not attention_mask.all():
-            session, inputs = self._padded_session(self._open_padded), inputs | {"attention_mask"}
+        if self._padded is not None and not attention_mask.all():
+            session, inputs = self._padded, inputs | {"attention_mask"}
         feed = {name: np.asarray(array, np.int64) for name, array in arrays.items() if name in inputs}
-        result: npt.NDArray[np.float32] = session.run([self._output], feed)[0]
+        result: npt.NDArray[np.float32] = session.get().run([self._output], feed)[0]
         return result.astype(np.float32, copy=False)
-
-    def _padded_session(self, opens: Callable[[], _Opened]) -> onnxruntime.InferenceSession:
-        with self._opening:
-            if self._padded is None:
-                self._padded = opens()
-        return self._padded[0]
 
     def run_all(self, batches: Iterable[ModelInputs]) -> Iterator[npt.NDArray[np.float32]]:
         """Run batches; see `Engine.run_all`."""
         return self._workers.in_order(self.run, batches)
+
+
+class _Session:
+    """A session that is opened when it is first asked for, and anew in a forked process if it has threads.
+
+    Without that, a forked process would have right scores from one thread.
+
+    Args:
+        opens: opens it, and what to keep as long as it.
+        has_threads: whether its runs take threads of their own, which do not cross a fork.
+        opened: what is open already.
+    """
+
+    def __init__(
+        self, opens: Callable[[], _Opened], *, has_threads: bool, opened: _Opened | None = None
+    ) -> None:
+        self._opens = opens
+        self._has_threads = has_threads
+        self._of_process = None if opened is None else (os.getpid(), opened)
+        self._left: list[_Opened] = []  # those of processes before: to close one waits for its threads
+        self._opening = threading.Lock()
+
+    def get(self) -> onnxruntime.InferenceSession:
+        """The session of this process."""
+        found = self._of_process
+        if found is None or (self._has_threads and found[0] != os.getpid()):
+            with self._opening:
+                found = self._of_process  # another thread may have opened it meanwhile
+                if found is None or (self._has_threads and found[0] != os.getpid()):
+                    if found is not None:
+                        self._left.append(found[1])
+                    self._of_process = found = os.getpid(), self._opens()
+        return found[1][0]
 
 
 def engine_fingerprint(checkpoint: Checkpoint, precision: str, source: str = "") -> str:
@@ -248,8 +290,10 @@ def open_engine(
     source: Source = "auto",
     identity: str = "",
     exits: bool = False,
+    may_change_precision: bool = False,
+    run_threads: int | None = None,
 ) -> Engine:
-    """Open a checkpoint for running.
+    """Open a checkpoint for running, in the way that was measured to be the fastest here where one was.
 
     Args:
         checkpoint: the opened folder.
@@ -263,6 +307,9 @@ def open_engine(
             takes the weights where crossrank has a graph for the architecture, else the file.
         identity: what else the fingerprint is to tell apart: a head, the prompt around texts.
         exits: whether the head is one at an earlier layer: see `stored_precision`.
+        may_change_precision: whether "auto" takes float32 in place of int8 where `crossrank tune` found it
+            clearly faster; not where something is bound to the precision, as an index's vectors are.
+        run_threads: threads of one batch, at most `threads`; None takes what was measured, else 1.
 
     Raises:
         InputError: a precision, source or number of threads that is none.
@@ -274,35 +321,68 @@ def open_engine(
         if value not in get_args(choices):
             raise InputError(f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}")
     threads = num_threads(threads)
-    can_write = checkpoint.architecture in ARCHITECTURES and checkpoint.has_weights
-    wants_file = source == "onnx" or (source == "auto" and not can_write and checkpoint.onnx_files)
+    if run_threads is not None and not 1 <= run_threads <= threads:
+        raise InputError(f"run_threads is {run_threads}; it must be from 1 to threads, {threads}")
+    wants_file = runs_own_file(checkpoint, source)
+    tuned = tuned_here(checkpoint, threads, of_file=wants_file) if run_threads is None else None
     if wants_file:
-        file = open_file(checkpoint, output, precision)
+        in_file = tuned.run_threads if tuned else run_threads or 1
+        file = open_file(checkpoint, output, precision, in_file)
         return SessionEngine(
-            file.session,
+            (file.session, None),
             file.output,
             checkpoint,
+            again=lambda: (new_session(str(file.path), session_options(in_file)), None),
             threads=threads,
+            run_threads=in_file,
             precision=file.precision,
+            batch_tokens=tuned.token_budget if tuned else DEFAULT_TOKEN_BUDGET,
             source=lambda: f"{file.digest()}{identity}",
         )
     stored = stored_precision(checkpoint, precision, exits=exits)
+    if stored == "int8" and precision == "auto":
+        if tuned is None and run_threads is None:
+            _say_what_int8_lacks()
+        elif tuned is not None and tuned.precision == "float32" and may_change_precision:
+            stored = "float32"
+    if tuned is not None and tuned.precision != stored:  # measured for another precision
+        tuned = None
+    team = tuned.run_threads if tuned else run_threads or 1
 
-    def write(padded: bool) -> Graph:
-        return build_stored_graph(checkpoint, output, stored, padded=padded)
+    def open_graph(padded: bool) -> tuple[_Opened, str]:
+        graph = build_stored_graph(checkpoint, output, stored, padded=padded)
+        return open_session(graph, team), graph.output_names[0]
 
-    graph = write(False)
-    session, kept = open_session(graph)
+    opened, name = open_graph(False)
     return SessionEngine(
-        session,
-        graph.output_names[0],
+        opened,
+        name,
         checkpoint,
+        again=lambda: open_graph(False)[0],
         threads=threads,
+        run_threads=team,
         precision=stored,
+        batch_tokens=tuned.token_budget if tuned else DEFAULT_TOKEN_BUDGET,
         source=lambda: f"{checkpoint.int8_digest if stored == 'int8' else ''}{identity}",
-        kept=kept,
-        padded=lambda: open_session(write(True)),
+        padded=lambda: open_graph(True)[0],
     )
+
+
+def runs_own_file(checkpoint: Checkpoint, source: Source = "auto") -> bool:
+    """Whether a folder's own ONNX file is run, and not a graph of its weights; see `open_engine`."""
+    can_write = checkpoint.architecture in ARCHITECTURES and checkpoint.has_weights
+    return source == "onnx" or (source == "auto" and not can_write and bool(checkpoint.onnx_files))
+
+
+@cache
+def _say_what_int8_lacks() -> None:
+    """Say once where int8 may not pay: that is known of a processor without sums of 8-bit products."""
+    if processor().sums_integers is False:
+        _logger.info(
+            "this processor (%s) has no instruction that sums 8-bit products, so that int8 may be no faster "
+            "than float32; `crossrank tune` measures what is",
+            processor().name,
+        )
 
 
 def build_stored_graph(

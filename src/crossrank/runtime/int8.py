@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from crossrank.runtime.exits import EXITS_FILE
 from crossrank.runtime.graph import Float32Linear, Graph
+from crossrank.runtime.processor import processor
 from crossrank.runtime.settings import read_object, read_setting
 from crossrank.runtime.weights import file_digest
 
@@ -220,8 +221,4 @@ def _multiplies_exactly() -> bool:
     """
     if platform.machine().lower() in ("arm64", "aarch64"):
         return True
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return "avx512_vnni" in flags or "avx_vnni" in flags
+    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(processor().features or ())

@@ -29,12 +29,14 @@ class FileSession(NamedTuple):
 
     Attributes:
         session: see above.
+        path: of the file.
         output: name of the output that was asked for.
         precision: what its linear layers compute in: "float32" or "int8".
         digest: gives SHA-256 (hex) of the file, computed when first asked for.
     """
 
     session: onnxruntime.InferenceSession
+    path: Path
     output: str
     precision: str
     digest: Callable[[], str]
@@ -59,13 +61,16 @@ def new_session(model: bytes | str, options: onnxruntime.SessionOptions) -> onnx
     )
 
 
-def open_file(checkpoint: Checkpoint, output: str | Callable[..., str], precision: str) -> FileSession:
+def open_file(
+    checkpoint: Checkpoint, output: str | Callable[..., str], precision: str, threads: int = 1
+) -> FileSession:
     """Open the ONNX file of a checkpoint's own folder.
 
     Args:
         checkpoint: the opened folder.
         output: what the file must give; see `engine.open_engine`.
         precision: what its linear layers must compute in; "auto" takes what it has.
+        threads: of one run.
 
     Raises:
         CheckpointError: there is no such file, or none that can be trusted to give the model's scores.
@@ -79,7 +84,7 @@ def open_file(checkpoint: Checkpoint, output: str | Callable[..., str], precisio
             "and half-precision files are not used, as they give a pair another score in another batch"
         )
     try:
-        session = new_session(str(file), session_options())
+        session = new_session(str(file), session_options(threads))
     except Exception as error:  # ONNX Runtime has no public exception type
         raise CheckpointError(f"{file} cannot be opened: {error}; fetch the model again") from error
     facts = read_facts(session.get_modelmeta().custom_metadata_map)
@@ -114,7 +119,7 @@ def open_file(checkpoint: Checkpoint, output: str | Callable[..., str], precisio
             f"{file} gives {', '.join(given)}, but {output} needs one of {', '.join(names)}"
             + ("; it has no trained classification head" if output == "logits" else "")
         )
-    return FileSession(session, wanted, facts.precision, digest)
+    return FileSession(session, file, wanted, facts.precision, digest)
 
 
 def _check_foreign(file: Path, checkpoint: Checkpoint, output: str | Callable[..., str]) -> None:

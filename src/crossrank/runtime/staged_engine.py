@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import (
     Precision,
@@ -163,6 +164,7 @@ class StageEngine:
         self._kept = kept
         self.precision: str = staged.precision
         self.wants_exact = True
+        self.batch_tokens = DEFAULT_TOKEN_BUDGET
         self.threads = staged.threads
 
     @cached_property

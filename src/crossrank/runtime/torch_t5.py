@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.errors import CheckpointError, InputError, require
+from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import T5Decoder, T5Encoder, TokenScore
 from crossrank.runtime.engine import check_batch, engine_fingerprint
@@ -40,6 +41,7 @@ class TorchT5Engine:
 
     threads = 1
     wants_exact = False  # a GPU wants many rows more than it minds padding
+    batch_tokens = DEFAULT_TOKEN_BUDGET
 
     def __init__(
         self, checkpoint: Checkpoint, score: TokenScore, *, bf16: bool, device: str | None, identity: str
