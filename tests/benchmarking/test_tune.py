@@ -222,7 +222,12 @@ def test_bf16_is_timed_and_never_taken(timed: Timed, monkeypatch: pytest.MonkeyP
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(tune_module, "processor", processor)
     before = torch.get_num_threads()
-    report = tune(GOLDEN / "bert", threads=1, rounds=3)
+    monkeypatch.setattr(tune_module, "_times_slower", lambda *_: 9.0)
+    assert tune(GOLDEN / "bert", threads=1, rounds=3).tuned.left_out["bf16"] == (
+        "a run took 9 times as long as one in float32"
+    )
+    monkeypatch.setattr(tune_module, "_times_slower", lambda *_: 2.0)
+    report = tune(GOLDEN / "bert", threads=1, rounds=3, again=True)
     assert torch.get_num_threads() == before
     assert [each.precision for each in report.tuned.precisions] == ["float32", "bf16"]
     timed(float32=1.0, bf16=0.1)

@@ -9,6 +9,7 @@ every round, and only float32 may take the place of int8 by itself.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from crossrank.benchmarking.texts import lengths
 from crossrank.checks import check_count
 from crossrank.errors import CrossrankError, InputError, MissingExtraError, require
 from crossrank.models.calibration import may_change_precision
-from crossrank.models.hub import BUILT_IN, resolve
+from crossrank.models.hub import DEFAULT_MODELS, resolve
 from crossrank.models.load import kind_of
 from crossrank.progress import Track, track
 from crossrank.runtime.backends import open_backend
@@ -44,6 +45,7 @@ LEAST_ROUNDS = 3
 """Fewer say nothing about noise."""
 
 _PRECISION_MARGIN = 1.15  # how much faster another precision must be, in every round
+_HOPELESS = 5.0  # times as slow as the model's own precision: not worth timing
 _BATCH_MARGIN = 1.05  # how much faster other batches must be, in the median
 _TOKEN_BUDGETS = (DEFAULT_TOKEN_BUDGET, 512, 2048)
 _INPUTS_PER_THREAD = 48  # some 4,300 tokens: two of the largest batches
@@ -120,7 +122,7 @@ def tune(
     if rounds < LEAST_ROUNDS:
         raise InputError(f"rounds is {rounds}; {LEAST_ROUNDS} are needed to tell a difference from noise")
     threads = num_threads(threads)
-    name = BUILT_IN["cross-encoder"] if model is None else str(model)
+    name = DEFAULT_MODELS["cross-encoder"] if model is None else str(model)
     folder = resolve(model, kind="cross-encoder", revision=revision)
     subject = _Subject(Checkpoint.open(folder), kind_of(folder, name), threads)
     found = find_tuned(subject.checkpoint, threads, of_file=subject.of_file)
@@ -262,12 +264,14 @@ def _measured(subject: _Subject, rounds: int, progress: bool | None) -> Tuned:
     ways = [(budget, team) for team in teams for budget in _TOKEN_BUDGETS]
     with track(rounds * (len(engines) + len(ways)), "Measuring", progress=progress) as tracked:
         with _torch_threads(subject.threads, "bf16" in engines):
-            timed = _timed(
-                {each: subject.run(engine, DEFAULT_TOKEN_BUDGET) for each, engine in engines.items()},
-                rounds,
-                tracked,
-                pause_s=PAUSE_S if "bf16" in engines else 0,
-            )
+            runs = {each: subject.run(engine, DEFAULT_TOKEN_BUDGET) for each, engine in engines.items()}
+            if "bf16" in runs:
+                slower = _times_slower(runs["bf16"], runs[subject.own])
+                if slower > _HOPELESS:
+                    left_out["bf16"] = f"a run took {slower:.0f} times as long as one in {subject.own}"
+                    del runs["bf16"], engines["bf16"]
+                    tracked.advance(rounds)
+            timed = _timed(runs, rounds, tracked, pause_s=PAUSE_S if "bf16" in engines else 0)
         faster = clearly_faster(timed, subject.own)
         precision = subject.precision(faster)
         opened = {
@@ -296,6 +300,17 @@ def _measured(subject: _Subject, rounds: int, progress: bool | None) -> Tuned:
         versions=installed_versions(),
         measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def _times_slower(run: Callable[[], None], own: Callable[[], None]) -> float:
+    """How many times as long one run takes as another; torch's threads wait long for a busy core."""
+    seconds = []
+    for each in (own, run):
+        each()
+        start = time.perf_counter()
+        each()
+        seconds.append(time.perf_counter() - start)
+    return seconds[1] / seconds[0]
 
 
 def _timed(
