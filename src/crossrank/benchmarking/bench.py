@@ -40,6 +40,7 @@ _QUERY_TOKENS = 12
 _CALIBRATION_PAIRS = 256
 _ALONE = 8  # pairs that are scored by themselves, too
 _EXACT_AFTER = 3  # judged queries
+_SCOUTING_ROUNDS = 2  # of all batch sizes; then a contestant's default and its best go on
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,12 @@ def bench(
         sources: long texts to cut documents from, in place of `texts.english`.
         num_documents: candidates of a query.
         num_queries: of the call that throughput is measured by.
-        rounds: runs of each contestant.
+        rounds: runs of each contestant; of its batch sizes, all run twice, and its default and its fastest as
+            often as this.
         threads: of each contestant; None takes the cores this process may use.
         max_length: tokens of a pair.
-        contestants: names, of `worker.CONTESTANTS`; None takes crossrank and those installed here. crossrank's
-            float32, which all are compared with, takes part in any case.
+        contestants: names, of `worker.CONTESTANTS`; None takes crossrank and those installed here. What
+            all are compared with, crossrank's float32, takes part in any case.
         interpreters: contestant -> Python of the environment that has it.
         prepare: called with the folder of the float32 model, to add the files that a contestant needs.
         judged: collections that the class "tolerance" is proven on; see `fidelity.judge`.
@@ -291,11 +293,18 @@ def _profile(
                 "padding": round(padding_waste(contestant.name, variant, sizes, characters), 3),
             }
     load = load_average()
-    for label, timing in _timed(variants, one_query, rounds).items():
-        latency[label] |= timing.summary()
-    for label, (contestant, _) in variants.items():
-        siblings = [name for name, (other, _) in variants.items() if other is contestant]
-        latency[label]["is_best"] = label == min(siblings, key=lambda name: latency[name]["median_s"])
+    timings = _timed(variants, one_query, min(rounds, _SCOUTING_ROUNDS))
+    fastest = _fastest(variants, timings)
+    going_on = {
+        label: each
+        for label, each in variants.items()
+        if latency[label]["is_default"] or label in fastest or each[1].startswith(UNSORTED)
+    }
+    for label, timing in _timed(going_on, one_query, rounds - _SCOUTING_ROUNDS).items():
+        timings[label].extend(timing)
+    fastest = _fastest(going_on, timings)
+    for label, timing in timings.items():
+        latency[label] |= {"is_best": label in fastest, **timing.summary()}
     best = {label: variants[label] for label, each in latency.items() if _is_shown(each)}
     throughput: dict[str, dict[str, Any]] = {}
     for label, timing in _timed(best, pairs, max(1, rounds // 2)).items():
@@ -325,6 +334,14 @@ def _profile(
         "control": _control(latency),
         "ratios": _ratios(latency),
     }
+
+
+def _fastest(variants: Mapping[str, tuple[Contestant, str]], timings: Mapping[str, Timing]) -> set[str]:
+    """The label of each contestant's fastest variant."""
+    by_contestant: dict[str, list[str]] = {}
+    for label, (contestant, _) in variants.items():
+        by_contestant.setdefault(contestant.name, []).append(label)
+    return {min(labels, key=lambda label: timings[label].median_s) for labels in by_contestant.values()}
 
 
 def _curve(
