@@ -49,6 +49,8 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     INFINITY: (_TORCH, "infinity-emb[torch,optimum]", "optimum<2", "transformers<5"),
 }
 """Environment -> what is installed in it."""
+SUPERFLUOUS = {f"{ST}-openvino": "torchvision"}
+"""Environment -> what is removed again: it is for images, and the build that comes may not fit torch's."""
 ENVIRONMENTS = {
     ST: ST,
     f"{ST} onnx": f"{ST}-onnx",
@@ -82,15 +84,17 @@ def environment(folder: Path, name: str) -> Path:
         print(f"installing {', '.join(requirements)} in {place}", flush=True)
         venv.create(place, with_pip=True, clear=True)
         if _TORCH in requirements:  # first and pinned, so that it is the same build for all who use it
-            _install(python, _TORCH)
-        _install(python, *requirements)
+            _pip(python, "install", _TORCH)
+        _pip(python, "install", *requirements)
+        if name in SUPERFLUOUS:
+            _pip(python, "uninstall", "--yes", SUPERFLUOUS[name])
         done.write_text(wanted, encoding="utf-8")
     return python
 
 
-def _install(python: Path, *requirements: str) -> None:
+def _pip(python: Path, command: str, *arguments: str) -> None:
     ran = subprocess.run(
-        [str(python), "-m", "pip", "install", "--quiet", *requirements],
+        [str(python), "-m", "pip", command, "--quiet", *arguments],
         capture_output=True,
         text=True,
         check=False,
