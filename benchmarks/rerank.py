@@ -43,10 +43,18 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     f"{ST}-onnx": (_TORCH, "sentence-transformers[onnx]"),
     f"{ST}-openvino": (_TORCH, "sentence-transformers[openvino]"),
     ORT: ("onnxruntime", "tokenizers", "numpy"),
-    "flashrank": ("flashrank",),
+    "flashrank": ("flashrank", "numpy"),  # which it needs and does not name
     "fastembed": ("fastembed",),
     "rerankers": (_TORCH, "rerankers[transformers]", "protobuf"),
-    INFINITY: (_TORCH, "infinity-emb[torch,optimum]", "optimum<2", "transformers<5"),
+    # What works with the older optimum that it needs, and with NumPy 1.
+    INFINITY: (
+        _TORCH,
+        "infinity-emb[torch,optimum]",
+        "optimum<2",
+        "transformers<4.49",
+        "datasets<4",
+        "pyarrow<21",
+    ),
 }
 """Environment -> what is installed in it."""
 SUPERFLUOUS = {f"{ST}-openvino": "torchvision"}

@@ -75,6 +75,7 @@ def test_classes() -> None:
     assert kind(reference, reference[few] + np.float32(0.01)) == "approximate"  # depends on its batch
     assert judge(reference, reference + 1, reference[few] + 1, few, proven=True)["class"] == "tolerance"
     assert judge(reference, reference + 1, reference[few] + 1, few, proven=False)["class"] == "approximate"
+    assert judge(reference, reference, reference[few] + 1, few, proven=True)["class"] == "tolerance"
     found = judge(reference, reference[::-1], reference[::-1][few], few)
     assert (found["kendall_tau"], found["top10_overlap"], found["max_delta"]) == (-1.0, 0.0, 6.0)
 

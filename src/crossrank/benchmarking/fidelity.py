@@ -168,9 +168,10 @@ def judge(
 ) -> dict[str, Any]:
     """Say how near scores are to the reference, and whether a pair's score is its own.
 
-    "exact" is a largest difference below `EXACT`. "tolerance" is a difference of nDCG@10 whose 95 % interval
-    lies inside ±`TOLERANCE` on judged queries; without any, what the int8 parity gate lets pass. Anything
-    else is "approximate", and so is a score that moves by more than `EXACT` when its pair is scored alone.
+    "exact" is a largest difference below `EXACT`, also where pairs are scored alone. "tolerance" is a
+    difference of nDCG@10 whose 95 % interval lies inside ±`TOLERANCE` on judged queries; without any, it is
+    what the int8 parity gate lets pass, if no score moves by `EXACT` when its pair is scored alone. Anything
+    else is "approximate".
 
     Args:
         reference: float32 logits (n,).
@@ -183,7 +184,7 @@ def judge(
     delta_alone = float(np.abs(alone - scores[list(few)]).max())
     if parity.max_delta < EXACT and delta_alone < EXACT:
         kind = "exact"
-    elif (not exceeded(parity) if proven is None else proven) and delta_alone < EXACT:
+    elif (not exceeded(parity) and delta_alone < EXACT) if proven is None else proven:
         kind = "tolerance"
     else:
         kind = "approximate"
