@@ -37,13 +37,14 @@ EXPORTER = Path(__file__).parent / "export_onnx.py"
 JUDGED = harness.RESULTS / "rerank_judged.json"
 
 _TORCH = "torch==2.13.0"
+_ORT = ("onnxruntime", "tokenizers", "numpy")
 ST, ORT, INFINITY = "sentence-transformers", "onnxruntime", "infinity"
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
     ST: (_TORCH, "sentence-transformers", "onnx", "onnxruntime", "onnxscript"),  # exports for the others, too
     f"{ST}-onnx": (_TORCH, "sentence-transformers[onnx]"),
     f"{ST}-openvino": (_TORCH, "sentence-transformers[openvino]"),
-    ORT: ("onnxruntime", "tokenizers", "numpy"),
-    "flashrank": ("flashrank", "numpy"),  # which it needs and does not name
+    ORT: _ORT,
+    "flashrank": ("flashrank", *_ORT),
     "fastembed": ("fastembed",),
     "rerankers": (_TORCH, "rerankers[transformers]", "protobuf"),
     # What works with the older optimum that it needs, and with NumPy 1.

@@ -258,6 +258,12 @@ def peak_mb(*, reset: bool = False) -> float | None:
     return None
 
 
+def _reason(error: BaseException) -> str:
+    """An error with what led to it: libraries say "not available" of what they could not import."""
+    found, cause = f"{type(error).__name__}: {error}", error.__cause__
+    return f"{found} (from {_reason(cause)})" if cause else found
+
+
 def _by_query(pairs: list[tuple[str, str]]) -> Iterator[tuple[str, list[int]]]:
     """Each query with the rows of its pairs, for libraries that take one query at a time."""
     for query in dict.fromkeys(query for query, _ in pairs):
@@ -334,7 +340,7 @@ def main() -> None:
     try:
         variants = load(Path(options["folder"]), options)
     except Exception as error:  # whatever a library raises, the others still run
-        answer({"error": f"{type(error).__name__}: {error}"})
+        answer({"error": _reason(error)})
         return
     versions = {name: version(name) for name in packages}
     load_s = round(time.perf_counter() - start, 3)
@@ -350,7 +356,7 @@ def main() -> None:
         try:
             scores = variants[asked["variant"]](pairs)
         except Exception as error:
-            answer({"error": f"{type(error).__name__}: {error}"})
+            answer({"error": _reason(error)})
             continue
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         given = [float(score) for score in scores] if asked.get("keep_scores") else None
