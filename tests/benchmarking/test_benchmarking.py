@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from crossrank.benchmarking.bench import bench, judge
+from crossrank.benchmarking.bench import BenchReport, bench
 from crossrank.benchmarking.contestants import Contestant, ContestantError, padding_waste
+from crossrank.benchmarking.fidelity import judge, read_judged
+from crossrank.benchmarking.forms import set_max_length
 from crossrank.benchmarking.plots import plot_bench
 from crossrank.benchmarking.rounds import Measured, histogram, interleave, machine
 from crossrank.benchmarking.texts import PROFILES, cut, english, lengths
@@ -48,8 +51,14 @@ def test_padding_is_counted_in_the_order_of_each_library() -> None:
     assert padding_waste("fastembed", "batches of 2", tokens, characters) == (2 * 40 + 2 * 30) / 100
     assert padding_waste("onnxruntime dynamic int8", "batches of 2", tokens, characters) == 120 / 100
     assert padding_waste("sentence-transformers", "batches of 2", tokens, characters) == 140 / 100
-    assert padding_waste("flashrank way", "one batch", tokens, characters) == 160 / 100
+    assert padding_waste("onnxruntime dynamic int8", "unsorted batches of 2", tokens, characters) == 140 / 100
+    assert padding_waste("flashrank", "one batch", tokens, characters) == 160 / 100
     assert padding_waste("crossrank int8", "", tokens, characters) == 1.0
+    # In windows of four batches: 30 and 10, 20 and 40; a window later, 50 alone.
+    assert padding_waste("infinity", "batches of 2", tokens, characters) == (2 * 30 + 2 * 40) / 100
+    assert padding_waste("infinity", "batches of 1", [*tokens, 50], [*characters, 0]) == 1.0
+    tokens, characters = [9, 1, 9, 1, 9, 1, 9, 1, 1, 9], [9, 1, 9, 1, 9, 1, 9, 1, 1, 9]
+    assert padding_waste("infinity", "batches of 2", tokens, characters) == (4 * 1 + 4 * 9 + 2 * 9) / 50
 
 
 def test_classes() -> None:
@@ -64,8 +73,78 @@ def test_classes() -> None:
     assert kind(reference + 2e-4) == "tolerance"
     assert kind(reference[::-1]) == "approximate"
     assert kind(reference, reference[few] + np.float32(0.01)) == "approximate"  # depends on its batch
+    assert judge(reference, reference + 1, reference[few] + 1, few, proven=True)["class"] == "tolerance"
+    assert judge(reference, reference + 1, reference[few] + 1, few, proven=False)["class"] == "approximate"
+    assert judge(reference, reference, reference[few] + 1, few, proven=True)["class"] == "tolerance"
     found = judge(reference, reference[::-1], reference[::-1][few], few)
     assert (found["kendall_tau"], found["top10_overlap"], found["max_delta"]) == (-1.0, 0.0, 6.0)
+
+
+SAMPLE = Path(__file__).parents[2] / "data" / "sample"
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Path:
+    """Three judged queries, and a run that finds four documents for two of them."""
+    rows = {
+        "corpus.jsonl": [{"_id": f"d{row}", "title": "T", "text": f"fox {row}"} for row in range(12)],
+        "queries.jsonl": [{"_id": name, "text": f"fox {name}"} for name in ("q0", "q1", "q2")],
+    }
+    for name, lines in rows.items():
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for folder in ("qrels", "runs"):
+        (tmp_path / folder).mkdir()
+    qrels = "query-id\tcorpus-id\tscore\nq0\td0\t1\nq1\td1\t1\nq2\td2\t1\n"
+    (tmp_path / "qrels" / "test.tsv").write_text(qrels, encoding="utf-8")
+    run = [f"{query} Q0 d{row} {row + 1} {-row} x\n" for query in ("q0", "q1") for row in range(4)]
+    (tmp_path / "runs" / "first.trec").write_text("".join(run), encoding="utf-8")
+    return tmp_path
+
+
+def test_what_other_scores_do_to_judged_rankings(collection: Path) -> None:
+    judged = read_judged(collection, run="first", depth=3)
+    assert list(judged.queries) == ["q0", "q1"]
+    assert judged.pairs()[1] == [("fox q1", f"T fox {row}") for row in range(3)]
+    reference = [np.array([3, 2, 1], np.float32), np.array([2, 3, 1], np.float32)]  # both relevant first
+    found = judged.difference(reference, reference)
+    assert (found["float32"], found["other"], found["interval"], found["within"]) == (1.0, 1.0, [0, 0], True)
+    assert (found["kendall_tau"], found["top10_overlap"], found["by_depth"]) == (None, 1.0, {"3": 1.0})
+    # The relevant one of q1 falls to the second rank: 1 / log2(3).
+    found = judged.difference(reference, [reference[0], np.array([3, 2, 1], np.float32)])
+    second = 1 / np.log2(3)
+    assert found["other"] == pytest.approx((1 + second) / 2, abs=1e-5)
+    assert found["difference"] == pytest.approx((second - 1) / 2, abs=1e-5)
+    assert found["interval"] == pytest.approx([second - 1, 0], abs=1e-5)
+    assert not found["within"]
+    assert found["max_delta"] == 1.0
+
+
+def test_a_curve_has_a_point_for_each_depth(collection: Path) -> None:
+    judged = read_judged(collection, depth=12)
+    assert list(judged.queries) == ["q0", "q1", "q2"]
+    assert {len(documents) for documents in judged.candidates} == {12}
+    scores = [
+        np.array([document.id in judged.qrels[query] for document in documents], np.float32)
+        for query, documents in zip(judged.queries, judged.candidates, strict=True)
+    ]
+    found = judged.difference(scores, scores)
+    assert list(found["by_depth"]) == ["10", "12"]
+    assert found["by_depth"]["12"] == 1.0
+    reached = [
+        any(each.id in judged.qrels[query] for each in documents[:10])
+        for query, documents in zip(judged.queries, judged.candidates, strict=True)
+    ]
+    assert found["by_depth"]["10"] == pytest.approx(np.mean(reached), abs=1e-5)
+    with pytest.raises(InputError, match="no judged query has candidates"):
+        read_judged(collection, run="first", num_queries=1, depth=0)
+
+
+def test_the_longest_pair_is_stated_where_libraries_look(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text('{"model_max_length": 512, "max_length": 128, "pad_token": "[PAD]"}', encoding="utf-8")
+    set_max_length(tmp_path, 256)
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    assert settings == {"model_max_length": 256, "max_length": 256, "pad_token": "[PAD]"}
 
 
 def test_profiles_have_the_lengths_they_state() -> None:
@@ -107,7 +186,8 @@ def test_a_contestant_scores_in_its_own_process(folder: Path) -> None:
     with Contestant("crossrank int8", folder, threads=1, max_length=64) as contestant:
         scores = contestant.give("", pairs)
         measured = contestant.run("")
-        assert contestant.versions["crossrank"]
+        assert contestant.environment["versions"]["crossrank"]
+        assert contestant.environment["load_s"] > 0
         with pytest.raises(ContestantError, match="KeyError"):
             contestant.run("no such variant")
         assert contestant.run("").wall_s > 0  # an error does not end it
@@ -117,31 +197,68 @@ def test_a_contestant_scores_in_its_own_process(folder: Path) -> None:
 
 
 def test_a_library_that_cannot_load_says_why(folder: Path) -> None:
-    with pytest.raises(ContestantError, match=r"flashrank way: .*No such file"):
-        Contestant("flashrank way", folder, threads=1, max_length=64)
+    with pytest.raises(ContestantError, match="flashrank: ModuleNotFoundError: No module named 'flashrank'"):
+        Contestant("flashrank", folder, threads=1, max_length=64)
 
 
-def test_a_report_of_the_built_in_model(tmp_path: Path) -> None:
-    report = bench(
-        profiles=["short"],
-        num_documents=6,
+@pytest.fixture(scope="module")
+def report() -> BenchReport:
+    """Of the built-in model, with judged queries of the sample collection."""
+    return bench(
+        profiles=["fixed"],
+        num_documents=12,
         num_queries=2,
         rounds=1,
         threads=1,
-        contestants=["crossrank float32", "crossrank int8", "flashrank way"],
+        contestants=["crossrank int8", "flashrank"],
+        judged=[read_judged(SAMPLE, depth=12, num_queries=4)],
     )
-    found = report.as_dict()["profiles"]["short"]
+
+
+def test_a_report_of_the_built_in_model(report: BenchReport, tmp_path: Path) -> None:
+    found = report.as_dict()["profiles"]["fixed"]
     assert set(found["latency"]) == set(found["throughput"]) == {"crossrank float32", "crossrank int8"}
     assert found["latency"]["crossrank float32"]["class"] == "exact"
     int8 = found["latency"]["crossrank int8"]
     assert 0 < int8["max_delta"] < 1
     assert int8["max_delta_alone"] == 0.0
-    assert int8["padding"] == 1.0
+    assert (int8["is_default"], int8["is_best"]) == (True, True)
+    assert found["control"] == {"most_padding": 1.0, "unsorted_against_sorted": {}}
     assert found["throughput"]["crossrank int8"]["pairs_per_s"] > 0
-    assert "onnx" in report.left_out["flashrank way"]
-    assert report.machine["versions"]["onnxruntime"]
+    assert "No module named 'flashrank'" in report.left_out["flashrank"]
+    assert report.contestants["crossrank int8"]["versions"]["onnxruntime"]
     plot_bench(report, tmp_path / "bench.svg")
     assert "crossrank int8" in (tmp_path / "bench.svg").read_text(encoding="utf-8")
+
+
+def test_the_class_tolerance_is_proven_on_judged_queries(report: BenchReport) -> None:
+    judged = report.judged["crossrank int8"]["sample"]
+    assert list(report.judged) == ["crossrank int8"]  # float32 is exact
+    assert (judged["queries"], judged["pairs"]) == (4, 48)
+    profile = report.profiles["fixed"]
+    expected = "tolerance" if judged["within"] else "approximate"
+    assert profile["latency"]["crossrank int8"]["class"] == expected
+    points = profile["curves"]["crossrank int8"]["sample"]
+    assert [point["depth"] for point in points] == [10, 12]
+    assert [point["ndcg@10"] for point in points] == list(judged["by_depth"].values())
+    assert all(point["ms"] > 0 for point in points)
+
+
+def test_an_earlier_report_counts_for_the_same_model_only(report: BenchReport) -> None:
+    earlier = json.loads(json.dumps(report.as_dict()))
+    earlier["judged"]["crossrank int8"]["sample"]["within"] = True
+    small = {
+        "num_documents": 4,
+        "num_queries": 1,
+        "rounds": 1,
+        "threads": 1,
+        "contestants": ["crossrank int8"],
+    }
+    again = bench(profiles=["short"], known=earlier, **small)
+    assert again.judged == earlier["judged"]
+    assert again.profiles["short"]["latency"]["crossrank int8"]["class"] == "tolerance"
+    earlier["settings"]["fingerprint"] = "of another model"
+    assert bench(profiles=[], known=earlier, **small).judged == {}
 
 
 def test_bad_requests_are_refused_before_anything_runs() -> None:

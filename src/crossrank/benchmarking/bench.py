@@ -14,28 +14,33 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.benchmarking.contestants import Contestant, ContestantError, installed, padding_waste
-from crossrank.benchmarking.forms import Forms, write_forms
+from crossrank.benchmarking.fidelity import DEPTHS, EXACT, TOLERANCE, Judged, judge, within_tolerance
+from crossrank.benchmarking.forms import Forms, set_max_length, write_forms
 from crossrank.benchmarking.rounds import Timing, histogram, interleave, load_average, machine
 from crossrank.benchmarking.texts import PROFILES, cut, english, lengths
-from crossrank.benchmarking.worker import CONTESTANTS
+from crossrank.benchmarking.worker import CONTESTANTS, UNSORTED
 from crossrank.checks import as_strings, check_count
 from crossrank.errors import InputError
 from crossrank.progress import track
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.limits import num_threads
-from crossrank.runtime.quantization import compare, exceeded
 from crossrank.runtime.tokenization import ModelInputs, Tokenizer
 
-__all__ = ["EXACT", "BenchReport", "bench", "judge"]
+__all__ = ["BenchReport", "bench"]
 
-EXACT = 1e-4
-"""Most that a logit may differ from float32's in the class "exact"."""
+_TOLERANCE = f"95 % interval of ΔnDCG@10 inside ±{TOLERANCE}; the int8 parity gate without judged queries"
 
-_OURS = ("crossrank float32", "crossrank int8")
+Differences = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+_REFERENCE = "crossrank float32"
+_OURS = (_REFERENCE, "crossrank int8")
+_OWN_PACKAGES = ("crossrank", "onnxruntime", "tokenizers", "numpy")
 _OWN = "texts"
 _QUERY_TOKENS = 12
 _CALIBRATION_PAIRS = 256
 _ALONE = 8  # pairs that are scored by themselves, too
+_EXACT_AFTER = 3  # judged queries
+_SCOUTING_ROUNDS = 2  # of all batch sizes; then a contestant's default and its best go on
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,21 @@ class BenchReport:
 
     Attributes:
         settings: of the run: threads, documents, rounds, weights.
-        machine: CPU, its flags, versions of the libraries, load average before.
-        profiles: profile -> "tokens" (histogram), "latency" and "throughput": contestant -> figures.
+        machine: CPU, its flags, load average before.
+        contestants: contestant -> versions of its libraries, its Python, seconds and memory of the loaded
+            model.
+        profiles: profile -> "tokens" (histogram), "load_average_before", "latency" and "throughput": label of
+            a contestant's variant -> figures, "curves" of nDCG@10 against milliseconds of those that `judged`
+            has, "control" and "ratios" of the latencies.
+        judged: contestant -> collection -> what `Judged.difference` gives; none for exact scores.
         left_out: contestant -> why it could not run.
     """
 
     settings: dict[str, Any]
     machine: dict[str, Any]
+    contestants: dict[str, dict[str, Any]]
     profiles: dict[str, dict[str, Any]]
+    judged: dict[str, dict[str, Any]]
     left_out: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,7 +72,9 @@ class BenchReport:
             "benchmark": "bench",
             "settings": self.settings,
             "machine": self.machine,
+            "contestants": self.contestants,
             "profiles": self.profiles,
+            "judged": self.judged,
             "left_out": self.left_out,
         }
 
@@ -79,6 +93,8 @@ def bench(
     contestants: Sequence[str] | None = None,
     interpreters: Mapping[str, str | Path] | None = None,
     prepare: Callable[[Path], None] | None = None,
+    judged: Sequence[Judged] = (),
+    known: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> BenchReport:
     """Measure reranking: one query with its candidates, and several in one call.
@@ -88,17 +104,21 @@ def bench(
 
     Args:
         model: a cross-encoder: a built-in model, a folder, or a hub name; None takes the built-in model.
-        profiles: lengths of the documents, of `texts.PROFILES`.
+        profiles: lengths of the documents, of `texts.PROFILES`; none measures only `judged`.
         texts: documents in place of those of `texts.english`; they are then the one profile, "texts".
         sources: long texts to cut documents from, in place of `texts.english`.
         num_documents: candidates of a query.
         num_queries: of the call that throughput is measured by.
-        rounds: runs of each contestant.
+        rounds: runs of each contestant; of its batch sizes, all run twice, and its default and its fastest as
+            often as this.
         threads: of each contestant; None takes the cores this process may use.
         max_length: tokens of a pair.
-        contestants: names, of `worker.CONTESTANTS`; None takes crossrank and those installed here.
+        contestants: names, of `worker.CONTESTANTS`; None takes crossrank and those installed here. What
+            all are compared with, crossrank's float32, takes part in any case.
         interpreters: contestant -> Python of the environment that has it.
         prepare: called with the folder of the float32 model, to add the files that a contestant needs.
+        judged: collections that the class "tolerance" is proven on; see `fidelity.judge`.
+        known: an earlier report (`BenchReport.as_dict`), whose `judged` counts if it is of the same model.
         progress: whether a progress bar is shown; None shows it on a terminal.
 
     Raises:
@@ -112,6 +132,7 @@ def bench(
     for name in names:
         if name not in CONTESTANTS:
             raise InputError(f"there is no contestant {name!r}; choose from {', '.join(CONTESTANTS)}")
+    names = list(dict.fromkeys([_REFERENCE, *names]))
     threads = num_threads(threads)
     own_texts = None if texts is None else as_strings(texts, "texts")
     if own_texts is not None and not own_texts:
@@ -125,18 +146,28 @@ def bench(
         checkpoint = Checkpoint.open(forms.float32)
         tokenizer = Tokenizer(checkpoint)
         limit = min(max_length, checkpoint.max_length or max_length)
+        set_max_length(forms.float32, limit)
         material = {
             profile: _pairs(tokenizer, profile, cut_from, num_queries, num_documents) for profile in wanted
         }
-        environment: dict[str, Any] = {**machine(), "load_average_before": load_average()}
+        environment = {**machine(*_OWN_PACKAGES), "load_average_before": load_average()}
         with _loaded(names, forms, threads, limit, interpreters or {}) as (running, left_out):
-            for contestant in running:
-                environment["versions"] |= contestant.versions
+            with track(len(judged) * len(running), "Judged queries", progress=progress) as tracked:
+                differences = _differences(running, judged, left_out, tracked.advance)
+            if known and known["settings"]["fingerprint"] == checkpoint.fingerprint:
+                for name, found in known["judged"].items():
+                    differences[name] = {**found, **differences.get(name, {})}
             with track(len(material), "Profiles", progress=progress) as tracked:
                 measured = {}
                 for profile, pairs in material.items():
                     measured[profile] = _profile(
-                        running, pairs, num_documents, rounds, tokenizer=tokenizer, left_out=left_out
+                        running,
+                        pairs,
+                        num_documents,
+                        rounds,
+                        tokenizer=tokenizer,
+                        differences=differences,
+                        left_out=left_out,
                     )
                     tracked.advance()
         settings = {
@@ -146,46 +177,13 @@ def bench(
             "num_documents": num_documents,
             "num_queries": num_queries,
             "max_length": limit,
+            "exact": f"largest difference of a logit below {EXACT}",
+            "tolerance": _TOLERANCE,
             **forms.origin,
+            "fingerprint": checkpoint.fingerprint,
         }
-    return BenchReport(settings, environment, measured, left_out)
-
-
-def judge(
-    reference: npt.NDArray[np.float32],
-    scores: npt.NDArray[np.float32],
-    alone: npt.NDArray[np.float32],
-    few: Sequence[int],
-) -> dict[str, Any]:
-    """Say how near scores are to the reference, and whether a pair's score is its own.
-
-    "exact" is a largest difference below `EXACT`; "tolerance" is what the parity gate lets pass; anything
-    else is "approximate", and so is a score that moves by more than `EXACT` when its pair is scored alone.
-
-    Args:
-        reference: float32 logits (n,).
-        scores: those of the contestant (n,).
-        alone: scores of some pairs, in a call of their own.
-        few: which those are.
-    """
-    parity = compare([reference], [scores])
-    delta_alone = float(np.abs(alone - scores[list(few)]).max())
-    top = min(10, len(reference))
-    best = [set(np.argsort(-values, kind="stable")[:top].tolist()) for values in (reference, scores)]
-    if parity.max_delta < EXACT and delta_alone < EXACT:
-        kind = "exact"
-    elif not exceeded(parity) and delta_alone < EXACT:
-        kind = "tolerance"
-    else:
-        kind = "approximate"
-    return {
-        "class": kind,
-        "max_delta": parity.max_delta,
-        "mean_delta_in_std": parity.mean_delta / parity.reference_std if parity.reference_std else 0.0,
-        "kendall_tau": parity.kendall_tau,
-        "top10_overlap": len(best[0] & best[1]) / top,
-        "max_delta_alone": delta_alone,
-    }
+    loaded = {contestant.name: contestant.environment for contestant in running}
+    return BenchReport(settings, environment, loaded, measured, differences, left_out)
 
 
 @contextmanager
@@ -213,6 +211,47 @@ def _loaded(
         yield running, left_out
 
 
+def _differences(
+    running: Sequence[Contestant],
+    judged: Sequence[Judged],
+    left_out: dict[str, str],
+    advance: Callable[[], None],
+) -> dict[str, dict[str, Any]]:
+    """Contestant -> collection -> its difference, each at its default batch size, a query a call."""
+    found: dict[str, dict[str, Any]] = {}
+    for collection in judged:
+        queries = collection.pairs()
+        reference: list[npt.NDArray[np.float32]] = []
+        for contestant in _ours_first(running):
+            scores: list[npt.NDArray[np.float32]] = []
+            try:
+                for number, pairs in enumerate(queries):
+                    scores.append(contestant.give(contestant.variants[0], pairs))
+                    # What is exact in the first queries need not be asked for the others.
+                    if reference and number + 1 == _EXACT_AFTER and _is_exact(reference, scores):
+                        break
+            except ContestantError as error:
+                if contestant.name == _REFERENCE:
+                    raise
+                left_out[f"{contestant.name} on {collection.name}"] = str(error)
+                continue
+            finally:
+                advance()
+            if contestant.name == _REFERENCE:
+                reference = scores
+            elif len(scores) == len(reference) and not _is_exact(reference, scores):
+                of_contestant = found.setdefault(contestant.name, {})
+                of_contestant[collection.name] = collection.difference(reference, scores)
+    return found
+
+
+def _is_exact(
+    reference: Sequence[npt.NDArray[np.float32]], scores: Sequence[npt.NDArray[np.float32]]
+) -> bool:
+    pairs = zip(reference, scores, strict=False)
+    return all(float(np.abs(wanted - got).max()) < EXACT for wanted, got in pairs)
+
+
 def _profile(
     running: Sequence[Contestant],
     pairs: list[tuple[str, str]],
@@ -220,6 +259,7 @@ def _profile(
     rounds: int,
     *,
     tokenizer: Tokenizer,
+    differences: Differences,
     left_out: dict[str, str],
 ) -> dict[str, Any]:
     one_query = pairs[:num_documents]
@@ -227,38 +267,121 @@ def _profile(
     encoded = tokenizer.encode(list(texts))
     num_tokens = {text: len(tokens.ids) for text, tokens in zip(texts, encoded, strict=True)}
     sizes = [tokenizer.pair_length(num_tokens[query], num_tokens[text]) for query, text in one_query]
+    characters = [len(query) + len(text) for query, text in one_query]
     few = sorted(range(len(one_query)), key=sizes.__getitem__)[:: max(1, len(one_query) // _ALONE)][:_ALONE]
     reference: npt.NDArray[np.float32] | None = None
     latency: dict[str, dict[str, Any]] = {}
     variants: dict[str, tuple[Contestant, str]] = {}
-    for contestant in sorted(running, key=lambda each: each.name not in _OURS):  # float32 of ours comes first
+    for contestant in _ours_first(running):
+        proven = within_tolerance(differences.get(contestant.name, {}))
         for variant in contestant.variants:
             label = f"{contestant.name} {variant}".rstrip()
             try:
                 alone = contestant.give(variant, [one_query[row] for row in few])
                 scores = contestant.give(variant, one_query)
             except ContestantError as error:
+                if contestant.name == _REFERENCE:
+                    raise
                 left_out[label] = str(error)
                 continue
             reference = scores if reference is None else reference
             variants[label] = contestant, variant
-            characters = [len(query) + len(text) for query, text in one_query]
             latency[label] = {
-                **judge(reference, scores, alone, few),
+                "contestant": contestant.name,
+                "is_default": variant == contestant.variants[0],
+                **judge(reference, scores, alone, few, proven=proven),
                 "padding": round(padding_waste(contestant.name, variant, sizes, characters), 3),
             }
-    for label, timing in _timed(variants, one_query, rounds).items():
-        latency[label] |= timing.summary()
+    load = load_average()
+    timings = _timed(variants, one_query, min(rounds, _SCOUTING_ROUNDS))
+    fastest = _fastest(variants, timings)
+    going_on = {
+        label: each
+        for label, each in variants.items()
+        if latency[label]["is_default"] or label in fastest or each[1].startswith(UNSORTED)
+    }
+    for label, timing in _timed(going_on, one_query, rounds - _SCOUTING_ROUNDS).items():
+        timings[label].extend(timing)
+    fastest = _fastest(going_on, timings)
+    for label, timing in timings.items():
+        latency[label] |= {"is_best": label in fastest, **timing.summary()}
+    best = {label: variants[label] for label, each in latency.items() if _is_shown(each)}
     throughput: dict[str, dict[str, Any]] = {}
-    best = _best_of_each(latency, variants)
     for label, timing in _timed(best, pairs, max(1, rounds // 2)).items():
         throughput[label] = {**timing.summary(), "pairs_per_s": round(len(pairs) / timing.median_s, 1)}
+    curved = {
+        label: each
+        for label, each in best.items()
+        if latency[label]["is_default"] and each[0].name in differences
+    }
+    seconds: dict[str, dict[str, float]] = {
+        label: {str(num_documents): latency[label]["median_s"]} for label in curved
+    }
+    for depth in (depth for depth in DEPTHS if depth < num_documents):
+        for label, timing in _timed(curved, one_query[:depth], max(1, rounds // 2)).items():
+            seconds[label][str(depth)] = round(timing.median_s, 4)
     return {
         "mean_tokens": round(float(np.mean(sizes)), 1),
         "tokens": histogram(sizes, 50 if max(sizes) > 300 else 15),
         "score_std": float(np.std(reference)) if reference is not None else 0.0,
+        "load_average_before": load,
         "latency": latency,
         "throughput": throughput,
+        "curves": {
+            label: _curve(seconds[label], differences[contestant.name])
+            for label, (contestant, _) in curved.items()
+        },
+        "control": _control(latency),
+        "ratios": _ratios(latency),
+    }
+
+
+def _fastest(variants: Mapping[str, tuple[Contestant, str]], timings: Mapping[str, Timing]) -> set[str]:
+    """The label of each contestant's fastest variant."""
+    by_contestant: dict[str, list[str]] = {}
+    for label, (contestant, _) in variants.items():
+        by_contestant.setdefault(contestant.name, []).append(label)
+    return {min(labels, key=lambda label: timings[label].median_s) for labels in by_contestant.values()}
+
+
+def _curve(
+    seconds: Mapping[str, float], found: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[dict[str, float]]]:
+    """Collection -> nDCG@10 against milliseconds, a point for each number of reranked candidates."""
+    return {
+        collection: [
+            {"depth": int(depth), "ms": round(1000 * seconds[depth], 1), "ndcg@10": quality}
+            for depth, quality in each["by_depth"].items()
+            if depth in seconds
+        ]
+        for collection, each in found.items()
+    }
+
+
+def _control(latency: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What sorting is worth to one engine: where all texts are of one length 1.0, and no padding anywhere."""
+    gain = {}
+    for label, each in latency.items():
+        before, unsorted, variant = label.partition(UNSORTED)
+        if unsorted and before + variant in latency:
+            gain[before + variant] = round(each["median_s"] / latency[before + variant]["median_s"], 3)
+    most_padding = max(each["padding"] for each in latency.values())
+    return {"most_padding": most_padding, "unsorted_against_sorted": gain}
+
+
+def _is_shown(figures: Mapping[str, Any]) -> bool:
+    return bool(figures["is_default"] or figures["is_best"])
+
+
+def _ratios(latency: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """How many times our median a peer's is, by "ours against peer default" (or best)."""
+    ours = {name: latency[name]["median_s"] for name in _OURS if name in latency}
+    return {
+        f"{name} against {each['contestant']} {kind}": round(each["median_s"] / taken, 2)
+        for name, taken in ours.items()
+        for each in latency.values()
+        for kind in ("default", "best")
+        if each[f"is_{kind}"] and each["contestant"] not in _OURS
     }
 
 
@@ -275,17 +398,9 @@ def _timed(
     )
 
 
-def _best_of_each(
-    latency: Mapping[str, Mapping[str, Any]], variants: Mapping[str, tuple[Contestant, str]]
-) -> dict[str, tuple[Contestant, str]]:
-    """Of each peer its default and its fastest variant; all of ours."""
-    chosen: dict[str, tuple[Contestant, str]] = {}
-    for label, (contestant, variant) in variants.items():
-        siblings = [name for name, (other, _) in variants.items() if other is contestant]
-        fastest = min(siblings, key=lambda name: latency[name]["median_s"])
-        if contestant.name in _OURS or variant == contestant.variants[0] or label == fastest:
-            chosen[label] = contestant, variant
-    return chosen
+def _ours_first(running: Sequence[Contestant]) -> list[Contestant]:
+    """The contestants with ours before the others, and first of all what scores are compared with."""
+    return sorted(running, key=lambda each: (each.name != _REFERENCE, each.name not in _OURS))
 
 
 def _pairs(

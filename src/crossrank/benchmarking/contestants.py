@@ -22,13 +22,21 @@ __all__ = ["Contestant", "ContestantError", "installed", "padding_waste"]
 Pairs = Sequence[tuple[str, str]]
 
 _TOKENS, _CHARACTERS = "tokens", "characters"
-_BATCHING = {  # how a contestant orders pairs before it cuts them into batches
+_SORTED_BY = {  # contestants that sort pairs, longest first, before they cut them into batches
     "sentence-transformers": _CHARACTERS,
     "sentence-transformers onnx": _CHARACTERS,
     "sentence-transformers openvino": _CHARACTERS,
     "onnxruntime dynamic int8": _TOKENS,
     "onnxruntime fused dynamic int8": _TOKENS,
 }
+_WINDOW = 4  # batches within which infinity sorts, shortest first
+_NEEDS_ONNX_FILE = (
+    "onnxruntime dynamic int8",
+    "onnxruntime fused dynamic int8",
+    "flashrank",
+    "fastembed",
+    "infinity optimum",
+)
 
 
 class ContestantError(CrossrankError):
@@ -44,6 +52,11 @@ class Contestant:
         threads: for everything that the library runs on.
         max_length: tokens of a pair.
         interpreter: Python of the environment that has the library; this one by default.
+
+    Attributes:
+        variants: its batch sizes, the library's default first.
+        environment: "versions" of its libraries, "python", "load_s" (seconds to load the model) and
+            "idle_mb" (memory with the model loaded, all variants).
 
     Raises:
         ContestantError: it cannot be loaded; the message is the library's.
@@ -79,8 +92,9 @@ class Contestant:
             self.close()
             raise
         self.variants: list[str] = loaded["variants"]
-        self.versions: dict[str, str] = loaded["versions"]
-        self.load_s: float = loaded["load_s"]
+        self.environment: dict[str, Any] = {
+            name: loaded[name] for name in ("versions", "python", "load_s", "idle_mb")
+        }
 
     def give(self, variant: str, pairs: Pairs) -> npt.NDArray[np.float32]:
         """Hand over the pairs that are scored from now on; their scores (n,)."""
@@ -131,8 +145,7 @@ class Contestant:
 
 def installed() -> list[str]:
     """The contestants whose libraries are installed here, crossrank first; none that needs an ONNX file."""
-    needs_file = ("onnxruntime dynamic int8", "onnxruntime fused dynamic int8", "flashrank way", "fastembed")
-    return [name for name in worker.CONTESTANTS if name not in needs_file and worker.is_installed(name)]
+    return [name for name in worker.CONTESTANTS if name not in _NEEDS_ONNX_FILE and worker.is_installed(name)]
 
 
 def padding_waste(name: str, variant: str, num_tokens: Sequence[int], num_characters: Sequence[int]) -> float:
@@ -140,17 +153,19 @@ def padding_waste(name: str, variant: str, num_tokens: Sequence[int], num_charac
 
     Args:
         name: the contestant.
-        variant: "batches of 32" or "one batch"; anything for crossrank.
+        variant: "batches of 32", "unsorted batches of 32" or "one batch"; anything for crossrank.
         num_tokens: of each pair.
         num_characters: of each pair.
     """
     lengths = np.asarray(num_tokens, np.int64)
     if name.startswith("crossrank"):
         return 1.0
-    size = len(lengths) if variant == "one batch" else int(variant.rpartition(" ")[2])
+    size = len(lengths) if variant == worker.ONE_BATCH else int(variant.rpartition(" ")[2])
     order = np.arange(len(lengths))
-    if name in _BATCHING:
-        keys = lengths if _BATCHING[name] == _TOKENS else np.asarray(num_characters)
+    if name in _SORTED_BY and not variant.startswith(worker.UNSORTED):
+        keys = lengths if _SORTED_BY[name] == _TOKENS else np.asarray(num_characters)
         order = np.argsort(-keys, kind="stable")
+    elif name.startswith("infinity"):
+        order = np.lexsort((np.asarray(num_characters), order // (_WINDOW * size)))
     batches = [lengths[order[start : start + size]] for start in range(0, len(order), size)]
     return sum(len(batch) * int(batch.max()) for batch in batches) / int(lengths.sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from crossrank.runtime.int8 import INT8_FILE, PARITY_FILE, passed_parity, write_
 from crossrank.runtime.quantization import calibrate, write_int8
 from crossrank.runtime.tokenization import ModelInputs
 
-__all__ = ["Forms", "write_forms"]
+__all__ = ["Forms", "set_max_length", "write_forms"]
 
 Inputs = Callable[[Checkpoint], Sequence[ModelInputs]]
 
@@ -71,3 +72,17 @@ def write_forms(model: str | Path | None, kind: Kind, scratch: Path, calibration
         write_int8(int8 / place / INT8_FILE, checkpoint.tensors(), layers)
         write_parity(int8 / place, {"passed": True})
     return Forms(float32, int8, origin)
+
+
+def set_max_length(folder: Path, max_length: int) -> None:
+    """Write into a model's tokenizer settings how many tokens a pair has, for libraries that only look there.
+
+    Args:
+        folder: the model.
+        max_length: tokens of a pair.
+    """
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    # fastembed takes the smaller of the two.
+    settings |= {"model_max_length": max_length, "max_length": max_length}
+    path.write_text(json.dumps(settings, indent=2), encoding="utf-8")

@@ -45,6 +45,12 @@ class Timing:
         """The middle round."""
         return statistics.median(self.wall_s)
 
+    def extend(self, other: Timing) -> None:
+        """Add the rounds of another timing."""
+        self.wall_s += other.wall_s
+        self.cpu_s += other.cpu_s
+        self.peak_mb += other.peak_mb
+
     def summary(self) -> dict[str, Any]:
         """Median, minimum, CPU seconds, peak memory, and every round."""
         summary: dict[str, Any] = {

@@ -5,7 +5,7 @@ is the contestant. It is started as `python worker.py`, reads one JSON object a 
 answers each with one: first what to load, then what to run. What libraries print goes to standard error.
 
     {"contestant": "sentence-transformers", "folder": ..., "max_length": 512, "threads": 2}
-    -> {"variants": ["batches of 32", ...], "versions": {...}, "load_s": ...}
+    -> {"variants": ["batches of 32", ...], "versions": {...}, "python": ..., "load_s": ..., "idle_mb": ...}
     {"variant": "batches of 32", "pairs": [[query, document], ...], "keep_scores": false}
     -> {"wall_s": ..., "cpu_s": ..., "peak_mb": ..., "scores": null}
 """
@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +34,11 @@ DYNAMIC_INT8 = "model_dynamic_int8.onnx"
 """In the folder "onnx" of a model: its export after ONNX Runtime's `quantize_dynamic`."""
 FUSED_DYNAMIC_INT8 = "model_fused_dynamic_int8.onnx"
 """The same, after ONNX Runtime's optimiser for transformers."""
+
+ONE_BATCH = "one batch"
+"""The variant that takes all pairs of a query at once."""
+UNSORTED = "unsorted "
+"""How the variant begins that takes pairs as they come, where the others sort."""
 
 _BATCH_SIZES = (4, 8, 16, 64)
 _OWN_PACKAGES = ("crossrank", "onnxruntime", "tokenizers")
@@ -54,7 +61,10 @@ def sentence_transformers(folder: Path, options: dict[str, Any], backend: str = 
     torch.set_num_threads(options["threads"])
     settings: dict[str, Any] = {} if backend == "torch" else {"backend": backend}
     if backend == "onnx":
-        settings["model_kwargs"] = {"provider": "CPUExecutionProvider"}
+        arguments = {"provider": "CPUExecutionProvider", "session_options": _session_options(options)}
+        settings["model_kwargs"] = arguments
+    elif backend == "openvino":
+        settings["model_kwargs"] = {"ov_config": {"INFERENCE_NUM_THREADS": str(options["threads"])}}
     model = CrossEncoder(str(folder), device="cpu", max_length=options["max_length"], **settings)
 
     def scorer(batch_size: int) -> Scorer:
@@ -66,15 +76,44 @@ def sentence_transformers(folder: Path, options: dict[str, Any], backend: str = 
 
 
 def onnx_dynamic_int8(folder: Path, options: dict[str, Any], file: str) -> dict[str, Scorer]:
-    """An int8 file of ONNX Runtime's dynamic quantisation, pairs sorted by tokens."""
+    """An int8 file of ONNX Runtime's dynamic quantisation, pairs sorted by tokens; once also unsorted."""
     score = _onnx_runtime(folder / "onnx" / file, folder, options)
-    return {f"batches of {size}": score(size, is_sorted=True) for size in (8, 4, 16, 32)}
+    sizes = (8, 4, 16, 32)
+    ordered = {f"batches of {size}": score(size, is_sorted=True) for size in sizes}
+    return {**ordered, f"{UNSORTED}batches of {sizes[0]}": score(sizes[0], is_sorted=False)}
 
 
-def flashrank_way(folder: Path, options: dict[str, Any]) -> dict[str, Scorer]:
-    """What FlashRank 0.2 does, with the same weights: dynamic int8, all candidates in one batch."""
-    score = _onnx_runtime(folder / "onnx" / DYNAMIC_INT8, folder, options)
-    return {"one batch": score(100_000, is_sorted=False)}
+def flashrank(folder: Path, options: dict[str, Any]) -> dict[str, Scorer]:
+    """Ranker over this model's dynamic int8 file: all candidates of a query in one batch.
+
+    It knows models by name and reads them from a folder of that name. It gives probabilities, which are
+    turned back into logits; its session has no setting for threads, so it is given one of the same kind.
+    """
+    import numpy as np
+    import onnxruntime
+
+    library, known = import_module("flashrank"), import_module("flashrank.Config").model_file_map
+    name = "ms-marco-MiniLM-L-12-v2"
+    place = folder.parent / "flashrank" / name
+    place.mkdir(parents=True, exist_ok=True)
+    for file in ("config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"):
+        shutil.copyfile(folder / file, place / file)
+    shutil.copyfile(folder / "onnx" / DYNAMIC_INT8, place / known[name])
+    ranker = library.Ranker(name, str(place.parent), options["max_length"], log_level="ERROR")
+    ranker.session = onnxruntime.InferenceSession(
+        str(place / known[name]), _session_options(options), providers=["CPUExecutionProvider"]
+    )
+
+    def score(pairs: list[tuple[str, str]]) -> Any:
+        chances = np.empty(len(pairs), np.float64)
+        for query, rows in _by_query(pairs):
+            passages = [{"id": row, "text": pairs[row][1]} for row in rows]
+            for passage in ranker.rerank(library.RerankRequest(query, passages)):
+                chances[passage["id"]] = passage["score"]
+        chances = np.clip(chances, 1e-9, 1 - 1e-9)
+        return np.log(chances / (1 - chances))
+
+    return {ONE_BATCH: score}
 
 
 def fastembed(folder: Path, options: dict[str, Any]) -> dict[str, Scorer]:
@@ -97,18 +136,14 @@ def rerankers(folder: Path, options: dict[str, Any]) -> dict[str, Scorer]:
 
     library = import_module("rerankers")
     torch.set_num_threads(options["threads"])
+    model = library.Reranker(str(folder), model_type="cross-encoder", device="cpu", dtype="float32")
 
     def scorer(batch_size: int) -> Scorer:
-        model = library.Reranker(
-            str(folder), model_type="cross-encoder", device="cpu", dtype="float32", batch_size=batch_size
-        )
-
         def score(pairs: list[tuple[str, str]]) -> list[float]:
             scores = [0.0] * len(pairs)
-            for query in dict.fromkeys(query for query, _ in pairs):
-                rows = [row for row, pair in enumerate(pairs) if pair[0] == query]
-                ranked = model.rank(query, [pairs[row][1] for row in rows], doc_ids=rows)
-                for result in ranked.results:
+            for query, rows in _by_query(pairs):
+                documents = [pairs[row][1] for row in rows]
+                for result in model.rank(query, documents, doc_ids=rows, batch_size=batch_size).results:
                     scores[int(result.doc_id)] = float(result.score)
             return scores
 
@@ -117,36 +152,39 @@ def rerankers(folder: Path, options: dict[str, Any]) -> dict[str, Scorer]:
     return {f"batches of {size}": scorer(size) for size in (16, 4, 8)}
 
 
-def infinity(folder: Path, options: dict[str, Any]) -> dict[str, Scorer]:
-    """infinity_emb's engine: sorts by length within a queue; one query a call."""
+def infinity(folder: Path, options: dict[str, Any], engine: str = "torch") -> dict[str, Scorer]:
+    """infinity_emb's engine: sorts by characters within four batches; one query a call."""
     import asyncio
 
     import torch
 
     library = import_module("infinity_emb")
     torch.set_num_threads(options["threads"])
+    if engine == "optimum":
+        if options["threads"] != os.cpu_count():
+            raise ValueError("this engine takes as many threads as there are cores")
+        folder = _with_one_onnx_file(folder, folder.parent / "infinity")
     loop = asyncio.new_event_loop()
 
     def scorer(batch_size: int) -> Scorer:
         arguments = library.EngineArgs(
             model_name_or_path=str(folder),
-            engine="torch",
+            engine=engine,
             device="cpu",
             dtype="float32",
             batch_size=batch_size,
             bettertransformer=False,
             compile=False,
+            model_warmup=False,
         )
-        engine = library.AsyncEmbeddingEngine.from_args(arguments)
-        loop.run_until_complete(engine.astart())
+        running = library.AsyncEmbeddingEngine.from_args(arguments)
+        loop.run_until_complete(running.astart())
 
         async def ask(pairs: list[tuple[str, str]]) -> list[float]:
             scores = [0.0] * len(pairs)
-            for query in dict.fromkeys(query for query, _ in pairs):
-                rows = [row for row, pair in enumerate(pairs) if pair[0] == query]
-                ranked, _ = await engine.rerank(
-                    query=query, docs=[pairs[row][1] for row in rows], raw_scores=True
-                )
+            for query, rows in _by_query(pairs):
+                documents = [pairs[row][1] for row in rows]
+                ranked, _ = await running.rerank(query=query, docs=documents, raw_scores=True)
                 for result in ranked:
                     scores[rows[result.index]] = float(result.relevance_score)
             return scores
@@ -176,10 +214,14 @@ CONTESTANTS: dict[str, tuple[Callable[[Path, dict[str, Any]], dict[str, Scorer]]
         partial(onnx_dynamic_int8, file=FUSED_DYNAMIC_INT8),
         ("onnxruntime", "tokenizers"),
     ),
-    "flashrank way": (flashrank_way, ("onnxruntime", "tokenizers")),
+    "flashrank": (flashrank, ("flashrank", "onnxruntime", "tokenizers")),
     "fastembed": (fastembed, ("fastembed", "onnxruntime", "tokenizers")),
     "rerankers": (rerankers, ("rerankers", "torch", "transformers")),
     "infinity": (infinity, ("infinity-emb", "torch", "transformers")),
+    "infinity optimum": (
+        partial(infinity, engine="optimum"),
+        ("infinity-emb", "optimum", "onnxruntime", "transformers"),
+    ),
 }
 """Name -> (loads it: folder, options -> variants, its default first; the packages it needs)."""
 
@@ -216,6 +258,35 @@ def peak_mb(*, reset: bool = False) -> float | None:
     return None
 
 
+def _reason(error: BaseException) -> str:
+    """An error with what led to it: libraries say "not available" of what they could not import."""
+    found, cause = f"{type(error).__name__}: {error}", error.__cause__
+    return f"{found} (from {_reason(cause)})" if cause else found
+
+
+def _by_query(pairs: list[tuple[str, str]]) -> Iterator[tuple[str, list[int]]]:
+    """Each query with the rows of its pairs, for libraries that take one query at a time."""
+    for query in dict.fromkeys(query for query, _ in pairs):
+        yield query, [row for row, pair in enumerate(pairs) if pair[0] == query]
+
+
+def _with_one_onnx_file(folder: Path, place: Path) -> Path:
+    """The model with its float32 export alone, for a library that takes any ONNX file it finds."""
+    shutil.copytree(folder, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns("onnx", "openvino"))
+    (place / "onnx").mkdir(exist_ok=True)
+    shutil.copyfile(folder / "onnx" / "model.onnx", place / "onnx" / "model.onnx")
+    return place
+
+
+def _session_options(options: dict[str, Any]) -> Any:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options["threads"]
+    settings.log_severity_level = 3
+    return settings
+
+
 def _onnx_runtime(file: Path, folder: Path, options: dict[str, Any]) -> Callable[..., Scorer]:
     import numpy as np
     import onnxruntime
@@ -224,10 +295,9 @@ def _onnx_runtime(file: Path, folder: Path, options: dict[str, Any]) -> Callable
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(options["max_length"], strategy="longest_first")
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options["threads"]
-    settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(file), _session_options(options), providers=["CPUExecutionProvider"]
+    )
     wanted = [value.name for value in session.get_inputs()]
 
     def scorer(batch_size: int, *, is_sorted: bool) -> Scorer:
@@ -270,11 +340,12 @@ def main() -> None:
     try:
         variants = load(Path(options["folder"]), options)
     except Exception as error:  # whatever a library raises, the others still run
-        answer({"error": f"{type(error).__name__}: {error}"})
+        answer({"error": _reason(error)})
         return
     versions = {name: version(name) for name in packages}
     load_s = round(time.perf_counter() - start, 3)
-    answer({"variants": list(variants), "versions": versions, "load_s": load_s, "idle_mb": peak_mb()})
+    loaded = {"versions": versions, "python": platform.python_version(), "load_s": load_s}
+    answer({"variants": list(variants), **loaded, "idle_mb": peak_mb()})
     pairs: list[tuple[str, str]] = []
     for line in sys.stdin:
         asked = json.loads(line)
@@ -285,7 +356,7 @@ def main() -> None:
         try:
             scores = variants[asked["variant"]](pairs)
         except Exception as error:
-            answer({"error": f"{type(error).__name__}: {error}"})
+            answer({"error": _reason(error)})
             continue
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         given = [float(score) for score in scores] if asked.get("keep_scores") else None

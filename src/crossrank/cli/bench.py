@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from crossrank.cli.inputs import read_documents
@@ -48,6 +49,14 @@ def bench(
             "Repeatable."
         ),
     ] = None,
+    judged: Annotated[
+        list[Path] | None,
+        typer.Option(help="Judged collection in BEIR form, to prove the class tolerance on. Repeatable."),
+    ] = None,
+    judged_queries: Annotated[
+        int | None, typer.Option(min=2, help="The first of its judged queries; default: all.")
+    ] = None,
+    depth: Annotated[int, typer.Option(min=1, help="BM25's candidates of a judged query.")] = 50,
     to: Annotated[
         list[Path] | None,
         typer.Option("--to", help="Write .json, or a picture: .png, .svg or .pdf. Repeatable."),
@@ -59,15 +68,19 @@ def bench(
 
     Libraries that are installed in this environment (sentence-transformers, rerankers, infinity) take part
     with the same weights, texts and threads, each at its default and at other batch sizes. Every figure has a
-    class: exact (no logit differs from float32 by 1e-4), tolerance (within the int8 parity gate), or
+    class: exact (no logit differs from float32 by 1e-4), tolerance (the 95 % interval of the difference of
+    nDCG@10 lies within 0.003 on every --judged collection; without one, within the int8 parity gate), or
     approximate. A machine that does other things measures those, too: see the load average.
 
     Example: `crossrank bench --profile marco --rounds 9 --to bench.json --to bench.svg`
 
     Example: `crossrank bench my-model --texts corpus.jsonl --alone`
+
+    Example: `crossrank bench my-model --judged data/sample --judged-queries 100 --to bench.json`
     """
     from crossrank.benchmarking.bench import bench as measure
     from crossrank.benchmarking.contestants import installed
+    from crossrank.benchmarking.fidelity import read_judged
     from crossrank.benchmarking.plots import plot_bench
     from crossrank.benchmarking.texts import PROFILES
     from crossrank.evaluation.plots import check_plot
@@ -91,6 +104,7 @@ def bench(
         max_length=max_length,
         contestants=list(dict.fromkeys([*found, *interpreters])),
         interpreters=interpreters,
+        judged=[read_judged(folder, depth=depth, num_queries=judged_queries) for folder in judged or ()],
     )
     for target in targets:
         if target.suffix.lower() == _JSON:
@@ -120,8 +134,17 @@ def _print(report: BenchReport) -> None:
             throughput = profile["throughput"].get(label, {})
             shown.add_row(Text(label), found["class"], *_cells(found, throughput))
         out.print(shown)
+        for pair, ratio in profile["ratios"].items():
+            out.print(Text(f"{ratio:6.2f} × {pair}"))
+    if report.judged:
+        out.print(_judged_table(report.judged))
     facts, settings = report.machine, report.settings
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    versions = ", ".join(
+        f"{package} {version}"
+        for package, version in dict.fromkeys(
+            item for each in report.contestants.values() for item in each["versions"].items()
+        )
+    )
     out.print(
         Text(
             f"\n{settings['num_documents']} candidates of one query, {settings['threads']} threads, "
@@ -132,6 +155,25 @@ def _print(report: BenchReport) -> None:
     )
     for name, why in report.left_out.items():
         messages().print(Text(f"{name} was left out: {why}"))
+
+
+def _judged_table(judged: dict[str, dict[str, Any]]) -> Table:
+    columns = ("queries", "float32", "its own", "difference", "95 %", "tau", "top 10")
+    shown = table("nDCG@10", *columns, numeric=columns)
+    for name, collections in judged.items():
+        for collection, found in collections.items():
+            low, high = found["interval"]
+            shown.add_row(
+                Text(f"{name} on {collection}"),
+                str(found["queries"]),
+                f"{found['float32']:.4f}",
+                f"{found['other']:.4f}",
+                f"{found['difference']:+.4f}",
+                f"{low:+.4f} to {high:+.4f}",
+                f"{found['kendall_tau']:.3f}",
+                f"{found['top10_overlap']:.3f}",
+            )
+    return shown
 
 
 def _cells(found: dict[str, Any], throughput: dict[str, Any]) -> list[str]:
