@@ -29,7 +29,7 @@ def opened_whole(path: str | Path) -> Iterator[BinaryIO]:
     """
     target = Path(os.path.realpath(path))
     is_device = target.exists() and not target.is_file()  # nothing to move onto
-    temporary = target if is_device else target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    temporary = target if is_device else _beside(target)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -45,12 +45,21 @@ def opened_whole(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file so that it appears whole or not at all.
+    """Write a file so that it appears whole or not at all; writers beside each other do not meet.
 
     Args:
         path: the file.
         write: writes to the path it is given.
     """
-    temporary = path.with_name(f".{path.name}.part")
-    write(temporary)
-    os.replace(temporary, path)
+    temporary = _beside(path)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _beside(path: Path) -> Path:
+    """A name in the same folder that no other writer has."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")

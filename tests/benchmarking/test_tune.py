@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,10 +18,7 @@ from crossrank.benchmarking.tune import clearly_faster, fastest_batches, tune
 from crossrank.errors import InputError
 from crossrank.runtime import tuned as tuned_module
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.int8 import INT8_FILE, write_parity
 from crossrank.runtime.processor import Processor, processor
-from crossrank.runtime.quantization import calibrate, write_int8
-from crossrank.runtime.tokenization import ModelInputs
 from crossrank.runtime.tuned import TUNED_VARIABLE, Measurement, find_tuned
 
 TESTS = Path(__file__).parents[1]
@@ -42,19 +38,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(TUNED_VARIABLE, str(tmp_path / "tuned"))
     monkeypatch.setattr(tune_module, "processor", lambda: WITHOUT_BF16)
     return tmp_path / "tuned"
-
-
-@pytest.fixture(scope="module")
-def in_int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A golden model with an int8 form that passed its gate."""
-    place = tmp_path_factory.mktemp("int8") / "model"
-    shutil.copytree(GOLDEN / "bert", place)
-    opened = Checkpoint.open(place)
-    ids = np.arange(5, 37, dtype=np.int64).reshape(2, 16)
-    inputs = [ModelInputs(ids, np.ones_like(ids), np.zeros_like(ids))]
-    write_int8(place / INT8_FILE, opened.tensors(), calibrate(opened, "logits", inputs))
-    write_parity(place, {"passed": True})
-    return place
 
 
 # --- what is chosen -----------------------------------------------------------------------------------

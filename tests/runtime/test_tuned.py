@@ -22,10 +22,8 @@ from crossrank.runtime import engine as engine_module
 from crossrank.runtime import tuned as tuned_module
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import open_engine
-from crossrank.runtime.int8 import INT8_FILE, write_parity
+from crossrank.runtime.int8 import write_parity
 from crossrank.runtime.processor import Processor
-from crossrank.runtime.quantization import calibrate, write_int8
-from crossrank.runtime.tokenization import ModelInputs
 from crossrank.runtime.tuned import (
     TUNED_VARIABLE,
     Measurement,
@@ -74,19 +72,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
     return Checkpoint.open(GOLDEN / "bert")
-
-
-@pytest.fixture(scope="module")
-def in_int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A golden model with an int8 form that passed its gate."""
-    place = tmp_path_factory.mktemp("int8") / "model"
-    shutil.copytree(GOLDEN / "bert", place)
-    opened = Checkpoint.open(place)
-    ids = np.arange(5, 37, dtype=np.int64).reshape(2, 16)
-    inputs = [ModelInputs(ids, np.ones_like(ids), np.zeros_like(ids))]
-    write_int8(place / INT8_FILE, opened.tensors(), calibrate(opened, "logits", inputs))
-    write_parity(place, {"passed": True})
-    return place
 
 
 def keep(model: Path, tuned: Tuned) -> Path:
