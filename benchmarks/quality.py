@@ -1,23 +1,29 @@
 """nDCG@10 and MRR@10 of the four ways of searching, with the built-in models, on judged collections.
 
-Collections are folders in BEIR form. One with `runs/NAME.trec` lists (as msmarco_dl19 has) can be reranked
-from those instead: the figure then says what the reranker does to somebody else's candidates.
+Collections are folders in BEIR form. One that has the run `--run` (as msmarco_dl19 has
+`runs/bm25.top100.trec`) is not searched: its lists are reranked, whole, by `--qrels` where given, so that
+figures can be compared with those that others publish for the same lists.
 
 Every system that reranks is compared with the first stage it stands on: the difference of nDCG@10 with its
-95 % bootstrap interval, and the p-value of Fisher's randomisation test.
+95 % bootstrap interval, and the p-value of Fisher's randomisation test. "Fused" adds the reranker's scores to
+those of the first stage, both as z-scores of the list; "tuned" takes the weights that are best on four fifths
+of the queries for the others.
 
-    python benchmarks/quality.py ../shared/data/scifact ../shared/data/cranfield --depth 50
-    python benchmarks/quality.py ../shared/data/msmarco_dl19 --run bm25.top100 \
-        --qrels ../shared/data/msmarco_dl19/qrels_full_official.txt --depth 100
+    python benchmarks/quality.py ../shared/data/{msmarco_dl19,scifact,cranfield} --run bm25.top100 \
+        --qrels ../shared/data/msmarco_dl19/qrels_full_official.txt --reranker crossrank-mini crossrank-tiny
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import harness
 
 from crossrank import (
     BM25,
@@ -35,52 +41,127 @@ from crossrank import (
 )
 from crossrank.evaluation.significance import compare
 from crossrank.evaluation.trec import read_qrels
-from crossrank.types import Qrels
+from crossrank.models.quantize import in_hash_order
+from crossrank.retrieval.fusion import tune
+from crossrank.types import Document, Qrels, Ranking
 
-MEASURES = ["nDCG@10", "MRR@10", "Recall@100"]
+PACKAGES = ("crossrank", "numpy", "onnxruntime", "tokenizers")
+MEASURE = "nDCG@10"
+MEASURES = [MEASURE, "MRR@10"]
+FOLDS = 5
+
+Runs = Mapping[str, Ranking]
+Systems = dict[str, tuple[Runs, str | None]]
+"""Name -> its rankings, and the first stage it is compared with."""
 
 
-def searched(collection: Collection, args: argparse.Namespace) -> tuple[dict[str, Run], Qrels]:
-    """Runs of the systems over a collection."""
+def searched(collection: Collection, rerankers: list[CrossEncoder], args: Any) -> tuple[Systems, Qrels]:
+    """The collection's own queries, searched in its documents."""
     queries, qrels = collection.queries(args.split), collection.qrels(args.split)
-    documents, depth = list(collection.documents()), args.depth
+    documents = list(collection.documents())
     bm25 = BM25(documents)
-    dense = Dense(documents, BiEncoder(args.bi_encoder, precision=args.precision))
+    dense = Dense(documents, BiEncoder(args.bi_encoder, precision=args.precision, threads=args.threads))
     hybrid = Hybrid([bm25, dense], RRF())
-    # The candidates of the systems overlap: a pair is scored once.
-    reranker = CrossEncoder(
-        args.reranker, precision=args.precision, long_query="truncate", cache=ScoreCache()
-    )
-    systems = {
-        "BM25": Searcher(bm25),
-        "bi-encoder": Searcher(dense),
-        "hybrid": Searcher(hybrid),
-        f"BM25 + rerank {depth}": Searcher(bm25, reranker, depth=depth),
-        f"hybrid + rerank {depth}": Searcher(hybrid, reranker, depth=depth),
-        f"hybrid + rerank {depth}, fused": Searcher(
-            hybrid,
-            reranker,
-            depth=depth,
-            fuse=WeightedSum(normalisation="z-score", weights=(args.first_stage_weight, 1.0)),
-        ),
+    first_stages = {"BM25": bm25, "bi-encoder": dense, "hybrid": hybrid}
+    runs: dict[str, Runs] = {
+        name: Searcher(stage).search_many(queries, top_k=args.depth) for name, stage in first_stages.items()
     }
-    return {name: searcher.search_many(queries, top_k=100) for name, searcher in systems.items()}, qrels
+    systems: Systems = {name: (run, None) for name, run in runs.items()}
+    for reranker in rerankers:
+        for name in ("BM25", "hybrid"):
+            searcher = Searcher(first_stages[name], reranker, depth=args.depth)
+            run = searcher.search_many(queries, top_k=args.depth)
+            systems |= with_reranker(name, runs[name], reranker.name, run, queries, qrels)
+    return systems, qrels
 
 
-def reranked(collection: Collection, args: argparse.Namespace) -> tuple[dict[str, Run], Qrels]:
-    """A run of the collection as it is and reranked."""
-    name, depth = args.run, args.depth
+def reranked(collection: Collection, rerankers: list[CrossEncoder], args: Any) -> tuple[Systems, Qrels]:
+    """A run that the collection comes with, reranked."""
     qrels = read_qrels(args.qrels) if args.qrels else collection.qrels(args.split)
-    queries = collection.queries()
     documents = {document.id: document for document in collection.documents()}
-    given = collection.run(name)
-    judged = [query_id for query_id in given if query_id in qrels]
-    reranker = CrossEncoder(args.reranker, precision=args.precision, long_query="truncate")
-    rankings = reranker.rank_many(
-        [queries[query_id] for query_id in judged],
-        [[documents[hit.document_id] for hit in given[query_id][:depth]] for query_id in judged],
-    )
-    return {name: given, f"{name} + rerank {depth}": Run(dict(zip(judged, rankings, strict=True)))}, qrels
+    given = {query_id: ranking for query_id, ranking in collection.run(args.run).items() if query_id in qrels}
+    queries = {query_id: text for query_id, text in collection.queries().items() if query_id in given}
+    lists: list[list[Document]] = [[documents[hit.document_id] for hit in given[q]] for q in queries]
+    systems: Systems = {"BM25": (Run(given), None)}
+    for reranker in rerankers:
+        rankings = reranker.rank_many(list(queries.values()), lists)
+        run = Run(dict(zip(queries, rankings, strict=True)))
+        systems |= with_reranker("BM25", given, reranker.name, run, queries, qrels)
+    return systems, qrels
+
+
+def with_reranker(
+    first: str, given: Runs, reranker: str, run: Runs, queries: Mapping[str, str], qrels: Qrels
+) -> Systems:
+    """The reranked run by itself, fused with the first stage's, and with weights tuned on other queries."""
+    name = f"{first} + {reranker}"
+    even = WeightedSum(normalisation="z-score")
+    fused = {query_id: even([given[query_id], run[query_id]]) for query_id in run}
+    return {
+        name: (run, first),
+        f"{name}, fused": (fused, first),
+        f"{name}, tuned": (dict(tuned(given, run, queries, qrels)), first),
+    }
+
+
+def tuned(given: Runs, run: Runs, queries: Mapping[str, str], qrels: Qrels) -> Iterator[tuple[str, Ranking]]:
+    """Each query's fused ranking, with the weights that are best on the queries of the other folds."""
+    order = in_hash_order({query_id: queries[query_id] for query_id in run})
+    for fold in range(FOLDS):
+        held_out = set(order[fold::FOLDS])
+        others = {
+            query_id: qrels[query_id] for query_id in order if query_id not in held_out and query_id in qrels
+        }
+        fusion = tune({"first": given, "then": run}, others, MEASURE, normalisation="z-score")
+        for query_id in order[fold::FOLDS]:
+            yield query_id, fusion([given[query_id], run[query_id]])
+
+
+def measured(folder: Path, rerankers: list[CrossEncoder], args: Any) -> dict[str, Any]:
+    """What all systems reach on a collection."""
+    collection = Collection.open(folder)
+    start = time.perf_counter()
+    is_given = args.run is not None and args.run in collection.runs
+    systems, qrels = (reranked if is_given else searched)(collection, rerankers, args)
+    found = {name: evaluate(run, qrels, MEASURES) for name, (run, _) in systems.items()}
+    records: dict[str, Any] = {}
+    for name, (_, first) in systems.items():
+        records[name] = dict(found[name].means)
+        if first is not None:
+            comparison = compare(found[name], found[first], MEASURE)
+            records[name] |= {
+                "against": first,
+                "difference": asdict(comparison.difference),
+                "p": comparison.p_value,
+            }
+    num_queries = len(found["BM25"].per_query)
+    harness.say(f"{collection.name}: {num_queries} queries, {time.perf_counter() - start:.0f} s")
+    depth = max(len(ranking) for ranking in systems["BM25"][0].values())
+    return {"queries": num_queries, "depth": depth, "systems": records}
+
+
+def as_markdown(result: Mapping[str, Any]) -> str:
+    """A table of a row a system and collection."""
+    heads = ["collection", "system", MEASURE, "MRR@10", f"change of {MEASURE}, 95 % interval", "p"]
+    lines = [
+        f"By `benchmarks/quality.py`, {harness.machine_line(result)}.",
+        "",
+        f"| {' | '.join(heads)} |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, collection in result["collections"].items():
+        shown = f"{name} ({collection['queries']} queries, depth {collection['depth']})"
+        for system, values in collection["systems"].items():
+            cells = [shown, system, f"{values[MEASURE]:.4f}", f"{values['MRR@10']:.4f}", "", ""]
+            if "difference" in values:
+                gain = values["difference"]
+                cells[4:] = [
+                    f"{gain['value']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})",
+                    f"{values['p']:.4f}",
+                ]
+            lines.append(f"| {' | '.join(cells)} |")
+            shown = ""
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -89,41 +170,37 @@ def main() -> None:
     )
     parser.add_argument("collections", type=Path, nargs="+", help="folders in BEIR form")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--depth", type=int, default=100, help="how many candidates are reranked")
-    parser.add_argument("--run", help="rerank this run of the collection instead of searching it")
-    parser.add_argument("--qrels", type=Path, help="judgements to use in place of the split's")
-    parser.add_argument("--reranker", help="a cross-encoder's folder or name; the built-in one by default")
+    parser.add_argument("--depth", type=int, default=20, help="how many candidates are reranked")
+    parser.add_argument("--run", help="rerank this run, whole, of collections that come with it")
+    parser.add_argument("--qrels", type=Path, help="judgements for those, in place of the split's")
+    parser.add_argument("--reranker", nargs="+", default=["crossrank-mini"], help="folders or names")
     parser.add_argument("--bi-encoder", help="a bi-encoder's folder or name; the built-in one by default")
-    parser.add_argument(
-        "--first-stage-weight", type=float, default=1.0, help="of the hybrid's score against the reranker's 1"
-    )
     parser.add_argument("--precision", default="auto", choices=["auto", "int8", "float32"])
-    parser.add_argument("--json", type=Path, help="also write the values here")
+    parser.add_argument("--threads", type=harness.at_least_one, default=2)
+    parser.add_argument("--output", type=Path, help="JSON file; default: benchmarks/results/quality.json")
+    harness.page_option(parser)
     args = parser.parse_args()
-    record: dict[str, dict[str, dict[str, object]]] = {}
+    rerankers = [
+        # The candidates of the first stages overlap: a pair is scored once.
+        CrossEncoder(
+            name, precision=args.precision, threads=args.threads, long_query="truncate", cache=ScoreCache()
+        )
+        for name in args.reranker
+    ]
+    result: dict[str, Any] = {
+        "benchmark": "quality",
+        "machine": harness.machine(*PACKAGES),
+        "precision": args.precision,
+        "collections": {},
+    }
     for folder in args.collections:
-        collection = Collection.open(folder)
-        start = time.perf_counter()
-        runs, qrels = (reranked if args.run else searched)(collection, args)
-        print(f"\n{collection.name}: {time.perf_counter() - start:.0f} s", flush=True)
-        record[collection.name] = {}
-        evaluations = {name: evaluate(run, qrels, MEASURES) for name, run in runs.items()}
-        for name, evaluation in evaluations.items():
-            values: dict[str, object] = dict(evaluation.means)
-            line = f"{name:34s}" + "  ".join(f"{m} {v:.4f}" for m, v in evaluation.means.items())
-            first, _, second = name.partition(" + ")
-            if second:
-                found = compare(evaluation, evaluations[first], "nDCG@10")
-                values["against the first stage"] = {
-                    **asdict(found.difference),
-                    "p": found.p_value,
-                }
-                gain = found.difference
-                line += f"  {gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f}), p {found.p_value:.4f}"
-            record[collection.name][name] = values
-            print(line, flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        Collection.open(folder).qrels(args.split)  # what cannot be read is said now
+    parents = os.path.commonpath([folder.resolve().parent for folder in args.collections])
+    for folder in args.collections:
+        name = folder.resolve().relative_to(parents).as_posix()  # "xquad/en" beside "scifact"
+        result["collections"][name] = measured(folder, rerankers, args)
+        harness.write("quality", result, args.output)  # what is known when it is interrupted
+    harness.publish("quality", result, as_markdown(result), args)
 
 
 if __name__ == "__main__":
