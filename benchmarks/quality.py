@@ -10,7 +10,7 @@ those of the first stage, both as z-scores of the list; "tuned" takes the weight
 of the queries for the others.
 
     python benchmarks/quality.py ../shared/data/{msmarco_dl19,scifact,cranfield} --run bm25.top100 \
-        --qrels ../shared/data/msmarco_dl19/qrels_full_official.txt --reranker crossrank-mini crossrank-tiny
+        --qrels ../shared/data/msmarco_dl19/qrels_full_official.txt --page docs/models.md
 """
 
 from __future__ import annotations

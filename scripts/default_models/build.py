@@ -1,4 +1,4 @@
-"""Make the folders of the built-in models: int8 weights (small ones in float16, too), parity record, card.
+"""Make the folders of the built-in models: int8 weights, parity record, model card.
 
 Takes float32 folders (the fine-tuned cross-encoders and late-interaction model, all-MiniLM-L6-v2), quantises
 them with a few hundred unlabelled pairs of the training lists, compares int8 with float32 on collections that
@@ -19,9 +19,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from safetensors.numpy import save_file
-
 from crossrank.evaluation.collections import Collection
 from crossrank.evaluation.trec import read_qrels
 from crossrank.models.hub import BUILT_IN, Kind
@@ -41,8 +38,6 @@ from crossrank.runtime.weights import file_digest
 from crossrank.types import Qrels
 
 CALIBRATION_PAIRS = 768
-FLOAT16_PARAMETERS = 10_000_000
-"""Models up to this size come in float16, too, for who wants other precisions."""
 COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "modules.json", "1_Pooling/config.json")
 COPIED += ("sentence_bert_config.json", "config_sentence_transformers.json", "2_Normalize/config.json")
 COPIED += ("1_Dense/config.json", "1_Dense/model.safetensors", "2_MultiVectorMask/config.json")
@@ -150,12 +145,6 @@ def build(source: Path, out: Path, args: argparse.Namespace, kind: Kind) -> None
             card(out.name, record, file_digest(work / INT8_FILE)), encoding="utf-8"
         )
         (work / "model.safetensors").unlink()
-        tensors = checkpoint.tensors()
-        if sum(tensor.size for tensor in tensors.values()) <= FLOAT16_PARAMETERS:
-            save_file(
-                {name: tensor.astype(np.float16) for name, tensor in tensors.items()},
-                work / "model.safetensors",
-            )
         shutil.copytree(work, out, dirs_exist_ok=True)
     print(f"wrote {out}")
 
