@@ -318,10 +318,7 @@ def main() -> None:
         print(json.dumps(measure_peak(Work(*json.loads(args.peak)), args.threads)))
         return
     result = run(args)
-    harness.publish("cost_growth", result, tables(result), args)
-    figure = args.output or harness.RESULTS / "cost_growth.json"
-    for suffix in (".png", ".svg"):
-        plot(result, figure.with_suffix(suffix))
+    harness.publish("cost_growth", result, tables(result), args, plot=plot)
 
 
 if __name__ == "__main__":

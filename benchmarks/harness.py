@@ -109,11 +109,19 @@ def compare(
     return Comparison(records, timings, outputs, load)
 
 
-def write(name: str, result: Mapping[str, Any], output: Path | None) -> None:
+Plot = Callable[[Mapping[str, Any], Path], None]
+"""Draws a script's result into a picture file."""
+
+
+def write(name: str, result: Mapping[str, Any], output: Path | None, plot: Plot | None = None) -> None:
+    """Write a script's result as JSON, and its pictures beside it."""
     path = output or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"written to {path}")
+    if plot is not None:
+        for suffix in (".png", ".svg"):
+            plot(result, path.with_suffix(suffix))
 
 
 def put_into(page: Path, section: str, text: str) -> None:
@@ -127,7 +135,13 @@ def put_into(page: Path, section: str, text: str) -> None:
 
 
 def publish(
-    name: str, result: Mapping[str, Any], text: str, args: argparse.Namespace, *, section: str | None = None
+    name: str,
+    result: Mapping[str, Any],
+    text: str,
+    args: argparse.Namespace,
+    *,
+    section: str | None = None,
+    plot: Plot | None = None,
 ) -> None:
     """Print what a script found, write the JSON file, and put it into the page that it was given.
 
@@ -137,10 +151,11 @@ def publish(
         text: the tables, as Markdown.
         args: with `page` (see `page_option`) and `output`.
         section: of the page; None where it is called as the file.
+        plot: draws the pictures beside the JSON file.
     """
     say("")
     print(text)
-    write(name, result, args.output)
+    write(name, result, args.output, plot)
     if args.page is not None:
         put_into(args.page, section or name, text)
 

@@ -376,10 +376,13 @@ def defaults(result: Mapping[str, Any], loss: float) -> dict[str, Any]:
     return best
 
 
-def plot(result: Mapping[str, Any], path: Path) -> None:
+def plot(record: Mapping[str, Any], path: Path) -> None:
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
+    from crossrank.evaluation.plots import save_plot
+
+    result = record["collections"]
     drawn = [method["family"] for each in result.values() for method in each["methods"].values()]
     colours = dict(zip(dict.fromkeys(drawn), colormaps["tab20"].colors, strict=False))
     columns = ["share_of_operations"]
@@ -401,7 +404,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
             axis.set_ylabel(MEASURE)
             axis.set_xlabel("milliseconds a query" if column == "ms" else "share of the model's operations")
     axes[0][-1].legend(fontsize="x-small")  # which has the time budgets, too
-    figure.savefig(path, dpi=150)
+    save_plot(figure, path)
 
 
 def main() -> None:
@@ -463,10 +466,7 @@ def main() -> None:
         "collections": result,
         "defaults": chosen,
     }
-    output = args.output or harness.RESULTS / "less_work.json"
-    harness.write("less_work", record, output)
-    for suffix in (".png", ".svg"):
-        plot(result, output.with_suffix(suffix))
+    harness.write("less_work", record, args.output, plot)
 
 
 if __name__ == "__main__":

@@ -248,10 +248,7 @@ def main() -> None:
     harness.page_option(parser)
     args = parser.parse_args()
     result = harness.carry_out(run, args)
-    harness.publish("score_cache", result, tables(result), args)
-    figure = args.output or harness.RESULTS / "score_cache.json"
-    for suffix in (".png", ".svg"):
-        plot(result, figure.with_suffix(suffix))
+    harness.publish("score_cache", result, tables(result), args, plot=plot)
 
 
 if __name__ == "__main__":

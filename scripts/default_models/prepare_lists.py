@@ -21,7 +21,8 @@ from pathlib import Path
 import bm25s
 import numpy as np
 import Stemmer
-from embed import encode
+
+from crossrank import BiEncoder
 
 LIST_SIZE = 12
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])")
@@ -95,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--bi-encoder", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
+    parser.add_argument("--bi-encoder", help="folder of all-MiniLM-L6-v2 (default: its int8 form that ships)")
     parser.add_argument("--squad", type=int, default=17000)
     parser.add_argument("--medquad", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=13)
@@ -111,8 +112,9 @@ def main() -> None:
     for row, doc_id in enumerate(document_of):
         by_document.setdefault(doc_id, []).append(row)
 
-    document_vectors = encode(args.bi_encoder, passages, max_length=160)
-    query_vectors = encode(args.bi_encoder, [q for q, _, _ in questions], max_length=64)
+    bi_encoder = BiEncoder(args.bi_encoder, max_length=160)
+    document_vectors = bi_encoder.encode_documents(passages)
+    query_vectors = bi_encoder.encode_queries([q for q, _, _ in questions])
 
     stemmer = Stemmer.Stemmer("english")
     index = bm25s.BM25(k1=0.9, b=0.4, method="lucene")

@@ -6,7 +6,7 @@ a sentence of a document with some of its words left out, as a claim or a keywor
 it. The teacher's score of a document is the bi-encoder's best cosine over its passages, since that
 is what relevance of a long document means; a list has eight documents.
 
-    python prepare_long_lists.py --data ../../../shared/data --bi-encoder MINILM --out work/lists
+    python prepare_long_lists.py --data ../../../shared/data --out work/lists
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from pathlib import Path
 import bm25s
 import numpy as np
 import Stemmer
-from embed import encode
 from prepare_lists import SENTENCE_END, passages_of, read_jsonl, sample
+
+from crossrank import BiEncoder
 
 LIST_SIZE = 8
 PART_WORDS = 60
@@ -103,7 +104,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--bi-encoder", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
+    parser.add_argument("--bi-encoder", help="folder of all-MiniLM-L6-v2 (default: its int8 form that ships)")
     parser.add_argument("--squad", type=int, default=1500, help="questions of squad11")
     parser.add_argument("--medquad", type=int, default=900, help="questions of medquad")
     parser.add_argument("--sentences", type=int, default=1400, help="queries made of sentences")
@@ -115,8 +116,9 @@ def main() -> None:
     corpus, questions = load(args.data, rng, args.squad, args.medquad, args.sentences)
     texts = [corpus.text(d) for d in range(len(corpus.parts_of))]
     print(f"{len(corpus.parts)} passages in {len(texts)} documents, {len(questions)} queries", flush=True)
-    part_vectors = encode(args.bi_encoder, corpus.parts, max_length=160)
-    query_vectors = encode(args.bi_encoder, [q for q, _, _ in questions], max_length=64)
+    bi_encoder = BiEncoder(args.bi_encoder, max_length=160)
+    part_vectors = bi_encoder.encode_documents(corpus.parts)
+    query_vectors = bi_encoder.encode_queries([q for q, _, _ in questions])
     starts = np.array([parts.start for parts in corpus.parts_of])
 
     stemmer = Stemmer.Stemmer("english")

@@ -4,10 +4,11 @@ Passages are cut from squad11 (train split), medquad, nq_open_oracle and covid_q
 (web_queries.py) are made from them, and from questions of squad11 that are in none of the lists given, of
 medquad and nq_open_oracle. A list has 12 of the passages that BM25, the bi-encoder and SPLADE find, near and
 far ranks of each, and the mixed scores of the latter two; the best comes first. The question that a query was
-made of is kept ("of"), so that calibration can leave it out.
+made of is kept ("of"), so that calibration can leave it out. Of several files each has queries of its own,
+over the same passages; a file that is there already is left as it is.
 
-    python prepare_web_lists.py --data ../../../shared/data --bi-encoder MINILM --splade SPLADE \
-        --lists work/lists/lists.jsonl --out work/lists/web.jsonl
+    python prepare_web_lists.py --data ../../../shared/data --splade SPLADE --lists work/lists/lists.jsonl \
+        --out work/lists/web.jsonl
 """
 
 from __future__ import annotations
@@ -16,21 +17,24 @@ import argparse
 import json
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import bm25s
 import numpy as np
 import Stemmer
-from embed import encode
 from lists import read_lists
 from prepare_lists import passages_of, read_jsonl, sample
 from splade import Splade, mixed
-from web_queries import Vocabulary, make_queries
+from web_queries import Vocabulary, WebQuery, make_queries
+
+from crossrank import BiEncoder
+from crossrank.whole_files import write_whole
 
 LIST_SIZE = 12
 BLOCK = 256  # queries at a time
 SOURCES = ("squad11", "medquad", "nq_open_oracle", "covid_qa_passages")
-QUESTIONS = {"squad11": 9_000, "medquad": 4_000, "nq_open_oracle": None}
+QUESTIONS = {"squad11": 9_000, "medquad": 4_000, "nq_open_oracle": 1_300}  # of each file
 Taught = tuple[int, list[int], np.ndarray, np.ndarray]  # query, passages, cosines, SPLADE's products
 
 
@@ -55,7 +59,7 @@ def load_passages(data: Path, rng: random.Random, most: int) -> tuple[list[str],
 def load_questions(data: Path, rng: random.Random, used: set[str]) -> dict[str, list[str]]:
     """Return questions by collection; of squad11 those of train that no list has."""
     found = {}
-    for name, most in QUESTIONS.items():
+    for name in QUESTIONS:
         rows = read_jsonl(data / name / "queries.jsonl.gz")
         if name == "squad11":
             rows = [
@@ -63,71 +67,79 @@ def load_questions(data: Path, rng: random.Random, used: set[str]) -> dict[str, 
             ]
         questions = [row["text"].strip() for row in rows]
         rng.shuffle(questions)
-        found[name] = questions[:most]
+        found[name] = questions
     return found
 
 
-def taught(
-    queries: Sequence[str], passages: Sequence[str], args: argparse.Namespace, rng: random.Random
-) -> Iterator[Taught]:
-    """Choose each query's passages, and let both teachers score them."""
-    splade = Splade(args.splade)
-    vectors = encode(args.bi_encoder, list(passages), max_length=200)
-    sparse = splade.encode(passages, 200).T.tocsr()
-    query_vectors = encode(args.bi_encoder, list(queries), max_length=64)
-    sparse_queries = splade.encode(queries, 64)
-    stemmer = Stemmer.Stemmer("english")
-    index = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
-    index.index(bm25s.tokenize(list(passages), stemmer=stemmer, show_progress=False), show_progress=False)
-    for start in range(0, len(queries), BLOCK):
-        tokens = bm25s.tokenize(list(queries[start : start + BLOCK]), stemmer=stemmer, show_progress=False)
-        found, scores = index.retrieve(tokens, k=100, show_progress=False)
-        cosines = query_vectors[start : start + BLOCK] @ vectors.T
-        products = np.asarray((sparse_queries[start : start + BLOCK] @ sparse).todense())
-        for i in range(len(found)):
-            by_words = [int(row) for row, score in zip(found[i], scores[i], strict=True) if score > 0]
-            if len(by_words) < LIST_SIZE:
-                continue
-            by_meaning, by_expansion = (np.argsort(-each[i])[:40] for each in (cosines, products))
-            picked: list[int] = []
-            for rows, count in (
-                (by_words[:10], 3),
-                (by_words[10:], 4),
-                (by_expansion[:5], 1),
-                (by_expansion[5:], 1),
-                (by_meaning[:5], 1),
-                (by_meaning[5:], 1),
-                (by_words, 1),
-            ):
-                picked += sample(rng, set(), rows, count, picked)
-            if len(picked) == LIST_SIZE:
-                yield start + i, picked, cosines[i, picked], products[i, picked]
-        print(f"{min(start + BLOCK, len(queries))} of {len(queries)} queries", flush=True)
+class Teachers:
+    """What BM25, the bi-encoder and SPLADE know of the passages.
+
+    Args:
+        passages: their texts.
+        bi_encoder: a folder, or None for the one that ships.
+        splade: a folder.
+    """
+
+    def __init__(self, passages: Sequence[str], bi_encoder: str | None, splade: Path) -> None:
+        self._splade = Splade(splade)
+        self._bi_encoder = BiEncoder(bi_encoder, max_length=200)
+        self._vectors = self._bi_encoder.encode_documents(passages)
+        self._sparse = self._splade.encode(passages, 200).T.tocsr()
+        self._stemmer = Stemmer.Stemmer("english")
+        self._index = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
+        self._index.index(self._terms(passages), show_progress=False)
+
+    def _terms(self, texts: Sequence[str]) -> bm25s.tokenization.Tokenized:
+        return bm25s.tokenize(list(texts), stemmer=self._stemmer, show_progress=False)
+
+    def taught(self, queries: Sequence[str], rng: random.Random) -> Iterator[Taught]:
+        """Choose each query's passages, and let both models score them."""
+        query_vectors = self._bi_encoder.encode_queries(queries)
+        sparse_queries = self._splade.encode(queries, 64)
+        for start in range(0, len(queries), BLOCK):
+            block = slice(start, start + BLOCK)
+            found, scores = self._index.retrieve(self._terms(queries[block]), k=100, show_progress=False)
+            cosines = query_vectors[block] @ self._vectors.T
+            products = (sparse_queries[block] @ self._sparse).toarray()
+            for i in range(len(found)):
+                by_words = [int(row) for row, score in zip(found[i], scores[i], strict=True) if score > 0]
+                if len(by_words) < LIST_SIZE:
+                    continue
+                by_meaning, by_expansion = (first_rows(each[i], 40) for each in (cosines, products))
+                picked: list[int] = []
+                for rows, count in (
+                    (by_words[:10], 3),
+                    (by_words[10:], 4),
+                    (by_expansion[:5], 1),
+                    (by_expansion[5:], 1),
+                    (by_meaning[:5], 1),
+                    (by_meaning[5:], 1),
+                    (by_words, 1),
+                ):
+                    picked += sample(rng, set(), rows, count, picked)
+                if len(picked) == LIST_SIZE:
+                    yield start + i, picked, cosines[i, picked], products[i, picked]
+            print(f"{min(start + BLOCK, len(queries))} of {len(queries)} queries", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--bi-encoder", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
-    parser.add_argument("--splade", type=Path, required=True, help="folder of the SPLADE model")
-    parser.add_argument("--lists", nargs="+", required=True, help="whose questions are not used again")
-    parser.add_argument("--passages", type=int, default=52_000)
-    parser.add_argument("--queries", type=int, help="only so many")
-    parser.add_argument("--out", type=Path, required=True, help="file to write")
-    parser.add_argument("--seed", type=int, default=21)
-    args = parser.parse_args()
-    rng = random.Random(args.seed)
+def part_of(questions: Sequence[str], number: int, most: int) -> Sequence[str]:
+    """The questions of a file: others than those of the files before, as long as there are any."""
+    start = number * most % len(questions)
+    return questions[start : start + most]
 
-    passages, titles = load_passages(args.data, rng, args.passages)
-    used = {row["query"] for spec in args.lists for row in read_lists(spec)}
-    vocabulary = Vocabulary(passages, titles)
-    queries = make_queries(vocabulary, passages, load_questions(args.data, rng, used), rng)[: args.queries]
-    print(f"{len(passages)} passages, {len(queries)} queries", flush=True)
-    rows = list(taught([query.text for query in queries], passages, args, rng))
+
+def first_rows(scores: np.ndarray, count: int) -> np.ndarray:
+    """The rows of the highest scores, the highest first."""
+    rows = np.argpartition(-scores, count)[:count]
+    return rows[np.argsort(-scores[rows], kind="stable")]
+
+
+def write_lists(
+    path: Path, queries: Sequence[WebQuery], passages: Sequence[str], rows: Sequence[Taught]
+) -> None:
+    """Write the lists, each with the passage that both teachers together find the best first."""
     scores = mixed([row[2] for row in rows], [row[3] for row in rows])
-    with args.out.open("w", encoding="utf-8") as out:
+    with path.open("w", encoding="utf-8") as out:
         for (number, picked, _, _), teacher in zip(rows, scores, strict=True):
             best_first = np.argsort(-np.array(teacher), kind="stable")
             row = {
@@ -139,7 +151,37 @@ def main() -> None:
             if queries[number].question is not None:
                 row["of"] = queries[number].question
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
-    print(f"{len(rows)} lists of {LIST_SIZE} in {args.out}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--bi-encoder", help="folder of all-MiniLM-L6-v2 (default: its int8 form that ships)")
+    parser.add_argument("--splade", type=Path, required=True, help="folder of the SPLADE model")
+    parser.add_argument("--lists", nargs="*", default=[], help="whose questions are not used again")
+    parser.add_argument("--passages", type=int, default=52_000)
+    parser.add_argument("--queries", type=int, help="only so many a file")
+    parser.add_argument("--out", type=Path, nargs="+", required=True, help="files to write")
+    parser.add_argument("--seed", type=int, default=21)
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+
+    passages, titles = load_passages(args.data, rng, args.passages)
+    used = {row["query"] for spec in args.lists for row in read_lists(spec)}
+    questions = load_questions(args.data, rng, used)
+    vocabulary = Vocabulary(passages, titles)
+    teachers = Teachers(passages, args.bi_encoder, args.splade)
+    print(f"{len(passages)} passages", flush=True)
+    for number, path in enumerate(args.out):
+        asked = {name: part_of(questions[name], number, most) for name, most in QUESTIONS.items()}
+        queries = make_queries(vocabulary, passages, asked, rng)[: args.queries]
+        if path.is_file():
+            continue
+        rows = list(teachers.taught([query.text for query in queries], random.Random(args.seed + number)))
+        write_whole(path, partial(write_lists, queries=queries, passages=passages, rows=rows))
+        print(f"{len(rows)} lists of {LIST_SIZE} in {path}", flush=True)
 
 
 if __name__ == "__main__":
