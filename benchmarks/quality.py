@@ -11,6 +11,8 @@ of the queries for the others.
 
     python benchmarks/quality.py ../shared/data/{msmarco_dl19,scifact,cranfield} --run bm25.top100 \
         --qrels ../shared/data/msmarco_dl19/qrels_full_official.txt --page docs/models.md
+
+With --output benchmarks/results/quality_tiny.json the page's section is "quality_tiny".
 """
 
 from __future__ import annotations
@@ -246,7 +248,8 @@ def main() -> None:
         name = folder.resolve().relative_to(parents).as_posix()  # "xquad/en" beside "scifact"
         result["collections"][name] = measured(folder, rerankers, args)
         harness.write("quality", result, args.output)  # what is known when it is interrupted
-    harness.publish("quality", result, as_markdown(result), args, plot=plot)
+    section = args.output.stem if args.output else None
+    harness.publish("quality", result, as_markdown(result), args, section=section, plot=plot)
 
 
 if __name__ == "__main__":

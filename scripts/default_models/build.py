@@ -19,6 +19,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
 from crossrank.evaluation.collections import Collection
 from crossrank.evaluation.trec import read_qrels
 from crossrank.models.hub import BUILT_IN, Kind
@@ -38,6 +41,8 @@ from crossrank.runtime.weights import file_digest
 from crossrank.types import Qrels
 
 CALIBRATION_PAIRS = 768
+MOST_PARAMETERS_IN_FLOAT16 = 10_000_000
+WEIGHTS = "model.safetensors"
 COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "modules.json", "1_Pooling/config.json")
 COPIED += ("sentence_bert_config.json", "config_sentence_transformers.json", "2_Normalize/config.json")
 COPIED += ("1_Dense/config.json", "1_Dense/model.safetensors", "2_MultiVectorMask/config.json")
@@ -102,22 +107,32 @@ def card(name: str, record: dict, sha256: str) -> str:
     )
 
 
+def halve_if_small(path: Path) -> bool:
+    """Write a small model's weights as float16, which ships beside int8; say whether it is one."""
+    tensors = load_file(path)
+    if sum(tensor.size for tensor in tensors.values()) > MOST_PARAMETERS_IN_FLOAT16:
+        return False
+    save_file({name: tensor.astype(np.float16) for name, tensor in tensors.items()}, path, {"format": "pt"})
+    return True
+
+
 def build(source: Path, out: Path, args: argparse.Namespace, kind: Kind) -> None:
-    checkpoint = Checkpoint.open(source)
-    layers = calibrate(
-        checkpoint,
-        "logits" if kind == "cross-encoder" else "tokens",
-        calibration_inputs(checkpoint, kind, calibration_pairs(args.lists)),
-        rows_per_input=6,
-    )
-    exits = Exits(checkpoint).layers
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch) / out.name
         work.mkdir()
-        for name in (*COPIED, EXITS_FILE, "model.safetensors"):
+        for name in (*COPIED, EXITS_FILE, WEIGHTS):
             if (source / name).is_file():
                 (work / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(source / name, work / name)
+        has_float16 = halve_if_small(work / WEIGHTS)
+        checkpoint = Checkpoint.open(work)
+        layers = calibrate(
+            checkpoint,
+            "logits" if kind == "cross-encoder" else "tokens",
+            calibration_inputs(checkpoint, kind, calibration_pairs(args.lists)),
+            rows_per_input=6,
+        )
+        exits = Exits(checkpoint).layers
         write_int8(work / INT8_FILE, checkpoint.tensors(), layers)
         write_parity(work, {"passed": True})  # to be measured now
         record: dict = {"reference": "float32", "limits": LIMITS, "collections": {}, "passed": True}
@@ -144,7 +159,8 @@ def build(source: Path, out: Path, args: argparse.Namespace, kind: Kind) -> None
         (work / "README.md").write_text(
             card(out.name, record, file_digest(work / INT8_FILE)), encoding="utf-8"
         )
-        (work / "model.safetensors").unlink()
+        if not has_float16:
+            (work / WEIGHTS).unlink()
         shutil.copytree(work, out, dirs_exist_ok=True)
     print(f"wrote {out}")
 

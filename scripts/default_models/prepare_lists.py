@@ -18,11 +18,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import bm25s
 import numpy as np
-import Stemmer
 
-from crossrank import BiEncoder
+from crossrank import BM25, BiEncoder
 
 LIST_SIZE = 12
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(])")
@@ -116,18 +114,16 @@ def main() -> None:
     document_vectors = bi_encoder.encode_documents(passages)
     query_vectors = bi_encoder.encode_queries([q for q, _, _ in questions])
 
-    stemmer = Stemmer.Stemmer("english")
-    index = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
-    index.index(bm25s.tokenize(passages, stemmer=stemmer, show_progress=False), show_progress=False)
+    index = BM25(passages)
 
     written = 0
     with (args.out / "lists.jsonl").open("w", encoding="utf-8") as out:
         for start in range(0, len(questions), 256):
             block = questions[start : start + 256]
-            tokens = bm25s.tokenize([q for q, _, _ in block], stemmer=stemmer, show_progress=False)
-            bm25_rows, _ = index.retrieve(tokens, k=100, show_progress=False)
+            by_words = index.retrieve([q for q, _, _ in block], 100)
             cosines = query_vectors[start : start + 256] @ document_vectors.T
             for i, (question, doc_id, answers) in enumerate(block):
+                bm25_rows = [hit.index for hit in by_words[i]]
                 own = by_document[doc_id]
                 holding = [r for r in own if any(a in passages[r] for a in answers)]
                 if answers and not holding:
@@ -135,13 +131,13 @@ def main() -> None:
                 positive = max(holding or own[:1], key=lambda r: cosines[i, r])
                 barred = set(own)
                 if answers:  # another passage that holds the answer may be right too
-                    barred |= {int(r) for r in bm25_rows[i] if any(a in passages[r] for a in answers)}
+                    barred |= {int(r) for r in bm25_rows if any(a in passages[r] for a in answers)}
                 dense_rows = np.argpartition(-cosines[i], 200)[:200]
                 dense_rows = dense_rows[np.argsort(-cosines[i, dense_rows])]
 
                 picked = [positive]
-                picked += sample(rng, barred, bm25_rows[i][:15], 2, picked)
-                picked += sample(rng, barred, bm25_rows[i][15:], 3, picked)
+                picked += sample(rng, barred, bm25_rows[:15], 2, picked)
+                picked += sample(rng, barred, bm25_rows[15:], 3, picked)
                 picked += sample(rng, barred, dense_rows[:10], 2, picked)
                 picked += sample(rng, barred, dense_rows[10:], 3, picked)
                 while len(picked) < LIST_SIZE:

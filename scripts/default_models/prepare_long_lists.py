@@ -17,12 +17,10 @@ import random
 from itertools import groupby
 from pathlib import Path
 
-import bm25s
 import numpy as np
-import Stemmer
 from prepare_lists import SENTENCE_END, passages_of, read_jsonl, sample
 
-from crossrank import BiEncoder
+from crossrank import BM25, BiEncoder
 
 LIST_SIZE = 8
 PART_WORDS = 60
@@ -121,20 +119,18 @@ def main() -> None:
     query_vectors = bi_encoder.encode_queries([q for q, _, _ in questions])
     starts = np.array([parts.start for parts in corpus.parts_of])
 
-    stemmer = Stemmer.Stemmer("english")
-    index = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
-    index.index(bm25s.tokenize(texts, stemmer=stemmer, show_progress=False), show_progress=False)
+    index = BM25(texts)
 
     written = 0
     path = args.out / "long_lists.jsonl"
     with path.open("w", encoding="utf-8") as out:
         for start in range(0, len(questions), 256):
             block = questions[start : start + 256]
-            tokens = bm25s.tokenize([q for q, _, _ in block], stemmer=stemmer, show_progress=False)
-            bm25_rows, _ = index.retrieve(tokens, k=100, show_progress=False)
+            by_words = index.retrieve([q for q, _, _ in block], 100)
             by_part = query_vectors[start : start + 256] @ part_vectors.T
             cosines = np.maximum.reduceat(by_part, starts, axis=1)
             for i, (query, source, answers) in enumerate(block):
+                bm25_rows = [hit.index for hit in by_words[i]]
                 own = [source] if isinstance(source, int) else corpus.holding[source]
                 holding = [d for d in own if not answers or any(a in texts[d] for a in answers)]
                 if not holding:
@@ -142,11 +138,11 @@ def main() -> None:
                 positive = max(holding, key=lambda d: cosines[i, d])
                 barred = set(own)
                 if answers:  # another document that holds the answer may be right too
-                    barred |= {int(d) for d in bm25_rows[i] if any(a in texts[d] for a in answers)}
+                    barred |= {int(d) for d in bm25_rows if any(a in texts[d] for a in answers)}
                 dense_rows = np.argsort(-cosines[i])[:100]
                 picked = [positive]
-                picked += sample(rng, barred, bm25_rows[i][:12], 2, picked)
-                picked += sample(rng, barred, bm25_rows[i][12:], 1, picked)
+                picked += sample(rng, barred, bm25_rows[:12], 2, picked)
+                picked += sample(rng, barred, bm25_rows[12:], 1, picked)
                 picked += sample(rng, barred, dense_rows[:12], 2, picked)
                 picked += sample(rng, barred, dense_rows[12:], 1, picked)
                 while len(picked) < LIST_SIZE:

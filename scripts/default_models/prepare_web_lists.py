@@ -20,15 +20,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import bm25s
 import numpy as np
-import Stemmer
 from lists import read_lists
 from prepare_lists import passages_of, read_jsonl, sample
 from splade import Splade, mixed
 from web_queries import Vocabulary, WebQuery, make_queries
 
-from crossrank import BiEncoder
+from crossrank import BM25, BiEncoder
+from crossrank.retrieval.retriever import best_rows
 from crossrank.whole_files import write_whole
 
 LIST_SIZE = 12
@@ -85,12 +84,7 @@ class Teachers:
         self._bi_encoder = BiEncoder(bi_encoder, max_length=200)
         self._vectors = self._bi_encoder.encode_documents(passages)
         self._sparse = self._splade.encode(passages, 200).T.tocsr()
-        self._stemmer = Stemmer.Stemmer("english")
-        self._index = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
-        self._index.index(self._terms(passages), show_progress=False)
-
-    def _terms(self, texts: Sequence[str]) -> bm25s.tokenization.Tokenized:
-        return bm25s.tokenize(list(texts), stemmer=self._stemmer, show_progress=False)
+        self._index = BM25(passages)
 
     def taught(self, queries: Sequence[str], rng: random.Random) -> Iterator[Taught]:
         """Choose each query's passages, and let both models score them."""
@@ -98,11 +92,11 @@ class Teachers:
         sparse_queries = self._splade.encode(queries, 64)
         for start in range(0, len(queries), BLOCK):
             block = slice(start, start + BLOCK)
-            found, scores = self._index.retrieve(self._terms(queries[block]), k=100, show_progress=False)
+            found = self._index.retrieve(queries[block], 100)
             cosines = query_vectors[block] @ self._vectors.T
             products = (sparse_queries[block] @ self._sparse).toarray()
-            for i in range(len(found)):
-                by_words = [int(row) for row, score in zip(found[i], scores[i], strict=True) if score > 0]
+            for i, ranking in enumerate(found):
+                by_words = [hit.index for hit in ranking]
                 if len(by_words) < LIST_SIZE:
                     continue
                 by_meaning, by_expansion = (first_rows(each[i], 40) for each in (cosines, products))
@@ -129,9 +123,9 @@ def part_of(questions: Sequence[str], number: int, most: int) -> Sequence[str]:
 
 
 def first_rows(scores: np.ndarray, count: int) -> np.ndarray:
-    """The rows of the highest scores, the highest first."""
-    rows = np.argpartition(-scores, count)[:count]
-    return rows[np.argsort(-scores[rows], kind="stable")]
+    """The rows of the highest scores that are not 0, the highest first."""
+    rows = np.flatnonzero(scores)
+    return rows[best_rows(scores[rows], count)]
 
 
 def write_lists(

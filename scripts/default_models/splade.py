@@ -45,12 +45,11 @@ class Splade:
             batch = self._tokenizer.pad({"input_ids": [ids[i] for i in chosen]}, return_tensors="pt")
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 hidden = head.transform(self._model.bert(**batch).last_hidden_state)
-                logits = hidden @ head.decoder.weight.T
-            logits = logits.masked_fill(batch["attention_mask"][..., None] == 0, -1e9)
-            largest = logits.amax(1).float() + head.decoder.bias
-            weights = torch.log1p(torch.relu(largest)).numpy()
-            for i, row in zip(chosen, weights, strict=True):
-                rows[i] = scipy.sparse.csr_matrix(row)
+                for i, states in zip(chosen, hidden, strict=True):
+                    # One text at a time: its logits stay in the processor's cache, and none are of padding.
+                    largest = (states[: len(ids[i])] @ head.decoder.weight.T).amax(0).float()
+                    weights = torch.log1p(torch.relu(largest + head.decoder.bias)).numpy()
+                    rows[i] = scipy.sparse.csr_matrix(weights)
         return scipy.sparse.vstack(rows, format="csr")
 
 
