@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -92,6 +92,28 @@ def changes(collections: dict[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
+def as_markdown(result: dict[str, Any], rows: list[dict[str, str]]) -> str:
+    """The rows as a table, and what each collection took."""
+    lines = [f"By `benchmarks/adapt.py`, {harness.machine_line(result)}.", ""]
+    lines += [f"| {' | '.join(rows[0])} |", f"| --- | --- | --- |{' ---: |' * (len(rows[0]) - 3)}"]
+    lines += [f"| {' | '.join(row.values())} |" for row in rows]
+    lines += ["", "| collection | minutes |", "| --- | ---: |"]
+    for name, found in result["collections"].items():
+        lines.append(f"| {name} | {sum(found['seconds'].values()) / 60:.0f} |")
+    return "\n".join(lines)
+
+
+def plot(result: Mapping[str, Any], path: Path) -> None:
+    """Draw the differences, a panel for each set of queries."""
+    panels: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, found in result["collections"].items():
+        for measured in found["measured"]:
+            for part, each in measured["comparisons"].items():
+                series = panels.setdefault(measured["name"], {})
+                series.setdefault(part.replace("_", " "), {})[name] = each["difference"]
+    harness.plot_gains(panels, path, label="change, 95 % interval")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -105,7 +127,8 @@ def main() -> None:
     parser.add_argument("--reranker", default=AdaptationSettings().reranker)
     parser.add_argument("--bi-encoder", default=AdaptationSettings().bi_encoder)
     parser.add_argument("--max-queries", type=int, default=AdaptationSettings().max_queries)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "adapt.json")
+    parser.add_argument("--output", type=Path, help="JSON file; default: benchmarks/results/adapt.json")
+    harness.page_option(parser)
     args = parser.parse_args()
     settings = AdaptationSettings(
         reranker=args.reranker, bi_encoder=args.bi_encoder, max_queries=args.max_queries
@@ -142,7 +165,7 @@ def main() -> None:
         harness.write("adapt", result, args.output)
     rows = changes(result["collections"])
     if rows:
-        harness.table(f"{settings.measure}, before and after", rows)
+        harness.publish("adapt", result, as_markdown(result, rows), args, plot=plot)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,48 @@ def write(name: str, result: Mapping[str, Any], output: Path | None, plot: Plot 
             plot(result, path.with_suffix(suffix))
 
 
+Gains = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
+"""Panel -> series -> row -> a difference's "value", "low" and "high"."""
+
+
+def plot_gains(panels: Gains, path: Path, *, label: str) -> None:
+    """Draw differences with their intervals, a panel beside the other, the same rows in all.
+
+    Args:
+        panels: their titles, series, rows and differences.
+        path: the picture to write.
+        label: of the axis.
+    """
+    from matplotlib.figure import Figure
+
+    from crossrank.evaluation.plots import save_plot
+
+    rows = list(dict.fromkeys(row for series in panels.values() for each in series.values() for row in each))
+    most = max(len(series) for series in panels.values())
+    figure = Figure(figsize=(5.5 * len(panels), 1 + 0.2 * len(rows) * (most + 1)), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (title, series) in zip(axes, panels.items(), strict=True):
+        for number, (name, gains) in enumerate(series.items()):
+            axis.errorbar(
+                [gain["value"] for gain in gains.values()],
+                [rows.index(row) + 0.8 * ((number + 0.5) / len(series) - 0.5) for row in gains],
+                xerr=[
+                    [gain["value"] - gain["low"] for gain in gains.values()],
+                    [gain["high"] - gain["value"] for gain in gains.values()],
+                ],
+                fmt="o",
+                markersize=4,
+                capsize=2,
+                label=name,
+            )
+        axis.axvline(0, color="0.6", linewidth=1)
+        axis.set(title=title, xlabel=label)
+        axis.legend(fontsize="small")
+    axes[0].set_yticks(range(len(rows)), rows)
+    axes[0].invert_yaxis()
+    save_plot(figure, path)
+
+
 def put_into(page: Path, section: str, text: str) -> None:
     """Replace what is between a page's lines `<!-- section -->` and `<!-- end of section -->`."""
     opening, closing = f"<!-- {section} -->", f"<!-- end of {section} -->"

@@ -168,48 +168,13 @@ def as_markdown(result: Mapping[str, Any]) -> str:
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
     """Draw what every system gains over its first stage, with its interval."""
-    from matplotlib.figure import Figure
-
-    from crossrank.evaluation.plots import save_plot
-
-    collections = result["collections"]
-    systems = list(dict.fromkeys(name for each in collections.values() for name in gains(each)))
-    firsts = list(dict.fromkeys(name.partition(" + ")[0] for name in systems))
-    figure = Figure(figsize=(5.5 * len(firsts), 0.2 * len(collections) * (2 + len(systems) / len(firsts))))
-    figure.set_layout_engine("constrained")
-    panels = figure.subplots(1, len(firsts), sharey=True, squeeze=False)[0]
-    for panel, first in zip(panels, firsts, strict=True):
-        own = [name for name in systems if name.partition(" + ")[0] == first]
-        for number, name in enumerate(own):
-            shown = [
-                (row, gains(each)[name])
-                for row, each in enumerate(collections.values())
-                if name in gains(each)
-            ]
-            values = [gain["value"] for _, gain in shown]
-            panel.errorbar(
-                values,
-                [row + 0.8 * ((number + 0.5) / len(own) - 0.5) for row, _ in shown],
-                xerr=[
-                    [gain["value"] - gain["low"] for _, gain in shown],
-                    [gain["high"] - gain["value"] for _, gain in shown],
-                ],
-                fmt="o",
-                markersize=4,
-                capsize=2,
-                label=name.partition(" + ")[2],
-            )
-        panel.axvline(0, color="0.6", linewidth=1)
-        panel.set(title=f"over {first}", xlabel=f"change of {MEASURE}, 95 % interval")
-        panel.legend(fontsize="small")
-    panels[0].set_yticks(range(len(collections)), list(collections))
-    panels[0].invert_yaxis()
-    save_plot(figure, path)
-
-
-def gains(collection: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """The differences to the first stage of the systems that have one."""
-    return {name: row["difference"] for name, row in collection["systems"].items() if "difference" in row}
+    panels: dict[str, dict[str, dict[str, Any]]] = {}
+    for collection, found in result["collections"].items():
+        for name, row in found["systems"].items():
+            if "difference" in row:
+                series = panels.setdefault(f"over {row['against']}", {})
+                series.setdefault(name.partition(" + ")[2], {})[collection] = row["difference"]
+    harness.plot_gains(panels, path, label=f"change of {MEASURE}, 95 % interval")
 
 
 def main() -> None:
