@@ -1,25 +1,27 @@
 """What negatives do: a small cross-encoder trained with random, BM25 and bi-encoder negatives, in one table.
 
-All three start from the bi-encoder's weights with the same new head, and see the same queries with the same
-positives in the same number of steps; only where the negatives are from differs. Each is then measured by
-reranking the same BM25 candidates: of SQuAD's dev questions, and of other collections that are named.
+All three start from the same reranker, and see the same queries with the same positives in the same number of
+steps; only where the negatives are from differs. Each is then measured by reranking the same BM25 candidates:
+of SQuAD's dev questions, and of other collections that are named.
 
     python scripts/negatives_table.py --squad ../shared/data/squad11 --also ../shared/data/scifact
     python scripts/negatives_table.py --squad ../shared/data/squad11 --queries 24 --passages 200 --work small
+    python scripts/negatives_table.py --squad ../shared/data/squad11 --base crossrank-embed  # with a new head
 
-Stopped at any moment it goes on when it is called again. Writes benchmarks/results/negatives.json, and the
-table as negatives.md beside it; on 2 cores it is sized for some 25 minutes.
+Stopped at any moment it goes on when it is called again. Writes benchmarks/results/negatives.json; on 2 cores
+it is sized for some 15 minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from crossrank import BM25, BiEncoder, Collection, CrossEncoder, Dense, Document
+from crossrank import BM25, BiEncoder, Collection, CrossEncoder, Dense, Document, load
 from crossrank.cli.train import quieten
 from crossrank.evaluation.significance import compare, mean_interval
 from crossrank.training.held_out import HeldOutSet, open_held_out
@@ -28,7 +30,10 @@ from crossrank.training.recipes import HeldOut, recipe_of
 from crossrank.training.train import train
 
 ROOT = Path(__file__).parents[1]
-BASE = "crossrank-embed"
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import harness  # noqa: E402
+
+BI_ENCODER = "crossrank-embed"
 NEGATIVES = 5
 MAX_LENGTH = 192
 SEED = 7
@@ -63,14 +68,14 @@ def mine_arms(collection: Collection, queries: dict[str, str], passages: int, wo
         if name == "bm25":
             first_stage = BM25(documents)
         elif name == "dense":
-            first_stage = Dense(documents, BiEncoder(BASE))
+            first_stage = Dense(documents, BiEncoder(BI_ENCODER))
         # the best hits of a question may answer it without being judged
         source = Source(first_stage, NEGATIVES, name=name, skip_top=0 if name == "random" else 2, depth=50)
         qrels = collection.qrels("train")
         mine(queries, qrels, documents, [source], work / f"{name}.jsonl", seed=SEED)
 
 
-def train_arm(name: str, work: Path, steps: int | None) -> dict[str, float]:
+def train_arm(name: str, base: str, work: Path, steps: int | None) -> dict[str, float]:
     """Train one arm, or go on with it; return what it took."""
     output = work / f"model-{name}"
     record = work / f"{name}.json"
@@ -78,13 +83,13 @@ def train_arm(name: str, work: Path, steps: int | None) -> dict[str, float]:
         return json.loads(record.read_text())
     recipe = recipe_of(
         {
-            "student": {"kind": "cross_encoder", "base": BASE},
+            "student": {"kind": "cross_encoder", "base": base},
             "data": [{"file": str(work / f"{name}.jsonl")}],
             "loss": {"name": "lce"},
             "schedule": {
                 **({"epochs": 1} if steps is None else {"steps": steps}),
-                "learning_rate": 5e-5,
-                "lists_per_step": 4,
+                "learning_rate": 1e-4,
+                "lists_per_step": 16,
                 "list_size": NEGATIVES + 1,
                 "token_budget": 2048,
                 "gradient_cache": False,  # a step fits into memory; one forward pass less
@@ -92,7 +97,6 @@ def train_arm(name: str, work: Path, steps: int | None) -> dict[str, float]:
             },
             "lengths": {"max_length": MAX_LENGTH},
             "precision": "float32",
-            "freeze": {"embeddings": True, "layers": 1},
             "seed": SEED,
             "output": str(output),
         }
@@ -127,6 +131,15 @@ def measured(held_out: HeldOutSet, model: CrossEncoder | None, path: Path) -> di
     return values
 
 
+def measured_everywhere(
+    opened: dict[str, HeldOutSet], model: CrossEncoder | None, work: Path, stem: str
+) -> dict[str, dict[str, float]]:
+    return {
+        name: measured(held_out, model, work / f"{stem}-{name.replace(' ', '-')}.values.json")
+        for name, held_out in opened.items()
+    }
+
+
 def cell(values: dict[str, float]) -> str:
     found = mean_interval(values)
     return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
@@ -150,22 +163,24 @@ def main() -> None:
     parser.add_argument(
         "--also", type=Path, action="append", default=[], help="another collection; repeatable"
     )
-    parser.add_argument("--queries", type=int, default=700, help="questions to train on")
+    parser.add_argument("--queries", type=int, default=6000, help="questions to train on")
+    parser.add_argument("--base", default="crossrank-tiny", help="what is trained: a model's name or folder")
     parser.add_argument("--passages", type=int, default=8000, help="that negatives are mined from")
     parser.add_argument("--held-out", type=int, default=150, help="queries of each collection to measure on")
     parser.add_argument("--depth", type=int, default=30, help="BM25 candidates a query")
     parser.add_argument("--steps", type=int, help="in place of one pass over the data")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "negatives")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--output", type=Path, help="JSON file; default: benchmarks/results/negatives.json")
+    harness.page_option(parser)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    args.output.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     quieten()
 
     settings = {name: getattr(args, name) for name in ("queries", "passages", "held_out", "depth", "steps")}
-    settings |= {"negatives": NEGATIVES, "max_length": MAX_LENGTH, "seed": SEED, "base": BASE}
-    settled(args.work, {**settings, "squad": str(args.squad), "weights": BiEncoder(BASE).fingerprint})
+    settings |= {"negatives": NEGATIVES, "max_length": MAX_LENGTH, "seed": SEED, "base": args.base}
+    base = load(args.base)
+    settled(args.work, {**settings, "squad": str(args.squad), "weights": base.fingerprint})
     collection = Collection.open(args.squad)
     mine_arms(collection, draw_queries(collection, args.queries), args.passages, args.work)
     print(f"mined after {time.monotonic() - begun:.0f} s", flush=True)
@@ -173,19 +188,16 @@ def main() -> None:
     sets = {"SQuAD dev": HeldOut(collection=str(args.squad), split="dev", **options)}
     sets |= {folder.name: HeldOut(collection=str(folder), **options) for folder in args.also}
     opened = {name: open_held_out(choice, SEED) for name, choice in sets.items()}
-    values: dict[str, dict[str, dict[str, float]]] = {"BM25's own order": {}}
+    values = {"BM25's own order": measured_everywhere(opened, None, args.work, "first-stage")}
     training = {}
-    for name, held_out in opened.items():
-        path = args.work / f"first-stage-{name.replace(' ', '-')}.values.json"
-        values["BM25's own order"][name] = measured(held_out, None, path)
+    if isinstance(base, CrossEncoder):
+        before = CrossEncoder(args.base, precision="float32", max_length=MAX_LENGTH)
+        values[f"{args.base} before"] = measured_everywhere(opened, before, args.work, "base")
     for arm, label in ARMS.items():
         print(f"{label} negatives", flush=True)
-        training[label] = train_arm(arm, args.work, args.steps)
+        training[label] = train_arm(arm, args.base, args.work, args.steps)
         model = CrossEncoder(args.work / f"model-{arm}", precision="float32", max_length=MAX_LENGTH)
-        values[label] = {
-            name: measured(held_out, model, args.work / f"{arm}-{name.replace(' ', '-')}.values.json")
-            for name, held_out in opened.items()
-        }
+        values[label] = measured_everywhere(opened, model, args.work, arm)
         print(f"measured after {time.monotonic() - begun:.0f} s", flush=True)
 
     lines = ["| negatives | " + " | ".join(f"{name}: nDCG@10 | against random" for name in opened) + " |"]
@@ -205,11 +217,15 @@ def main() -> None:
                 | {"low": interval.low, "high": interval.high, "queries": len(found[name])}
             )
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    table = "\n".join(lines) + "\n"
-    print(table)
-    result = {"settings": settings, "training": training, "rows": rows}
-    (args.output / "negatives.json").write_text(json.dumps(result, indent=1) + "\n")
-    (args.output / "negatives.md").write_text(table)
+    result = {
+        "benchmark": "negatives",
+        "machine": harness.machine("crossrank", "torch", "transformers", "sentence-transformers"),
+        "settings": settings,
+        "training": training,
+        "rows": rows,
+    }
+    told = f"By `scripts/negatives_table.py`, {harness.machine_line(result)}.\n\n"
+    harness.publish("negatives", result, told + "\n".join(lines), args)
 
 
 if __name__ == "__main__":
