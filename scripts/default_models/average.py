@@ -1,6 +1,8 @@
 """The mean of several checkpoints: steadier than the last of them (Wortsman et al. 2022, "Model soups").
 
-Example: `python average.py work/mini6 work/mini7 --out work/mini`
+Examples:
+    python average.py work/mini6 work/mini7 --out work/mini
+    python average.py work/tiny{2,3,4,5} --word-embeddings-of SPLADE --out work/tiny6
 """
 
 from __future__ import annotations
@@ -12,12 +14,17 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", type=Path, nargs="+", help="of one architecture, in float32")
+    parser.add_argument(
+        "--word-embeddings-of", type=Path, help="a folder whose word embeddings replace theirs"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     first = args.folders[0]
@@ -27,6 +34,8 @@ def main() -> None:
     for path in first.glob("*.safetensors"):  # of exits, too
         parts = [load_file(folder / path.name) for folder in args.folders]
         mean = {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
+        if args.word_embeddings_of and WORD_EMBEDDINGS in mean:
+            mean[WORD_EMBEDDINGS] = load_file(args.word_embeddings_of / path.name)[WORD_EMBEDDINGS]
         save_file(mean, args.out / path.name, metadata={"format": "pt"})
 
 

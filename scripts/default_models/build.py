@@ -5,7 +5,7 @@ them with a few hundred unlabelled pairs of the training lists, compares int8 wi
 were never trained on, and writes a folder only if it passes the gate.
 
     python build.py --data ../../../shared/data --lists work/lists/web.jsonl --crossrank-mini work/mini \
-        --crossrank-embed MINILM_FOLDER --crossrank-colbert work/colbert \
+        --crossrank-tiny work/tiny --crossrank-embed MINILM_FOLDER --crossrank-colbert work/colbert \
         --out ../../src/crossrank/models/builtin
 """
 
@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from crossrank.evaluation.collections import Collection
 from crossrank.evaluation.trec import read_qrels
@@ -112,7 +112,9 @@ def halve_if_small(path: Path) -> bool:
     tensors = load_file(path)
     if sum(tensor.size for tensor in tensors.values()) > MOST_PARAMETERS_IN_FLOAT16:
         return False
-    save_file({name: tensor.astype(np.float16) for name, tensor in tensors.items()}, path, {"format": "pt"})
+    path.write_bytes(
+        save({name: tensor.astype(np.float16) for name, tensor in tensors.items()}, {"format": "pt"})
+    )
     return True
 
 

@@ -274,6 +274,7 @@ def test_models_lists_what_ships_with_the_package(run) -> None:
     listed = json.loads(run("models", "--json").stdout)
     assert {(model["name"], model["kind"]) for model in listed["built_in"]} == {
         ("crossrank-mini", "cross-encoder"),
+        ("crossrank-tiny", "cross-encoder"),
         ("crossrank-embed", "bi-encoder"),
         ("crossrank-colbert", "late-interaction"),
     }

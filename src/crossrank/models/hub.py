@@ -23,6 +23,7 @@ Kind = Literal["cross-encoder", "bi-encoder", "late-interaction"]
 
 BUILT_IN: dict[str, Kind] = {
     "crossrank-mini": "cross-encoder",
+    "crossrank-tiny": "cross-encoder",
     "crossrank-embed": "bi-encoder",
     "crossrank-colbert": "late-interaction",
 }
