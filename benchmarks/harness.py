@@ -197,9 +197,9 @@ def publish(
     """
     say("")
     print(text)
-    write(name, result, args.output, plot)
     if args.page is not None:
         put_into(args.page, section or name, text)
+    write(name, result, args.output, plot)
 
 
 def table(title: str, rows: Sequence[Mapping[str, str]]) -> None:
