@@ -9,7 +9,7 @@ of SQuAD's dev questions, and of other collections that are named.
     python scripts/negatives_table.py --squad ../shared/data/squad11 --base crossrank-embed  # with a new head
 
 Stopped at any moment it goes on when it is called again. Writes benchmarks/results/negatives.json; on 2 cores
-it is sized for some 15 minutes.
+it is sized for some 10 minutes.
 """
 
 from __future__ import annotations
@@ -163,9 +163,9 @@ def main() -> None:
     parser.add_argument(
         "--also", type=Path, action="append", default=[], help="another collection; repeatable"
     )
-    parser.add_argument("--queries", type=int, default=6000, help="questions to train on")
+    parser.add_argument("--queries", type=int, default=3000, help="questions to train on")
     parser.add_argument("--base", default="crossrank-tiny", help="what is trained: a model's name or folder")
-    parser.add_argument("--passages", type=int, default=8000, help="that negatives are mined from")
+    parser.add_argument("--passages", type=int, default=6000, help="that negatives are mined from")
     parser.add_argument("--held-out", type=int, default=150, help="queries of each collection to measure on")
     parser.add_argument("--depth", type=int, default=30, help="BM25 candidates a query")
     parser.add_argument("--steps", type=int, help="in place of one pass over the data")
