@@ -32,12 +32,14 @@ __all__ = [
     "machine_line",
     "page_option",
     "parser",
+    "plot_gains",
     "print_histogram",
     "print_machine",
     "print_verdict",
     "publish",
     "put_into",
     "say",
+    "settled",
     "table",
     "write",
 ]
@@ -164,6 +166,14 @@ def plot_gains(panels: Gains, path: Path, *, label: str) -> None:
     axes[0].set_yticks(range(len(rows)), rows)
     axes[0].invert_yaxis()
     save_plot(figure, path)
+
+
+def settled(work: Path, settings: Mapping[str, Any]) -> None:
+    """Note what a folder's files are made with; refuse one that was made with something else."""
+    path = work / "settings.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
+        raise SystemExit(f"{work} was made with other settings or models; remove it, or give another --work")
+    path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 def put_into(page: Path, section: str, text: str) -> None:

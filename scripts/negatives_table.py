@@ -19,7 +19,6 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from crossrank import BM25, BiEncoder, Collection, CrossEncoder, Dense, Document, load
 from crossrank.cli.train import quieten
@@ -145,16 +144,6 @@ def cell(values: dict[str, float]) -> str:
     return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
-def settled(work: Path, settings: dict[str, Any]) -> None:
-    """Note what the files of a folder are made with; refuse a folder that was made with something else."""
-    path = work / "settings.json"
-    if path.exists() and json.loads(path.read_text()) != settings:
-        raise SystemExit(
-            f"{work} was made with other settings or another base; remove it, or give another --work"
-        )
-    path.write_text(json.dumps(settings, indent=1) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -180,7 +169,7 @@ def main() -> None:
     settings = {name: getattr(args, name) for name in ("queries", "passages", "held_out", "depth", "steps")}
     settings |= {"negatives": NEGATIVES, "max_length": MAX_LENGTH, "seed": SEED, "base": args.base}
     base = load(args.base)
-    settled(args.work, {**settings, "squad": str(args.squad), "weights": base.fingerprint})
+    harness.settled(args.work, {**settings, "squad": str(args.squad), "weights": base.fingerprint})
     collection = Collection.open(args.squad)
     mine_arms(collection, draw_queries(collection, args.queries), args.passages, args.work)
     print(f"mined after {time.monotonic() - begun:.0f} s", flush=True)

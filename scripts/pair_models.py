@@ -181,14 +181,6 @@ def shown(found: Mapping[str, Any], measure: str) -> str:
     return f"{found['measures'][measure]:.3f}{ends}"
 
 
-def settled(work: Path, settings: dict[str, Any]) -> None:
-    """Note what a folder's files are made with; refuse one that was made with something else."""
-    path = work / "settings.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
-        raise SystemExit(f"{work} was made with other settings; remove it, or give another --work")
-    path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -205,7 +197,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     settings = {"steps": args.steps, "limit": args.limit, "threads": args.threads}
     baseline = BiEncoder(BASELINE, threads=args.threads)
-    settled(args.work, {**settings, "baseline": baseline.fingerprint})
+    harness.settled(args.work, {**settings, "baseline": baseline.fingerprint})
     tasks = {}
     for name in args.only:
         task = TASKS[name]
@@ -221,7 +213,7 @@ def main() -> None:
         tasks[name] = {
             "recipe": task.recipe,
             "question": task.question,
-            "training": training,
+            "training": {key: value for key, value in training.items() if key != "output"},  # a path of here
             "baseline": beside,
             "model": model,
         }
