@@ -35,12 +35,14 @@ format: $(VENV)/dev.stamp
 clean:
 	rm -rf "$(VENV)" demo-index dist build
 
-# A stamp says that this virtual environment has what pyproject.toml asks for.
-$(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
+# What installing depends on. A stamp says that this virtual environment has it.
+INSTALLED = pyproject.toml hatch_build.py src/crossrank/runtime/native/bert_layer.c
+
+$(VENV)/demo.stamp: $(INSTALLED) | $(VENV)/bin/python
 	$(PIP) --editable ".[search,eval]"
 	@touch "$@"
 
-$(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
+$(VENV)/dev.stamp: $(INSTALLED) | $(VENV)/bin/python
 	$(PIP) "$(TORCH)"
 	$(PIP) --editable ".[dev]"
 	@touch "$@"

@@ -1,9 +1,9 @@
 """How close a cross-encoder comes to what one core can multiply, and where the rest of the time goes.
 
-Measures the core's matrix peaks (float32 and int8 by ONNX Runtime, bf16 by torch where it is installed),
+Measures the core's matrix peaks (the faster of ONNX Runtime and, where it is installed, torch; bf16 by torch),
 counts the model's operations for 100 candidates by part, runs it on one thread without padding, and sums ONNX
-Runtime's profile by kind of operator. Writes results/roofline.json, and the tables of a page between its
-markers.
+Runtime's profile by kind of operator; int8 with the native library, where it runs, and without. Writes
+results/roofline.json, and the tables of a page between its markers.
 
     python benchmarks/roofline.py --page docs/performance.md
 """
@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import harness
 import material
@@ -27,10 +27,12 @@ import onnxruntime
 
 from crossrank.runtime.batching import plan
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.engine import build_graph, open_session
+from crossrank.runtime.engine import build_stored_graph, open_session
 from crossrank.runtime.graph import Graph
-from crossrank.runtime.int8 import Int8Linear
+from crossrank.runtime.native import library
 from crossrank.runtime.tokenization import ModelInputs, Tokenizer
+
+Precision = Literal["float32", "int8"]
 
 SIZE = 1024  # of the square matrices that the peaks are measured with
 LINEAR, ATTENTION, REST = "linear layers", "attention", "everything else"
@@ -39,6 +41,7 @@ KINDS = {
     "FusedGemm": LINEAR,
     "MatMulIntegerToFloat": LINEAR,
     "MultiHeadAttention": ATTENTION,
+    "BertLayer": "whole layers, by the native library",
     "Gelu": "activation functions",
     "BiasGelu": "activation functions",
     "FastGelu": "activation functions",
@@ -97,9 +100,13 @@ def peaks(rounds: int) -> dict[str, float]:
     except ImportError:
         return found
     torch.set_num_threads(1)
-    for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
-        a, b = (torch.randn(SIZE, SIZE, dtype=dtype) for _ in range(2))
-        seconds = fastest(lambda a=a, b=b: a @ b, rounds)
+    for name, dtype, multiply in (
+        ("float32", torch.float32, torch.mm),
+        ("bf16", torch.bfloat16, torch.mm),
+        ("int8", torch.int8, torch._int_mm),
+    ):
+        a, b = (torch.randn(SIZE, SIZE).mul(30).to(dtype) for _ in range(2))
+        seconds = fastest(lambda multiply=multiply, a=a, b=b: multiply(a, b), rounds)
         found[name] = max(found.get(name, 0.0), round(operations / seconds, 1))
     return found
 
@@ -162,14 +169,17 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     counted = operations(checkpoints["float32"].config, lengths)
     core = peaks(args.rounds)
     paths = {}
-    for precision, checkpoint in checkpoints.items():
-        form, tensors = (Int8Linear(), checkpoint.int8_tensors()) if precision == "int8" else (None, None)
-        graph = build_graph(checkpoint, "logits", form, tensors, padded=False)
-        harness.say(f"running {precision}")
+    ways: list[tuple[str, Precision, Path | None]] = [("float32", "float32", None)]
+    if library() is not None:
+        ways.append(("int8, native library", "int8", library()))
+    ways.append(("int8, ONNX Runtime's operators", "int8", None))
+    for name, precision, compiled in ways:
+        graph = build_stored_graph(checkpoints[precision], "logits", precision, compiled, padded=False)
+        harness.say(f"running {name}")
         seconds, kinds = profile(graph, batches, args.rounds)
         total = sum(counted.values())
         ideal = (total - counted["attention"]) / core[precision] + counted["attention"] / core["float32"]
-        paths[precision] = {
+        paths[name] = {
             "cpu_s": round(seconds, 4),
             "gops": round(total / seconds, 1),
             "ideal_s": round(ideal, 4),

@@ -58,6 +58,7 @@ def _environment() -> dict[str, Any]:
     import onnxruntime
 
     from crossrank.runtime.limits import available_cores
+    from crossrank.runtime.native import library
     from crossrank.runtime.processor import processor
 
     return {
@@ -67,6 +68,7 @@ def _environment() -> dict[str, Any]:
         "processor": processor().name,
         "cpu_features": processor().features,
         "cores_to_use": available_cores(),
+        "native_library": library() is not None,
         "onnxruntime_providers": onnxruntime.get_available_providers(),
         "packages": {name: _version(name) for name in PACKAGES},
     }

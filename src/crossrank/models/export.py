@@ -38,6 +38,7 @@ from crossrank.runtime.exits import Exits
 from crossrank.runtime.graph import Graph
 from crossrank.runtime.int8 import PARITY_FILE, Int8Linear, write_parity
 from crossrank.runtime.modules import Dense, Module, Pooling
+from crossrank.runtime.native import left_out
 from crossrank.runtime.onnx_file import ONNX_FILE, ONNX_FOLDER, OnnxFacts, TwoPaths, onnx_digest, write_onnx
 from crossrank.runtime.settings import read_object
 from crossrank.runtime.tokenization import Tokenizer
@@ -128,7 +129,8 @@ def export(
     kind = kind_of(source, name=str(model))
     options: dict[str, Any] = {} if kind == "bi_encoder" else {"long_query": "truncate"}
     options |= {"threads": threads, "progress": False, "backend": "onnx"}
-    opened: AnyModel = load(model, revision=revision, precision=precision, **options)
+    with left_out():  # the file has ONNX Runtime's operators alone, and is compared to the bit
+        opened: AnyModel = load(model, revision=revision, precision=precision, **options)
     graph, output = _graph(checkpoint, opened)
     with Draft.of(folder) as draft:
         work = draft.folder

@@ -27,6 +27,7 @@ from crossrank.runtime.encoders.t5 import T5Encoder
 from crossrank.runtime.graph import Graph, LinearForm
 from crossrank.runtime.int8 import Int8Linear
 from crossrank.runtime.limits import num_threads
+from crossrank.runtime.native import library
 from crossrank.runtime.processor import processor
 from crossrank.runtime.sessions import new_session, open_file, session_options
 from crossrank.runtime.stored_forms import stored_precision
@@ -349,8 +350,10 @@ def open_engine(
         tuned = None
     team = tuned.run_threads if tuned else run_threads or 1
 
+    compiled = library()  # once: whatever is opened later has the same rounding
+
     def open_graph(padded: bool) -> tuple[_Opened, str]:
-        graph = build_stored_graph(checkpoint, output, stored, padded=padded)
+        graph = build_stored_graph(checkpoint, output, stored, compiled, padded=padded)
         return open_session(graph, team), graph.output_names[0]
 
     opened, name = open_graph(False)
@@ -386,11 +389,25 @@ def _say_what_int8_lacks() -> None:
 
 
 def build_stored_graph(
-    checkpoint: Checkpoint, output: Output, precision: Literal["float32", "int8"], *, padded: bool = True
+    checkpoint: Checkpoint,
+    output: Output,
+    precision: Literal["float32", "int8"],
+    compiled: Path | None,
+    *,
+    padded: bool = True,
 ) -> Graph:
-    """Write a checkpoint's graph from one of its forms; see `stored_precision` and `build_graph`."""
+    """Write a checkpoint's graph from one of its forms; see `stored_precision` and `build_graph`.
+
+    Args:
+        checkpoint: see `build_graph`.
+        output: see `build_graph`.
+        precision: of the form.
+        compiled: `native.library()`, or None for a graph of ONNX Runtime's own operators.
+        padded: see `build_graph`.
+    """
     if precision == "int8":
-        return build_graph(checkpoint, output, Int8Linear(), checkpoint.int8_tensors(), padded=padded)
+        form = Int8Linear(library=compiled)
+        return build_graph(checkpoint, output, form, checkpoint.int8_tensors(), padded=padded)
     return build_graph(checkpoint, output, padded=padded)
 
 
@@ -465,6 +482,8 @@ def open_session(graph: Graph, threads: int = 1, profile: Path | None = None) ->
     options = session_options(threads)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    if graph.library is not None:
+        options.register_custom_ops_library(str(graph.library))
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
     options.add_external_initializers(list(graph.weights), values)
     model = graph.model().SerializeToString()

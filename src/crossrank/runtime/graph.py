@@ -12,6 +12,7 @@ stays a few kilobytes, far from protobuf's 2 GB limit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,7 +47,13 @@ _STANDARD_ACTIVATIONS = {
 
 
 class LinearForm(Protocol):
-    """How linear layers are written: float32 `Gemm`, or something faster that a parity gate has passed."""
+    """How linear layers are written: float32 `Gemm`, or something faster that a parity gate has passed.
+
+    Attributes:
+        library: of operators that are whole encoder layers in this form; None where there is none.
+    """
+
+    library: Path | None
 
     def linear(self, graph: Graph, x: str, name: str) -> str:
         """Write x @ weight.T + bias.
@@ -69,6 +76,8 @@ class LinearForm(Protocol):
 
 class Float32Linear:
     """The reference form: one float32 `Gemm` a layer."""
+
+    library: Path | None = None
 
     def linear(self, graph: Graph, x: str, name: str) -> str:
         """Write x @ weight.T + bias as one Gemm."""
@@ -110,7 +119,13 @@ class Graph:
         self._outputs: list[onnx.ValueInfoProto] = []
         self._initializers: dict[str, TensorProto] = {}
         self._constants: dict[tuple[Any, ...], str] = {}
+        self._domains: dict[str, None] = {}
         self._num_values = 0
+
+    @property
+    def library(self) -> Path | None:
+        """The library of operators that are whole encoder layers, where the form has one."""
+        return self._form.library
 
     # --- the edges of the graph -----------------------------------------------------------------------
 
@@ -151,7 +166,7 @@ class Graph:
             self._outputs,
             initializer=list(self._initializers.values()),
         )
-        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
+        opsets = [helper.make_opsetid("", _OPSET), *(helper.make_opsetid(name, 1) for name in self._domains)]
         return helper.make_model(
             graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="crossrank"
         )
@@ -226,6 +241,8 @@ class Graph:
         """Write a node with `count` outputs."""
         outputs = [f"{op}_{self._num_values + i}" for i in range(count)]
         self._num_values += count
+        if domain:
+            self._domains[domain] = None
         self._nodes.append(helper.make_node(op, list(inputs), outputs, domain=domain, **attributes))
         return outputs
 
@@ -269,7 +286,7 @@ class Graph:
             size: (out, in), which the weight must have.
             bias: whether the layer has a bias: the architecture says so, not what the weights happen to have.
         """
-        self._check_linear(name, size, bias)
+        self.check_linear(name, size, bias)
         return self._form.linear(self, x, name)
 
     def linear_many(
@@ -277,15 +294,16 @@ class Graph:
     ) -> list[str]:
         """Several linear layers of one size that read the same x; see `linear`."""
         for name in names:
-            self._check_linear(name, size, bias)
+            self.check_linear(name, size, bias)
         return self._form.linear_many(self, x, names)
 
     def head_linear(self, x: str, name: str, size: tuple[int, int], *, bias: bool = True) -> str:
         """A linear layer always in float32: heads see one row a pair, and precision is all there."""
-        self._check_linear(name, size, bias)
+        self.check_linear(name, size, bias)
         return Float32Linear().linear(self, x, name)
 
-    def _check_linear(self, name: str, size: tuple[int, int], bias: bool) -> None:
+    def check_linear(self, name: str, size: tuple[int, int], bias: bool = True) -> None:
+        """Refuse a linear layer that is not there or has another size; see `linear`."""
         self.array(f"{name}.weight", size)
         if bias:
             self.array(f"{name}.bias", size[:1])
@@ -339,12 +357,19 @@ class Graph:
         return self.norm(total, name, epsilon, bias=bias), total
 
     def _norm_tensors(self, name: str, bias: bool) -> list[str]:
-        # Checkpoints converted from the first BERT releases still say gamma and beta.
-        scale, shift = ("gamma", "beta") if self.has(f"{name}.gamma") else ("weight", "bias")
+        scale, shift = self._norm_names(name)
         if bias:
             return [self.tensor(f"{name}.{scale}"), self.tensor(f"{name}.{shift}")]
         self._refuse(f"{name}.{shift}")
         return [self.tensor(f"{name}.{scale}")]
+
+    def norm_arrays(self, name: str) -> list[npt.NDArray[Any]]:
+        """Scale and shift of a LayerNorm, for computing with them while the graph is written."""
+        return [self.array(f"{name}.{part}") for part in self._norm_names(name)]
+
+    def _norm_names(self, name: str) -> tuple[str, str]:
+        # Checkpoints converted from the first BERT releases still say gamma and beta.
+        return ("gamma", "beta") if self.has(f"{name}.gamma") else ("weight", "bias")
 
     def activation(self, x: str, kind: str) -> str:
         """An activation by the name configs use ("gelu", "gelu_new", "relu", "silu", ...).

@@ -28,6 +28,7 @@ from crossrank.runtime.engine import (
 )
 from crossrank.runtime.exits import HIDDEN_IN, HIDDEN_OUT, Exits, exit_identity
 from crossrank.runtime.limits import num_threads
+from crossrank.runtime.native import library
 from crossrank.runtime.stored_forms import stored_precision
 from crossrank.runtime.tokenization import ModelInputs
 from crossrank.runtime.workers import Workers
@@ -79,6 +80,7 @@ class StagedEngine:
         self._checkpoint = checkpoint
         self._num_layers = exits.num_layers
         self._workers = Workers(self.threads)
+        self._library = library()
         self._starts = [0, *(layer - 1 for layer in layers[:-1])]
         # Graphs for rows without padding, which is what plans make; for others when they come.
         self._parts = self._open(padded=False)
@@ -90,7 +92,7 @@ class StagedEngine:
         exits = Exits(self._checkpoint)
         for start, stop in zip(self._starts, self.layers, strict=True):
             part = exits.part(start, stop)
-            graph = build_stored_graph(self._checkpoint, part, self.precision, padded=padded)
+            graph = build_stored_graph(self._checkpoint, part, self.precision, self._library, padded=padded)
             parts.append((open_session(graph), graph.output_names))
         return parts
 

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 import onnxruntime
 
 from crossrank.runtime.checkpoint import Checkpoint
+from crossrank.runtime.native import library
 from crossrank.runtime.processor import processor
 from crossrank.whole_files import write_whole
 
@@ -213,7 +214,13 @@ def installed_versions() -> dict[str, str | None]:
         torch = version("torch")
     except PackageNotFoundError:
         torch = None
-    return {"crossrank": version("crossrank"), "onnxruntime": onnxruntime.__version__, "torch": torch}
+    compiled = library()
+    return {
+        "crossrank": version("crossrank"),
+        "onnxruntime": onnxruntime.__version__,
+        "torch": torch,
+        "native library": compiled.stem if compiled else None,
+    }
 
 
 def _path(checkpoint: Checkpoint, threads: int, of_file: bool) -> Path | None:

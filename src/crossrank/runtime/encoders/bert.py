@@ -15,6 +15,7 @@ from onnx import TensorProto
 from crossrank.errors import UnsupportedArchitectureError
 from crossrank.runtime.encoders.encoder import Frame, find_prefix, no_head, read_heads
 from crossrank.runtime.graph import Graph
+from crossrank.runtime.native import LayerNames, write_layer
 from crossrank.runtime.settings import read_setting
 
 __all__ = ["NAMES", "PREFIXES", "BertEncoder"]
@@ -174,6 +175,10 @@ class BertEncoder:
         name = f"{self._prefix}{names.layer}.{index}"
         query_name, *key_value_names = (f"{name}.{part}" for part in (names.query, names.key, names.value))
         square = (hidden, hidden)
+        if graph.library is not None:
+            layer = self._whole_layer(x, name, first_only=first_only)
+            if layer is not None:
+                return layer
         if first_only:
             key, value = graph.linear_many(x, key_value_names, square)
             x = frame.first(x)
@@ -192,3 +197,24 @@ class BertEncoder:
         inner = graph.activation(inner, self._activation)
         outer = graph.linear(inner, f"{name}.{names.down}", (hidden, self._inner_size))
         return graph.add_norm(outer, x, f"{name}.{names.output_norm}", self._epsilon)[0]
+
+    def _whole_layer(self, x: str, name: str, *, first_only: bool) -> str | None:
+        """Write a layer as one node where there is one for it."""
+        graph, frame, names, hidden = self._graph, self.frame, self._names, self.hidden_size
+        parts = (names.query, names.key, names.value, names.attention_output, names.up, names.down)
+        linear = [f"{name}.{part}" for part in parts]
+        outer = (hidden, self._inner_size)
+        for each, size in zip(linear, [(hidden, hidden)] * 4 + [outer[::-1], outer], strict=True):
+            graph.check_linear(each, size)
+        return write_layer(
+            graph,
+            x,
+            frame.shape,
+            frame.lengths,
+            LayerNames._make([*linear, f"{name}.{names.attention_norm}", f"{name}.{names.output_norm}"]),
+            heads=self._num_heads,
+            inner=self._inner_size,
+            activation=self._activation,
+            epsilon=self._epsilon,
+            first_only=first_only,
+        )

@@ -107,7 +107,8 @@ class Frame:
         return self._graph.dimension(self._rows or self.ids, 1)
 
     @cached_property
-    def _shape(self) -> str:
+    def shape(self) -> str:
+        """Rows, tokens and features of the states, int64 (3,)."""
         if self._rows:
             return self._graph.node("Shape", [self._rows])
         sizes = [self._graph.node("Shape", [self.ids]), self._graph.constant([self._hidden_size])]
@@ -119,7 +120,7 @@ class Frame:
 
     def deep(self, x: str) -> str:
         """(batch × length, hidden) -> (batch, length, hidden)."""
-        return self._graph.node("Reshape", [x, self._shape])
+        return self._graph.node("Reshape", [x, self.shape])
 
     def first(self, x: str) -> str:
         """(batch × length, hidden) -> the first token of each row, (batch, hidden)."""

@@ -1,0 +1,677 @@
+/* One layer of a BERT encoder with static int8 weights, as an operator of ONNX Runtime.
+
+   It computes what the graph of encoders/bert.py and int8.py says, with the same integers: inputs rounded to uint8,
+   products with int8 weights summed in 32 bits, everything else in float32. It is faster since nothing but the
+   layer's input and output leaves the cache: the scale, the bias and GELU are applied to sums that are still in
+   registers, attention keeps the scores of a few queries at a time, and a block of tokens goes through the whole
+   layer before the next one begins.
+
+   A row of the output depends on its own text alone: blocks and tiles change which sums are computed together, and
+   never the order within a sum.
+
+   Needs AVX-512 with VNNI; native/__init__.py looks before it loads this. The layer's weights come as one blob of
+   bytes that native/__init__.py packs; `Layer` below is its head. */
+
+#include <immintrin.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+  PANEL = 64,       /* output features that are computed together: four registers of 16 */
+  TILE_ROWS = 6,    /* times four registers of sums: 24 of the 32 there are */
+  BLOCK_ROWS = 192, /* tokens that go through attention together, if a text is not longer */
+  INNER_ROWS = 96   /* tokens that go through the feed-forward layers together */
+};
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 32")
+
+/* ---- the blob ------------------------------------------------------------------------------------------------ */
+
+/* A linear layer. Offsets are bytes from the beginning of the blob. */
+typedef struct {
+  int64_t in, out;
+  int64_t zero_point; /* of the inputs */
+  int64_t by_row;     /* whether inputs are divided by the largest |value| of their row */
+  int64_t weights;    /* int8 (out / 64, in / 4, 64, 4) */
+  int64_t start;      /* int32 (out,): what sums begin with, the part of the zero point */
+  int64_t scale;      /* float32 (out,) */
+  int64_t bias;       /* float32 (out,) */
+  int64_t factor;     /* float32 (in,): inputs are multiplied by it before they are rounded */
+  int64_t step;       /* float32 (1,): of rounding, where it is by row; else it is in the factor */
+} Linear;
+
+typedef struct {
+  int64_t hidden, inner, heads, first_only;
+  int64_t epsilon;                     /* float32 (1,) */
+  int64_t attention_norm, output_norm; /* float32 (2, hidden): scale, shift */
+  Linear query, key, value, mix, up, down;
+} Layer;
+
+INLINE const float *floats(const Layer *layer, int64_t offset) {
+  return (const float *)((const char *)layer + offset);
+}
+
+/* ---- functions of 16 numbers --------------------------------------------------------------------------------- */
+
+/* Phi(x) - 1/2 of the normal distribution for 0 <= x < END, by cubics on equal pieces: within 2e-7. At END float32
+   has no number between it and 1/2 any more. */
+enum { PIECES = 32, DEGREE = 3 };
+static const double END = 5.6;
+static float normal[DEGREE + 1][PIECES]; /* coefficients, the constant first, of t in 0 .. 1 */
+
+__attribute__((constructor)) static void fill_normal(void) {
+  for (int piece = 0; piece < PIECES; piece++) {
+    double at[DEGREE + 1], y[DEGREE + 1], c[DEGREE + 1] = {0};
+    for (int i = 0; i <= DEGREE; i++) { /* through the values at Chebyshev's points, by Newton's differences */
+      at[i] = 0.5 - 0.5 * cos(M_PI * (i + 0.5) / (DEGREE + 1));
+      y[i] = 0.5 * erf((piece + at[i]) * END / PIECES / M_SQRT2);
+    }
+    for (int order = 1; order <= DEGREE; order++)
+      for (int i = DEGREE; i >= order; i--) y[i] = (y[i] - y[i - 1]) / (at[i] - at[i - order]);
+    for (int i = DEGREE; i >= 0; i--) { /* c = c (t - at[i]) + y[i] */
+      for (int j = DEGREE; j > 0; j--) c[j] = c[j - 1] - at[i] * c[j];
+      c[0] = y[i] - at[i] * c[0];
+    }
+    for (int i = 0; i <= DEGREE; i++) normal[i][piece] = (float)c[i];
+  }
+}
+
+INLINE __m512 look_up(const float table[PIECES], __m512i piece) {
+  return _mm512_permutex2var_ps(_mm512_loadu_ps(table), piece, _mm512_loadu_ps(table + 16));
+}
+
+/* x Phi(x) = x / 2 + |x| (Phi(|x|) - 1/2): the form with the error function. */
+INLINE __m512 gelu(__m512 x) {
+  const __m512 size = _mm512_abs_ps(x);
+  const __m512 at = _mm512_min_ps(_mm512_mul_ps(size, _mm512_set1_ps((float)(PIECES / END))), _mm512_set1_ps(PIECES - 1e-5f));
+  const __m512i piece = _mm512_cvttps_epi32(at);
+  const __m512 t = _mm512_sub_ps(at, _mm512_cvtepi32_ps(piece));
+  __m512 phi = look_up(normal[3], piece);
+  phi = _mm512_fmadd_ps(phi, t, look_up(normal[2], piece));
+  phi = _mm512_fmadd_ps(phi, t, look_up(normal[1], piece));
+  phi = _mm512_fmadd_ps(phi, t, look_up(normal[0], piece));
+  return _mm512_fmadd_ps(size, phi, _mm512_mul_ps(x, _mm512_set1_ps(0.5f)));
+}
+
+/* 2^x for x <= 0; Taylor's polynomial of 2^f for |f| <= 1/2: within 2e-7, relative. */
+INLINE __m512 exp2_(__m512 x) {
+  x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
+  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 f = _mm512_sub_ps(x, whole);
+  __m512 y = _mm512_set1_ps(1.5403530e-4f);
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.3333558e-3f));
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(9.6181291e-3f));
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(5.5504109e-2f));
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(2.4022651e-1f));
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(6.9314718e-1f));
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(y, whole);
+}
+
+/* Instructions by name: GCC copies the sums of the intrinsics from register to register, at half the speed. */
+INLINE __m512i add_products(__m512i sum, __m512i bytes, __m512i weights) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(weights));
+  return sum;
+}
+
+INLINE __m512 add_product(__m512 sum, __m512 a, __m512 b) {
+  __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+  return sum;
+}
+
+/* ---- linear layers ------------------------------------------------------------------------------------------- */
+
+INLINE __m128i to_bytes(__m512 x, __m512i zero_point) {
+  const __m512i rounded = _mm512_add_epi32(_mm512_cvtps_epi32(x), zero_point); /* to nearest, ties to even */
+  return _mm512_cvtusepi32_epi8(_mm512_max_epi32(rounded, _mm512_setzero_si512()));
+}
+
+/* Round rows of inputs to uint8. `largest` (rows) is written where the layer wants it. */
+static void round_rows(const Layer *layer, const Linear *linear, const float *x, size_t rows, size_t stride,
+                       uint8_t *rounded, float *largest) {
+  const size_t size = linear->in;
+  const float *factor = floats(layer, linear->factor);
+  const __m512i zero_point = _mm512_set1_epi32((int)linear->zero_point);
+  for (size_t row = 0; row < rows; row++, x += stride, rounded += size) {
+    __m512 by = _mm512_set1_ps(1.0f);
+    if (linear->by_row) {
+      __m512 most = _mm512_set1_ps(1e-12f);
+      for (size_t i = 0; i < size; i += 16) {
+        const __m512 value = _mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(factor + i));
+        most = _mm512_max_ps(most, _mm512_abs_ps(value));
+      }
+      largest[row] = _mm512_reduce_max_ps(most);
+      by = _mm512_set1_ps(1.0f / (largest[row] * *floats(layer, linear->step)));
+    }
+    for (size_t i = 0; i < size; i += 16) {
+      const __m512 value = _mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(factor + i));
+      _mm_storeu_si128((__m128i *)(rounded + i), to_bytes(_mm512_mul_ps(value, by), zero_point));
+    }
+  }
+}
+
+/* What becomes of a product: it is stored, after GELU, or after GELU rounded for the layer `next`. */
+typedef enum { PLAIN, GELU, GELU_ROUNDED } After;
+
+typedef struct {
+  const uint8_t *x; /* (rows, in), `x_stride` bytes apart */
+  size_t x_stride;
+  const float *largest; /* of each row of x, `largest_stride` apart, where the layer is by row */
+  size_t largest_stride;
+  float *out; /* (rows, out) */
+  uint8_t *rounded;
+  const Linear *next;
+} Product;
+
+/* Sums of a tile are variables of their own, since compilers keep arrays of registers in memory: up to six rows of
+   up to four registers. What is behind `rows` and `columns`, constants where this is inlined, costs nothing. */
+#define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
+#define EACH(DO, i)                \
+  if (i < rows) {                  \
+    DO(i, 0)                       \
+    if (columns > 1) { DO(i, 1) }  \
+    if (columns > 2) { DO(i, 2) }  \
+    if (columns > 3) { DO(i, 3) }  \
+  }
+
+/* Store one register of a product. */
+INLINE void finish(const Layer *layer, const Linear *linear, const Product *p, size_t row, size_t column, __m512i sum,
+                   const After after) {
+  const size_t at = row * linear->out + column;
+  const __m512 largest = _mm512_set1_ps(linear->by_row ? p->largest[row * p->largest_stride] : 1.0f);
+  __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(floats(layer, linear->scale) + column));
+  y = _mm512_fmadd_ps(y, largest, _mm512_loadu_ps(floats(layer, linear->bias) + column));
+  if (after != PLAIN) y = gelu(y);
+  if (after == GELU_ROUNDED) {
+    y = _mm512_mul_ps(y, _mm512_loadu_ps(floats(layer, p->next->factor) + column));
+    const __m512i zero_point = _mm512_set1_epi32((int)p->next->zero_point);
+    _mm_storeu_si128((__m128i *)(p->rounded + at), to_bytes(y, zero_point));
+  } else {
+    _mm512_storeu_ps(p->out + at, y);
+  }
+}
+
+/* The products of `rows` rows (a constant) with one panel of weights. */
+INLINE void multiply_tile(const Layer *layer, const Linear *linear, const Product *p, size_t row, size_t panel,
+                          const int rows, const After after) {
+  enum { columns = 4 };
+  const size_t in = linear->in, column = panel * PANEL, stride = p->x_stride;
+  const uint8_t *x = p->x + row * stride;
+  const int8_t *weights = (const int8_t *)layer + linear->weights + column * in;
+  const int32_t *start = (const int32_t *)((const char *)layer + linear->start) + column;
+#define DECLARE(i) __m512i s##i##0, s##i##1, s##i##2, s##i##3;
+  EACH_ROW(DECLARE)
+#define START_ONE(i, j) s##i##j = _mm512_loadu_si512(start + 16 * j);
+#define START(i) EACH(START_ONE, i)
+  EACH_ROW(START)
+  for (size_t k = 0; k < in; k += 4, weights += 4 * PANEL) {
+    const __m512i w0 = _mm512_loadu_si512(weights), w1 = _mm512_loadu_si512(weights + 64);
+    const __m512i w2 = _mm512_loadu_si512(weights + 128), w3 = _mm512_loadu_si512(weights + 192);
+    __m512i value;
+    int32_t four;
+#define ADD_ONE(i, j) s##i##j = add_products(s##i##j, value, w##j);
+#define ADD(i)                             \
+  if (i < rows) {                          \
+    memcpy(&four, x + i * stride + k, 4);  \
+    value = _mm512_set1_epi32(four);       \
+  }                                        \
+  EACH(ADD_ONE, i)
+    EACH_ROW(ADD)
+  }
+#define FINISH_ONE(i, j) finish(layer, linear, p, row + i, column + 16 * j, s##i##j, after);
+#define FINISH(i) EACH(FINISH_ONE, i)
+  EACH_ROW(FINISH)
+}
+
+INLINE void multiply_rows(const Layer *layer, const Linear *linear, const Product *p, size_t rows, const After after) {
+  const size_t panels = linear->out / PANEL, bytes = linear->in * PANEL;
+  for (size_t panel = 0; panel < panels; panel++) {
+    const char *next = (const char *)layer + linear->weights + (panel + 1 < panels ? panel + 1 : panel) * bytes;
+    const size_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, share = bytes / tiles;
+    size_t row = 0;
+    for (size_t tile = 0; tile < tiles; tile++, row += TILE_ROWS) {
+      for (size_t i = tile * share; i < (tile + 1) * share; i += 64) _mm_prefetch(next + i, _MM_HINT_T1);
+      switch (rows - row) {
+        case 1: multiply_tile(layer, linear, p, row, panel, 1, after); break;
+        case 2: multiply_tile(layer, linear, p, row, panel, 2, after); break;
+        case 3: multiply_tile(layer, linear, p, row, panel, 3, after); break;
+        case 4: multiply_tile(layer, linear, p, row, panel, 4, after); break;
+        case 5: multiply_tile(layer, linear, p, row, panel, 5, after); break;
+        default: multiply_tile(layer, linear, p, row, panel, 6, after);
+      }
+    }
+  }
+}
+
+static void multiply_plain(const Layer *layer, const Linear *linear, const Product *p, size_t rows) {
+  multiply_rows(layer, linear, p, rows, PLAIN);
+}
+
+static void multiply_gelu(const Layer *layer, const Linear *linear, const Product *p, size_t rows) {
+  multiply_rows(layer, linear, p, rows, GELU);
+}
+
+static void multiply_gelu_rounded(const Layer *layer, const Linear *linear, const Product *p, size_t rows) {
+  multiply_rows(layer, linear, p, rows, GELU_ROUNDED);
+}
+
+/* ---- attention ----------------------------------------------------------------------------------------------- */
+
+/* `rows` rows of a times 16 x `columns` columns of b, both constants; `size` is what is summed over. */
+INLINE void float_tile(const float *a, size_t a_stride, const float *b, size_t b_stride, size_t size, float *out,
+                       size_t out_stride, const float *divisors, const int rows, const int columns) {
+  const __m512 zero = _mm512_setzero_ps();
+#define DECLARE_FLOAT(i) __m512 s##i##0 = zero, s##i##1 = zero, s##i##2 = zero, s##i##3 = zero;
+  EACH_ROW(DECLARE_FLOAT)
+  for (size_t k = 0; k < size; k++, b += b_stride) {
+    const __m512 b0 = _mm512_loadu_ps(b), b1 = columns > 1 ? _mm512_loadu_ps(b + 16) : zero;
+    const __m512 b2 = columns > 2 ? _mm512_loadu_ps(b + 32) : zero, b3 = columns > 3 ? _mm512_loadu_ps(b + 48) : zero;
+    __m512 value;
+#define ADD_FLOAT(i, j) s##i##j = add_product(s##i##j, value, b##j);
+#define ADD_FLOATS(i)                                         \
+  if (i < rows) value = _mm512_set1_ps(a[i * a_stride + k]);  \
+  EACH(ADD_FLOAT, i)
+    EACH_ROW(ADD_FLOATS)
+  }
+  __m512 by;
+#define STORE_FLOAT(i, j) _mm512_storeu_ps(out + i * out_stride + 16 * j, _mm512_mul_ps(s##i##j, by));
+#define STORE_FLOATS(i)                                                           \
+  if (i < rows) by = _mm512_set1_ps(divisors ? 1.0f / divisors[i] : 1.0f);        \
+  EACH(STORE_FLOAT, i)
+  EACH_ROW(STORE_FLOATS)
+}
+
+/* Products of up to six rows with up to four registers of columns (a constant). */
+INLINE void float_rows(const float *a, size_t a_stride, const float *b, size_t b_stride, size_t size, float *out,
+                       size_t out_stride, const float *divisors, size_t rows, const int columns) {
+  switch (rows) {
+    case 1: float_tile(a, a_stride, b, b_stride, size, out, out_stride, divisors, 1, columns); break;
+    case 2: float_tile(a, a_stride, b, b_stride, size, out, out_stride, divisors, 2, columns); break;
+    case 3: float_tile(a, a_stride, b, b_stride, size, out, out_stride, divisors, 3, columns); break;
+    case 4: float_tile(a, a_stride, b, b_stride, size, out, out_stride, divisors, 4, columns); break;
+    case 5: float_tile(a, a_stride, b, b_stride, size, out, out_stride, divisors, 5, columns); break;
+    default: float_tile(a, a_stride, b, b_stride, size, out, out_stride, divisors, 6, columns);
+  }
+}
+
+static void float_product(const float *a, size_t a_stride, const float *b, size_t b_stride, size_t size, float *out,
+                          size_t out_stride, const float *divisors, size_t rows, size_t columns) {
+  for (size_t column = 0; column < columns; column += 64) {
+    switch ((columns - column) / 16) {
+      case 1: float_rows(a, a_stride, b + column, b_stride, size, out + column, out_stride, divisors, rows, 1); break;
+      case 2: float_rows(a, a_stride, b + column, b_stride, size, out + column, out_stride, divisors, rows, 2); break;
+      case 3: float_rows(a, a_stride, b + column, b_stride, size, out + column, out_stride, divisors, rows, 3); break;
+      default: float_rows(a, a_stride, b + column, b_stride, size, out + column, out_stride, divisors, rows, 4);
+    }
+  }
+}
+
+/* 16 rows of 16 numbers to columns: neighbours change places at distances 1, 2, 4 and 8. */
+INLINE void transpose16(__m512 r[16]) {
+  __m512 t[16];
+  UNROLL for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+  UNROLL for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+    r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+    r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+    r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+  }
+  UNROLL for (int i = 0; i < 4; i++) {
+    t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+  UNROLL for (int i = 0; i < 4; i++) {
+    r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+    r[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+    r[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+
+/* One head's keys (count, size), rows `stride` apart, to columns: (size, padded), zeros behind the last key. */
+static void keys_to_columns(const float *keys, size_t stride, size_t count, size_t size, float *columns, size_t padded) {
+  for (size_t key = 0; key < padded; key += 16) {
+    for (size_t i = 0; i < size; i += 16) {
+      __m512 block[16];
+      UNROLL for (int j = 0; j < 16; j++) {
+        block[j] = key + j < count ? _mm512_loadu_ps(keys + (key + j) * stride + i) : _mm512_setzero_ps();
+      }
+      transpose16(block);
+      UNROLL for (int j = 0; j < 16; j++) _mm512_storeu_ps(columns + (i + j) * padded + key, block[j]);
+    }
+  }
+}
+
+/* Scores of a query to 2^(scale (score - largest)), in place; gives their sum. Behind the last key are zeros. */
+INLINE float soften(float *scores, size_t count, size_t padded, float scale) {
+  const size_t last = padded - 16;
+  const __mmask16 mask = (__mmask16)(0xffff >> (padded - count));
+  const __m512 lowest = _mm512_set1_ps(-INFINITY);
+  __m512 most = _mm512_mask_loadu_ps(lowest, mask, scores + last);
+  for (size_t i = 0; i < last; i += 16) most = _mm512_max_ps(most, _mm512_loadu_ps(scores + i));
+  const __m512 by = _mm512_set1_ps(scale), shift = _mm512_set1_ps(-scale * _mm512_reduce_max_ps(most));
+  __m512 sum = _mm512_setzero_ps();
+  for (size_t i = 0; i < last; i += 16) {
+    const __m512 weight = exp2_(_mm512_fmadd_ps(_mm512_loadu_ps(scores + i), by, shift));
+    _mm512_storeu_ps(scores + i, weight);
+    sum = _mm512_add_ps(sum, weight);
+  }
+  const __m512 weight = _mm512_maskz_mov_ps(mask, exp2_(_mm512_fmadd_ps(_mm512_loadu_ps(scores + last), by, shift)));
+  _mm512_storeu_ps(scores + last, weight);
+  return _mm512_reduce_add_ps(_mm512_add_ps(sum, weight));
+}
+
+/* Attention of one text. `query` (queries, hidden) is replaced by the mixtures of values. */
+static void attend(const Layer *layer, float *query, size_t queries, const float *key, const float *value, size_t keys,
+                   float *columns, float *scores) {
+  const size_t hidden = layer->hidden, size = hidden / layer->heads, padded = (keys + 15) / 16 * 16;
+  const float scale = (float)(1.4426950408889634 / sqrt((double)size)); /* powers of 2, not of e */
+  for (size_t head = 0; head < hidden; head += size) {
+    keys_to_columns(key + head, hidden, keys, size, columns, padded);
+    for (size_t row = 0; row < queries; row += TILE_ROWS) {
+      const size_t rows = queries - row < TILE_ROWS ? queries - row : TILE_ROWS;
+      float sums[TILE_ROWS];
+      float *mixed = query + row * hidden + head;
+      float_product(mixed, hidden, columns, padded, size, scores, padded, NULL, rows, padded);
+      for (size_t i = 0; i < rows; i++) sums[i] = soften(scores + i * padded, keys, padded, scale);
+      float_product(scores, padded, value + head, hidden, keys, mixed, hidden, sums, rows, size);
+    }
+  }
+}
+
+/* ---- the layer ----------------------------------------------------------------------------------------------- */
+
+/* The norm of x + skip, where x is replaced by their sum. */
+static void add_norm(const float *norm, float epsilon, float *x, const float *skip, size_t skip_stride, size_t rows,
+                     size_t size, float *out) {
+  for (size_t row = 0; row < rows; row++, x += size, skip += skip_stride, out += size) {
+    __m512 sum = _mm512_setzero_ps();
+    for (size_t i = 0; i < size; i += 16) {
+      const __m512 value = _mm512_add_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(skip + i));
+      _mm512_storeu_ps(x + i, value);
+      sum = _mm512_add_ps(sum, value);
+    }
+    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)size);
+    __m512 squares = _mm512_setzero_ps();
+    for (size_t i = 0; i < size; i += 16) {
+      const __m512 value = _mm512_sub_ps(_mm512_loadu_ps(x + i), mean);
+      squares = _mm512_fmadd_ps(value, value, squares);
+    }
+    const __m512 by = _mm512_set1_ps(1.0f / sqrtf(_mm512_reduce_add_ps(squares) / (float)size + epsilon));
+    for (size_t i = 0; i < size; i += 16) {
+      const __m512 value = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), mean), by);
+      _mm512_storeu_ps(out + i, _mm512_fmadd_ps(value, _mm512_loadu_ps(norm + i), _mm512_loadu_ps(norm + size + i)));
+    }
+  }
+}
+
+/* Memory of a call, for one block. */
+typedef struct {
+  uint8_t *rounded; /* (block, hidden) */
+  float *largest;   /* (block,) */
+  float *query, *key, *value;
+  float *columns, *scores;      /* of one head: keys (size, padded), and of a tile of queries (6, padded) */
+  float *mixed, *outer;         /* (inner block, hidden) */
+  float *inner;                 /* (inner block, inner) */
+  uint8_t *inner_rounded;       /* (inner block, inner) */
+} Scratch;
+
+static pthread_key_t scratch_key;
+static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
+
+static void make_scratch_key(void) { pthread_key_create(&scratch_key, free); }
+
+/* A thread's memory, kept for its next call and freed as it ends; its first word is its size. */
+static char *reserve(size_t bytes) {
+  pthread_once(&scratch_once, make_scratch_key);
+  size_t *held = pthread_getspecific(scratch_key);
+  if (held == NULL || *held < bytes) {
+    free(held);
+    pthread_setspecific(scratch_key, NULL);
+    held = NULL;
+    if (posix_memalign((void **)&held, 64, bytes + 64)) return NULL;
+    *held = bytes;
+    pthread_setspecific(scratch_key, held);
+  }
+  return (char *)held + 64;
+}
+
+static size_t up64(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+static int lay_out(const Layer *layer, size_t block, size_t queries, size_t length, Scratch *s) {
+  const size_t hidden = layer->hidden, inner = layer->inner, padded = (length + 15) / 16 * 16;
+  struct {
+    void **place;
+    size_t bytes;
+  } parts[] = {
+      {(void **)&s->rounded, block * hidden},
+      {(void **)&s->largest, (block > INNER_ROWS ? block : INNER_ROWS) * sizeof(float)},
+      {(void **)&s->query, queries * hidden * sizeof(float)},
+      {(void **)&s->key, block * hidden * sizeof(float)},
+      {(void **)&s->value, block * hidden * sizeof(float)},
+      {(void **)&s->columns, hidden / layer->heads * padded * sizeof(float)},
+      {(void **)&s->scores, TILE_ROWS * padded * sizeof(float)},
+      {(void **)&s->mixed, INNER_ROWS * hidden * sizeof(float)},
+      {(void **)&s->outer, INNER_ROWS * hidden * sizeof(float)},
+      {(void **)&s->inner, layer->down.by_row ? INNER_ROWS * inner * sizeof(float) : 0},
+      {(void **)&s->inner_rounded, INNER_ROWS * inner},
+  };
+  size_t total = 0;
+  for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) total += up64(parts[i].bytes);
+  char *memory = reserve(total);
+  if (memory == NULL) return 0;
+  for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+    *parts[i].place = memory;
+    memory += up64(parts[i].bytes);
+  }
+  return 1;
+}
+
+/* After attention: (rows, hidden) mixtures of values and the layer's inputs to the layer's outputs. */
+static void feed_forward(const Layer *layer, const Scratch *s, const float *mixtures, const float *skip,
+                         size_t skip_stride, size_t rows, float *out) {
+  const size_t hidden = layer->hidden;
+  const float epsilon = *floats(layer, layer->epsilon);
+  for (size_t start = 0; start < rows; start += INNER_ROWS) {
+    const size_t count = rows - start < INNER_ROWS ? rows - start : INNER_ROWS;
+    Product p = {.x = s->rounded, .x_stride = hidden, .largest = s->largest, .largest_stride = 1, .out = s->outer};
+    round_rows(layer, &layer->mix, mixtures + start * hidden, count, hidden, s->rounded, s->largest);
+    multiply_plain(layer, &layer->mix, &p, count);
+    add_norm(floats(layer, layer->attention_norm), epsilon, s->outer, skip + start * skip_stride, skip_stride, count,
+             hidden, s->mixed);
+    round_rows(layer, &layer->up, s->mixed, count, hidden, s->rounded, s->largest);
+    p.out = s->inner, p.rounded = s->inner_rounded, p.next = &layer->down;
+    if (layer->down.by_row) {
+      multiply_gelu(layer, &layer->up, &p, count);
+      round_rows(layer, &layer->down, s->inner, count, layer->inner, s->inner_rounded, s->largest);
+    } else {
+      multiply_gelu_rounded(layer, &layer->up, &p, count);
+    }
+    p.x = s->inner_rounded, p.x_stride = layer->inner, p.out = s->outer;
+    multiply_plain(layer, &layer->down, &p, count);
+    add_norm(floats(layer, layer->output_norm), epsilon, s->outer, s->mixed, hidden, count, hidden,
+             out + start * hidden);
+  }
+}
+
+/* Run the layer.
+
+   x: (batch * length, hidden). lengths: tokens of each text that are no padding, or NULL where there is none.
+   out: like x, or (batch, hidden) where the layer computes the first token of each text only.
+   Gives 0 if there is no memory. */
+static int run_layer(const Layer *layer, const float *x, size_t batch, size_t length, const int32_t *lengths,
+                     float *out) {
+  const size_t hidden = layer->hidden, queries = layer->first_only ? 1 : length;
+  size_t texts = BLOCK_ROWS / length;
+  if (texts < 1) texts = 1;
+  if (texts > batch) texts = batch;
+  const size_t block = texts * length > INNER_ROWS ? texts * length : INNER_ROWS;
+  Scratch s;
+  if (!lay_out(layer, block, layer->first_only ? batch : texts * length, length, &s)) return 0;
+  for (size_t text = 0; text < batch; text += texts) {
+    const size_t count = batch - text < texts ? batch - text : texts, rows = count * length;
+    const float *inputs = x + text * length * hidden;
+    float *query = s.query + (layer->first_only ? text * hidden : 0);
+    /* Query, key and value round their inputs in one way. */
+    round_rows(layer, &layer->key, inputs, rows, hidden, s.rounded, s.largest);
+    Product p = {.x = s.rounded, .x_stride = hidden, .largest = s.largest, .largest_stride = 1, .out = s.key};
+    multiply_plain(layer, &layer->key, &p, rows);
+    p.out = s.value;
+    multiply_plain(layer, &layer->value, &p, rows);
+    p.out = query;
+    if (layer->first_only) p.x_stride *= length, p.largest_stride *= length;
+    multiply_plain(layer, &layer->query, &p, count * queries);
+    for (size_t i = 0; i < count; i++) {
+      const size_t at = i * length * hidden, keys = lengths ? (size_t)lengths[text + i] : length;
+      attend(layer, query + i * queries * hidden, queries, s.key + at, s.value + at, keys, s.columns, s.scores);
+    }
+    if (!layer->first_only) feed_forward(layer, &s, s.query, inputs, hidden, rows, out + text * length * hidden);
+  }
+  if (layer->first_only) feed_forward(layer, &s, s.query, x, length * hidden, batch, out);
+  return 1;
+}
+
+/* ---- ONNX Runtime -------------------------------------------------------------------------------------------- */
+
+/* Its C interface is a table of functions that only ever grows at its end; these are of its first version. */
+enum {
+  CREATE_STATUS = 0,
+  CREATE_DOMAIN = 26,
+  ADD_OPERATOR = 27,
+  ADD_DOMAIN = 28,
+  TENSOR_DATA = 51,
+  DIMENSIONS_COUNT = 61,
+  DIMENSIONS = 62,
+  TENSOR_SHAPE = 65,
+  GET_INPUT = 90,
+  GET_OUTPUT = 91,
+  RELEASE_SHAPE = 99
+};
+
+typedef void (*Function)(void);
+typedef struct {
+  const Function *(*table)(uint32_t version);
+  const char *(*version)(void);
+} Base;
+typedef void *Status; /* NULL is success */
+
+enum { API_VERSION = 16, ELEMENT_FLOAT = 1, ELEMENT_UINT8 = 2, ELEMENT_INT32 = 6, ELEMENT_INT64 = 7 };
+
+typedef struct Operator {
+  uint32_t version;
+  void *(*create)(const struct Operator *, const Function *api, const void *info);
+  const char *(*name)(const struct Operator *);
+  const char *(*provider)(const struct Operator *);
+  int (*input_type)(const struct Operator *, size_t);
+  size_t (*num_inputs)(const struct Operator *);
+  int (*output_type)(const struct Operator *, size_t);
+  size_t (*num_outputs)(const struct Operator *);
+  void (*compute)(void *kernel, void *context);
+  void (*destroy)(void *kernel);
+  int (*input_kind)(const struct Operator *, size_t);
+  int (*output_kind)(const struct Operator *, size_t);
+  int (*input_memory)(const struct Operator *, size_t);
+  int (*least_inputs)(const struct Operator *);
+  int (*inputs_alike)(const struct Operator *);
+  int (*least_outputs)(const struct Operator *);
+  int (*outputs_alike)(const struct Operator *);
+  Status (*create_2)(const struct Operator *, const Function *api, const void *info, void **kernel);
+  Status (*compute_2)(void *kernel, void *context);
+  void *later[8]; /* of later versions: none */
+} Operator;
+
+#define CALL(api, slot, ...) ((Status(*)(__VA_ARGS__))(api)[slot])
+
+static Status failed(const Function *api, const char *message) {
+  return CALL(api, CREATE_STATUS, int, const char *)(1, message);
+}
+
+static const void *input_data(const Function *api, void *context, size_t index) {
+  void *value = NULL, *data = NULL;
+  if (CALL(api, GET_INPUT, void *, size_t, void **)(context, index, &value) || value == NULL) return NULL;
+  if (CALL(api, TENSOR_DATA, void *, void **)(value, &data)) return NULL;
+  return data;
+}
+
+static Status compute(void *kernel, void *context) {
+  const Function *api = kernel;
+  const float *x = input_data(api, context, 0);
+  const int64_t *shape = input_data(api, context, 1); /* batch, length, hidden */
+  const Layer *layer = input_data(api, context, 2);
+  const int32_t *lengths = input_data(api, context, 3);
+  if (x == NULL || shape == NULL || layer == NULL) return failed(api, "BertLayer lacks an input");
+  const int64_t rows = layer->first_only ? shape[0] : shape[0] * shape[1];
+  const int64_t sizes[2] = {rows, layer->hidden};
+  void *value = NULL, *out = NULL;
+  Status status = CALL(api, GET_OUTPUT, void *, size_t, const int64_t *, size_t, void **)(context, 0, sizes, 2, &value);
+  if (status == NULL) status = CALL(api, TENSOR_DATA, void *, void **)(value, &out);
+  if (status == NULL && !run_layer(layer, x, (size_t)shape[0], (size_t)shape[1], lengths, out))
+    status = failed(api, "BertLayer: out of memory");
+  return status;
+}
+
+static Status create(const Operator *op, const Function *api, const void *info, void **kernel) {
+  (void)op, (void)info;
+  *kernel = (void *)api; /* nothing to keep but the table */
+  return NULL;
+}
+
+static const char *name(const Operator *op) { return (void)op, "BertLayer"; }
+static const char *provider(const Operator *op) { return (void)op, NULL; }
+static int input_type(const Operator *op, size_t index) {
+  static const int types[] = {ELEMENT_FLOAT, ELEMENT_INT64, ELEMENT_UINT8, ELEMENT_INT32};
+  return (void)op, types[index];
+}
+static size_t num_inputs(const Operator *op) { return (void)op, 4; }
+static int output_type(const Operator *op, size_t index) { return (void)op, (void)index, ELEMENT_FLOAT; }
+static size_t num_outputs(const Operator *op) { return (void)op, 1; }
+static void destroy(void *kernel) { (void)kernel; }
+static int input_kind(const Operator *op, size_t index) { return (void)op, index == 3; } /* 1: may be left out */
+static int zero_kind(const Operator *op, size_t index) { return (void)op, (void)index, 0; }
+static int zero(const Operator *op) { return (void)op, 0; }
+static int one(const Operator *op) { return (void)op, 1; }
+
+static const Operator bert_layer = {
+    .version = API_VERSION,
+    .name = name,
+    .provider = provider,
+    .input_type = input_type,
+    .num_inputs = num_inputs,
+    .output_type = output_type,
+    .num_outputs = num_outputs,
+    .destroy = destroy,
+    .input_kind = input_kind,
+    .output_kind = zero_kind,
+    .input_memory = zero_kind,
+    .least_inputs = one,
+    .inputs_alike = zero,
+    .least_outputs = one,
+    .outputs_alike = zero,
+    .create_2 = create,
+    .compute_2 = compute,
+};
+
+/* ONNX Runtime calls this when the library is registered for a session. */
+__attribute__((visibility("default"))) Status RegisterCustomOps(void *options, const Base *base) {
+  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  static void *domain; /* of the process: sessions keep pointers to it */
+  const Function *api = base->table(API_VERSION);
+  Status status = NULL;
+  if (api == NULL) return NULL; /* older than the interface: then the session will miss the operator */
+  pthread_mutex_lock(&lock);
+  if (domain == NULL) {
+    status = CALL(api, CREATE_DOMAIN, const char *, void **)("crossrank", &domain);
+    if (status == NULL) status = CALL(api, ADD_OPERATOR, void *, const Operator *)(domain, &bert_layer);
+  }
+  pthread_mutex_unlock(&lock);
+  return status ? status : CALL(api, ADD_DOMAIN, void *, void *)(options, domain);
+}
