@@ -1,6 +1,6 @@
 """How close a cross-encoder comes to what one core can multiply, and where the rest of the time goes.
 
-Measures the core's matrix peaks (the faster of ONNX Runtime and, where it is installed, torch; bf16 by torch),
+Measures the core's matrix peaks (the best of ONNX Runtime and, where it is installed, torch; bf16 by torch),
 counts the model's operations for 100 candidates by part, runs it on one thread without padding, and sums ONNX
 Runtime's profile by kind of operator; int8 with the native library, where it runs, and without. Writes
 results/roofline.json, and the tables of a page between its markers.

@@ -34,7 +34,7 @@ VARIABLE = "CROSSRANK_NATIVE"
 _SOURCE = Path(__file__).with_name("bert_layer.c")
 _NEEDS = {"avx512f", "avx512_vnni"}
 _PANEL = 64  # as in the library: features of a product that are computed together
-_LINEAR_FIELDS, _LAYER_FIELDS = 10, 7  # numbers in its structs
+_LINEAR_FIELDS, _LAYER_FIELDS = 10, 9  # numbers in its structs
 _ALIGNMENT = 64
 _is_left_out = ContextVar("_is_left_out", default=False)
 
@@ -123,7 +123,6 @@ def write_layer(
         and hidden % _PANEL == inner % _PANEL == 0
         and hidden // heads % 16 == 0
         and all(graph.has(f"{name}.input_scale") and graph.has(f"{name}.bias") for name in linear)
-        and _read_alike(graph, names[:3])
     )
     if not fits:
         return None
@@ -132,17 +131,15 @@ def write_layer(
     return graph.node("BertLayer", [x, shape, weight, lengths], domain=DOMAIN)
 
 
-def _read_alike(graph: Graph, names: tuple[str, ...]) -> bool:
-    """Whether layers round their inputs in the same way."""
-    return all(
-        graph.has(f"{name}.{part}") == graph.has(f"{names[0]}.{part}")
-        and (
-            not graph.has(f"{name}.{part}")
-            or np.array_equal(graph.array(f"{name}.{part}"), graph.array(f"{names[0]}.{part}"))
-        )
-        for name in names[1:]
-        for part in ("input_scale", "input_zero_point", "input_smooth", "by_row")
-    )
+def _round_alike(graph: Graph, one: str, other: str) -> bool:
+    """Whether two layers round their inputs in the same way."""
+    for part in ("input_scale", "input_zero_point", "input_smooth", "by_row"):
+        here, there = f"{one}.{part}", f"{other}.{part}"
+        if graph.has(here) != graph.has(there):
+            return False
+        if graph.has(here) and not np.array_equal(graph.array(here), graph.array(there)):
+            return False
+    return True
 
 
 def _pack(graph: Graph, names: LayerNames, sizes: Sequence[int], epsilon: float) -> Array:
@@ -158,8 +155,10 @@ def _pack(graph: Graph, names: LayerNames, sizes: Sequence[int], epsilon: float)
         return size
 
     head[:4] = sizes
-    head[4] = add(np.array([epsilon], np.float32))
-    for place, name in enumerate((names.attention_norm, names.output_norm), 5):
+    head[4] = _round_alike(graph, names.value, names.key)
+    head[5] = _round_alike(graph, names.query, names.value)
+    head[6] = add(np.array([epsilon], np.float32))
+    for place, name in enumerate((names.attention_norm, names.output_norm), 7):
         head[place] = add(np.stack(graph.norm_arrays(name)).astype(np.float32))
     for number, name in enumerate(names[:6]):
         fields = _linear(graph, name)

@@ -46,6 +46,7 @@ typedef struct {
 
 typedef struct {
   int64_t hidden, inner, heads, first_only;
+  int64_t value_alike, query_alike;    /* whether inputs are rounded as for the key, and as for the value */
   int64_t epsilon;                     /* float32 (1,) */
   int64_t attention_norm, output_norm; /* float32 (2, hidden): scale, shift */
   Linear query, key, value, mix, up, down;
@@ -158,11 +159,9 @@ static void round_rows(const Layer *layer, const Linear *linear, const float *x,
 typedef enum { PLAIN, GELU, GELU_ROUNDED } After;
 
 typedef struct {
-  const uint8_t *x; /* (rows, in), `x_stride` bytes apart */
-  size_t x_stride;
-  const float *largest; /* of each row of x, `largest_stride` apart, where the layer is by row */
-  size_t largest_stride;
-  float *out; /* (rows, out) */
+  const uint8_t *x;     /* (rows, in) */
+  const float *largest; /* of each row of x, where the layer is by row */
+  float *out;           /* (rows, out) */
   uint8_t *rounded;
   const Linear *next;
 } Product;
@@ -182,7 +181,7 @@ typedef struct {
 INLINE void finish(const Layer *layer, const Linear *linear, const Product *p, size_t row, size_t column, __m512i sum,
                    const After after) {
   const size_t at = row * linear->out + column;
-  const __m512 largest = _mm512_set1_ps(linear->by_row ? p->largest[row * p->largest_stride] : 1.0f);
+  const __m512 largest = _mm512_set1_ps(linear->by_row ? p->largest[row] : 1.0f);
   __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(floats(layer, linear->scale) + column));
   y = _mm512_fmadd_ps(y, largest, _mm512_loadu_ps(floats(layer, linear->bias) + column));
   if (after != PLAIN) y = gelu(y);
@@ -199,8 +198,8 @@ INLINE void finish(const Layer *layer, const Linear *linear, const Product *p, s
 INLINE void multiply_tile(const Layer *layer, const Linear *linear, const Product *p, size_t row, size_t panel,
                           const int rows, const After after) {
   enum { columns = 4 };
-  const size_t in = linear->in, column = panel * PANEL, stride = p->x_stride;
-  const uint8_t *x = p->x + row * stride;
+  const size_t in = linear->in, column = panel * PANEL;
+  const uint8_t *x = p->x + row * in;
   const int8_t *weights = (const int8_t *)layer + linear->weights + column * in;
   const int32_t *start = (const int32_t *)((const char *)layer + linear->start) + column;
 #define DECLARE(i) __m512i s##i##0, s##i##1, s##i##2, s##i##3;
@@ -216,7 +215,7 @@ INLINE void multiply_tile(const Layer *layer, const Linear *linear, const Produc
 #define ADD_ONE(i, j) s##i##j = add_products(s##i##j, value, w##j);
 #define ADD(i)                             \
   if (i < rows) {                          \
-    memcpy(&four, x + i * stride + k, 4);  \
+    memcpy(&four, x + i * in + k, 4);      \
     value = _mm512_set1_epi32(four);       \
   }                                        \
   EACH(ADD_ONE, i)
@@ -483,7 +482,7 @@ static void feed_forward(const Layer *layer, const Scratch *s, const float *mixt
   const float epsilon = *floats(layer, layer->epsilon);
   for (size_t start = 0; start < rows; start += INNER_ROWS) {
     const size_t count = rows - start < INNER_ROWS ? rows - start : INNER_ROWS;
-    Product p = {.x = s->rounded, .x_stride = hidden, .largest = s->largest, .largest_stride = 1, .out = s->outer};
+    Product p = {.x = s->rounded, .largest = s->largest, .out = s->outer};
     round_rows(layer, &layer->mix, mixtures + start * hidden, count, hidden, s->rounded, s->largest);
     multiply_plain(layer, &layer->mix, &p, count);
     add_norm(floats(layer, layer->attention_norm), epsilon, s->outer, skip + start * skip_stride, skip_stride, count,
@@ -496,7 +495,7 @@ static void feed_forward(const Layer *layer, const Scratch *s, const float *mixt
     } else {
       multiply_gelu_rounded(layer, &layer->up, &p, count);
     }
-    p.x = s->inner_rounded, p.x_stride = layer->inner, p.out = s->outer;
+    p.x = s->inner_rounded, p.out = s->outer;
     multiply_plain(layer, &layer->down, &p, count);
     add_norm(floats(layer, layer->output_norm), epsilon, s->outer, s->mixed, hidden, count, hidden,
              out + start * hidden);
@@ -521,14 +520,15 @@ static int run_layer(const Layer *layer, const float *x, size_t batch, size_t le
     const size_t count = batch - text < texts ? batch - text : texts, rows = count * length;
     const float *inputs = x + text * length * hidden;
     float *query = s.query + (layer->first_only ? text * hidden : 0);
-    /* Query, key and value round their inputs in one way. */
     round_rows(layer, &layer->key, inputs, rows, hidden, s.rounded, s.largest);
-    Product p = {.x = s.rounded, .x_stride = hidden, .largest = s.largest, .largest_stride = 1, .out = s.key};
+    Product p = {.x = s.rounded, .largest = s.largest, .out = s.key};
     multiply_plain(layer, &layer->key, &p, rows);
     p.out = s.value;
+    if (!layer->value_alike) round_rows(layer, &layer->value, inputs, rows, hidden, s.rounded, s.largest);
     multiply_plain(layer, &layer->value, &p, rows);
     p.out = query;
-    if (layer->first_only) p.x_stride *= length, p.largest_stride *= length;
+    if (layer->first_only || !layer->query_alike)
+      round_rows(layer, &layer->query, inputs, count * queries, length / queries * hidden, s.rounded, s.largest);
     multiply_plain(layer, &layer->query, &p, count * queries);
     for (size_t i = 0; i < count; i++) {
       const size_t at = i * length * hidden, keys = lengths ? (size_t)lengths[text + i] : length;
