@@ -235,7 +235,8 @@ def machine_line(result: Mapping[str, Any]) -> str:
     facts = result["machine"]
     versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
     flags = " ".join(facts["flags"])
-    return f"{facts['cpu']}, {facts['cpus']} CPUs, {flags}; Python {facts['python']}, {versions}"
+    native = ", native library" if facts.get("native_library") else ""
+    return f"{facts['cpu']}, {facts['cpus']} CPUs, {flags}{native}; Python {facts['python']}, {versions}"
 
 
 def print_verdict(result: Mapping[str, Any]) -> None:

@@ -13,23 +13,20 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
-import platform
 import shutil
 import sys
 import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import numpy.typing as npt
 
 from crossrank.retrieval.from_index import index_retriever
-from crossrank.runtime.limits import available_cores
 from crossrank.store import upkeep
 from crossrank.store.lance import Index
 from crossrank.types import Document
@@ -98,24 +95,6 @@ def latency_ms(search: Any, queries: Sequence[str]) -> dict[str, float]:
     return {
         "p50": round(float(np.percentile(times, 50)), 2),
         "p95": round(float(np.percentile(times, 95)), 2),
-    }
-
-
-def machine() -> dict[str, Any]:
-    model = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(
-            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model
-        )
-    packages = ("crossrank", "lancedb", "pyarrow", "numpy")
-    return {
-        "cpu": model,
-        "cores": available_cores(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "load_average": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-        **{name: version(name) for name in packages},
     }
 
 
@@ -188,11 +167,12 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data" / "squad11"
     )
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "index_100k.json")
+    parser.add_argument("--output", type=Path, help="JSON file; default: a file in benchmarks/results")
     arguments = parser.parse_args()
     if not (arguments.data / "corpus.jsonl.gz").exists():
         sys.exit(f"{arguments.data}: no corpus.jsonl.gz here; give SQuAD 1.1 in BEIR form with --data")
     folder = Path(tempfile.mkdtemp(prefix="crossrank-index-"))
+    load = harness.load_average()
     try:
         figures = run(arguments, folder / "index")
     finally:
@@ -204,11 +184,15 @@ def main() -> None:
         },
         "ann_threshold": upkeep.ANN_THRESHOLD,
     }
-    result = {"machine": machine(), "settings": settings, "figures": figures}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    result = {
+        "benchmark": "index_100k",
+        "machine": harness.machine("crossrank", "lancedb", "pyarrow", "numpy"),
+        "load_average_before": load,
+        "settings": settings,
+        "figures": figures,
+    }
     print(json.dumps(result, indent=2))
-    print(f"written to {arguments.output}")
+    harness.write("index_100k", result, arguments.output)
 
 
 if __name__ == "__main__":

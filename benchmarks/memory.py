@@ -22,21 +22,9 @@ ALLOWED_MB = 150
 PACKAGES = ("crossrank", "onnxruntime", "tokenizers", "numpy")
 
 
-def peak_mb() -> float:
-    """The most memory this process has had resident so far."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not getrusage: on Linux a process starts with the peak of the one that forked it.
-        row = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(row.split()[1]) / 1024
-    import resource
-
-    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
 def measure(folder: Path, precision: str, threads: int, file: Path) -> dict[str, float]:
     """Rerank once in this process."""
+    from crossrank.benchmarking.worker import peak_mb
     from crossrank.models.cross_encoder import CrossEncoder
 
     query, *documents = json.loads(file.read_text(encoding="utf-8"))
@@ -45,8 +33,11 @@ def measure(folder: Path, precision: str, threads: int, file: Path) -> dict[str,
     start = time.perf_counter()
     ranking = model.rank(query, documents)
     seconds = time.perf_counter() - start
+    most = peak_mb()
     assert len(ranking) == len(documents)
-    return {"opened_mb": round(opened, 1), "peak_mb": round(peak_mb(), 1), "seconds": round(seconds, 2)}
+    if opened is None or most is None:
+        sys.exit("peak memory is read from /proc, which this system lacks")
+    return {"opened_mb": opened, "peak_mb": most, "seconds": round(seconds, 2)}
 
 
 def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
+from crossrank.runtime.native import library
 from crossrank.runtime.processor import processor
 
 __all__ = ["Measured", "Timing", "histogram", "interleave", "load_average", "machine"]
@@ -99,11 +100,12 @@ def interleave(
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """The machine, and the versions of the packages that are installed."""
+    """The machine, whether int8 layers are the native library's, and the versions of installed packages."""
     return {
         "cpu": processor().name,
         "cpus": os.cpu_count(),
         "flags": list(processor().features or ()),
+        "native_library": library() is not None,
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: found for name in packages if (found := _version(name))},
