@@ -182,6 +182,17 @@ def test_a_row_depends_on_its_own_tokens_alone(shape: Shape, lengths: list[int],
         np.testing.assert_array_equal(together[row] if first else together[row, :length], alone)
 
 
+@pytest.mark.parametrize("value", [0, -3, 7])
+def test_a_mask_that_is_none_does_not_lead_out_of_the_text(value: int) -> None:
+    ids = ids_of(2, 20)
+    mask = np.ones_like(ids)
+    mask[0] = value
+    exact = run(graph_of(Shape(), library()), ids)
+    found = run(graph_of(Shape(), library(), padded=True), ids, mask)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[1], exact[1])
+
+
 @pytest.mark.parametrize(
     ("change", "shape"),
     [

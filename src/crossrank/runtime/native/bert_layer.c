@@ -502,6 +502,12 @@ static void feed_forward(const Layer *layer, const Scratch *s, const float *mixt
   }
 }
 
+/* The tokens of a text that are attended to; a mask of anything but ones and zeros does not lead out of it. */
+static size_t count_keys(const int32_t *lengths, size_t text, size_t length) {
+  if (lengths == NULL || lengths[text] > (int64_t)length) return length;
+  return lengths[text] < 1 ? 1 : (size_t)lengths[text];
+}
+
 /* Run the layer.
 
    x: (batch * length, hidden). lengths: tokens of each text that are no padding, or NULL where there is none.
@@ -531,7 +537,7 @@ static int run_layer(const Layer *layer, const float *x, size_t batch, size_t le
       round_rows(layer, &layer->query, inputs, count * queries, length / queries * hidden, s.rounded, s.largest);
     multiply_plain(layer, &layer->query, &p, count * queries);
     for (size_t i = 0; i < count; i++) {
-      const size_t at = i * length * hidden, keys = lengths ? (size_t)lengths[text + i] : length;
+      const size_t at = i * length * hidden, keys = count_keys(lengths, text + i, length);
       attend(layer, query + i * queries * hidden, queries, s.key + at, s.value + at, keys, s.columns, s.scores);
     }
     if (!layer->first_only) feed_forward(layer, &s, s.query, inputs, hidden, rows, out + text * length * hidden);
