@@ -147,13 +147,11 @@ shapes = st.builds(
 
 
 # Texts of more tokens than a block has (192), and more rows than feed-forward layers take at a time (96).
-@settings(max_examples=25, deadline=None)
-@given(
-    shape=shapes,
-    first=st.booleans(),
-    size=st.sampled_from([(1, 1), (1, 5), (3, 17), (7, 30), (2, 97), (1, 200), (2, 210), (120, 2)]),
-)
-def test_a_layer_is_that_of_onnx_runtimes_operators(shape: Shape, first: bool, size: tuple[int, int]) -> None:
+sizes = st.sampled_from([(1, 1), (1, 5), (3, 17), (7, 30), (2, 97), (1, 200), (2, 210), (120, 2)])
+
+
+def differences(shape: Shape, size: tuple[int, int], *, first: bool) -> Array:
+    """How far the library's states are from ONNX Runtime's operators', in their standard deviation."""
     ids = ids_of(*size, seed=shape.seed)
     whole, parts = graph_of(shape, library(), first=first), graph_of(shape, None, first=first)
     assert "BertLayer" in kinds(whole)
@@ -161,11 +159,29 @@ def test_a_layer_is_that_of_onnx_runtimes_operators(shape: Shape, first: bool, s
     assert "BertLayer" not in kinds(parts)
     found, expected = run(whole, ids), run(parts, ids)
     assert found.shape == expected.shape
-    # Everything is within float32's rounding but where that tips an input from one of 256 levels to the next.
-    off = np.abs(found - expected) / expected.std()
+    off: Array = np.abs(found - expected) / expected.std()
+    return off
+
+
+@settings(max_examples=25, deadline=None)
+@given(shape=shapes, first=st.booleans(), size=sizes)
+def test_a_layer_is_that_of_onnx_runtimes_operators(shape: Shape, first: bool, size: tuple[int, int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "_ATTENTION_IN_BF16", False)
+        off = differences(shape, size, first=first)
+    # Within float32's rounding but where that tips an input from one of 256 levels to the next.
     assert np.median(off) < 2e-6
     assert np.mean(off) < 1e-3
     assert off.max() < 0.1
+
+
+@pytest.mark.skipif(not native._ATTENTION_IN_BF16, reason="this processor has no bf16")
+@settings(max_examples=25, deadline=None)
+@given(shape=shapes, first=st.booleans(), size=sizes)
+def test_attention_in_bf16_is_attention_rounded(shape: Shape, first: bool, size: tuple[int, int]) -> None:
+    off = differences(shape, size, first=first)
+    assert np.mean(off) < 0.01  # bf16 has 2⁻⁹
+    assert off.max() < 0.15
 
 
 @settings(max_examples=25, deadline=None)

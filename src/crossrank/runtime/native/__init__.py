@@ -2,7 +2,8 @@
 
 `bert_layer.c` is compiled as the package is built, where there is a C compiler: hatch_build.py. Without it,
 or on a processor without AVX-512 VNNI, layers are written of ONNX Runtime's own operators (int8.py). Both sum
-the same integers; what lies between is float32 in another order.
+the same integers, and what lies between is float32 in another order. Where the processor multiplies bf16,
+attention rounds to it what it multiplies: scores are no further from float32 for that (docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ VARIABLE = "CROSSRANK_NATIVE"
 _SOURCE = Path(__file__).with_name("bert_layer.c")
 _NEEDS = {"avx512f", "avx512_vnni"}
 _PANEL = 64  # as in the library: features of a product that are computed together
-_LINEAR_FIELDS, _LAYER_FIELDS = 10, 9  # numbers in its structs
+_LINEAR_FIELDS, _LAYER_FIELDS = 10, 10  # numbers in its structs
 _ALIGNMENT = 64
+_ATTENTION_IN_BF16 = "avx512_bf16" in (processor().features or ())
 _is_left_out = ContextVar("_is_left_out", default=False)
 
 Array = npt.NDArray[Any]
@@ -126,7 +128,7 @@ def write_layer(
     )
     if not fits:
         return None
-    blob = _pack(graph, names, (hidden, inner, heads, first_only), epsilon)
+    blob = _pack(graph, names, (hidden, inner, heads, first_only, _ATTENTION_IN_BF16), epsilon)
     weight = graph.weight(f"{names.query}.layer{'.first' if first_only else ''}", blob)
     return graph.node("BertLayer", [x, shape, weight, lengths], domain=DOMAIN)
 
@@ -154,11 +156,11 @@ def _pack(graph: Graph, names: LayerNames, sizes: Sequence[int], epsilon: float)
         size += _aligned(parts[-2].nbytes)
         return size
 
-    head[:4] = sizes
-    head[4] = _round_alike(graph, names.value, names.key)
-    head[5] = _round_alike(graph, names.query, names.value)
-    head[6] = add(np.array([epsilon], np.float32))
-    for place, name in enumerate((names.attention_norm, names.output_norm), 7):
+    head[:5] = sizes
+    head[5] = _round_alike(graph, names.value, names.key)
+    head[6] = _round_alike(graph, names.query, names.value)
+    head[7] = add(np.array([epsilon], np.float32))
+    for place, name in enumerate((names.attention_norm, names.output_norm), 8):
         head[place] = add(np.stack(graph.norm_arrays(name)).astype(np.float32))
     for number, name in enumerate(names[:6]):
         fields = _linear(graph, name)

@@ -1,7 +1,8 @@
 /* One layer of a BERT encoder with static int8 weights, as an operator of ONNX Runtime.
 
    It computes what the graph of encoders/bert.py and int8.py says, with the same integers: inputs rounded to uint8,
-   products with int8 weights summed in 32 bits, everything else in float32. It is faster since nothing but the
+   products with int8 weights summed in 32 bits, everything else in float32, but for what attention multiplies where
+   the processor has bf16. It is faster since nothing but the
    layer's input and output leaves the cache: the scale, the bias and GELU are applied to sums that are still in
    registers, attention keeps the scores of a few queries at a time, and a block of tokens goes through the whole
    layer before the next one begins.
@@ -46,6 +47,7 @@ typedef struct {
 
 typedef struct {
   int64_t hidden, inner, heads, first_only;
+  int64_t bf16;                        /* whether the processor has bf16 for attention */
   int64_t value_alike, query_alike;    /* whether inputs are rounded as for the key, and as for the value */
   int64_t epsilon;                     /* float32 (1,) */
   int64_t attention_norm, output_norm; /* float32 (2, hidden): scale, shift */
@@ -119,9 +121,16 @@ INLINE __m512i add_products(__m512i sum, __m512i bytes, __m512i weights) {
   return sum;
 }
 
-INLINE __m512 add_product(__m512 sum, __m512 a, __m512 b) {
-  __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+INLINE __m512 add_product(__m512 sum, __m512 a, __m512 b, const int pairs) {
+  if (pairs) __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); /* two products of bf16 each */
+  else __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
   return sum;
+}
+
+INLINE __m256i to_bf16(__m512 x) {
+  __m256i rounded;
+  __asm__("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(x));
+  return rounded;
 }
 
 /* ---- linear layers ------------------------------------------------------------------------------------------- */
@@ -260,51 +269,61 @@ static void multiply_gelu_rounded(const Layer *layer, const Linear *linear, cons
 
 /* ---- attention ----------------------------------------------------------------------------------------------- */
 
-/* `rows` rows of a times 16 x `columns` columns of b, both constants; `size` is what is summed over. */
-INLINE void float_tile(const float *a, size_t a_stride, const float *b, size_t b_stride, size_t size, float *out,
-                       size_t out_stride, const float *divisors, const int rows, const int columns) {
+/* A product of attention: (rows, size) a by (size, columns) b, where a number may be a pair of bf16. Rows of the result
+   are divided by `divisors`, if there are any. */
+typedef struct {
+  const float *a, *b;
+  size_t a_stride, b_stride, size;
+  float *out;
+  size_t out_stride;
+  const float *divisors;
+} FloatProduct;
+
+/* `rows` rows and 16 x `columns` columns of it from `column` on; all but the latter are constants. */
+INLINE void float_tile(const FloatProduct *p, size_t column, const int rows, const int columns, const int pairs) {
+  const float *a = p->a, *b = p->b + column;
+  const size_t a_stride = p->a_stride, size = p->size;
+  float *out = p->out + column;
   const __m512 zero = _mm512_setzero_ps();
 #define DECLARE_FLOAT(i) __m512 s##i##0 = zero, s##i##1 = zero, s##i##2 = zero, s##i##3 = zero;
   EACH_ROW(DECLARE_FLOAT)
-  for (size_t k = 0; k < size; k++, b += b_stride) {
+  for (size_t k = 0; k < size; k++, b += p->b_stride) {
     const __m512 b0 = _mm512_loadu_ps(b), b1 = columns > 1 ? _mm512_loadu_ps(b + 16) : zero;
     const __m512 b2 = columns > 2 ? _mm512_loadu_ps(b + 32) : zero, b3 = columns > 3 ? _mm512_loadu_ps(b + 48) : zero;
     __m512 value;
-#define ADD_FLOAT(i, j) s##i##j = add_product(s##i##j, value, b##j);
+#define ADD_FLOAT(i, j) s##i##j = add_product(s##i##j, value, b##j, pairs);
 #define ADD_FLOATS(i)                                         \
   if (i < rows) value = _mm512_set1_ps(a[i * a_stride + k]);  \
   EACH(ADD_FLOAT, i)
     EACH_ROW(ADD_FLOATS)
   }
   __m512 by;
-#define STORE_FLOAT(i, j) _mm512_storeu_ps(out + i * out_stride + 16 * j, _mm512_mul_ps(s##i##j, by));
+#define STORE_FLOAT(i, j) _mm512_storeu_ps(out + i * p->out_stride + 16 * j, _mm512_mul_ps(s##i##j, by));
 #define STORE_FLOATS(i)                                                           \
-  if (i < rows) by = _mm512_set1_ps(divisors ? 1.0f / divisors[i] : 1.0f);        \
+  if (i < rows) by = _mm512_set1_ps(p->divisors ? 1.0f / p->divisors[i] : 1.0f);  \
   EACH(STORE_FLOAT, i)
   EACH_ROW(STORE_FLOATS)
 }
 
-/* Products of up to six rows with up to four registers of columns (a constant). */
-INLINE void float_rows(const float *a, size_t a_stride, const float *b, size_t b_stride, size_t size, float *out,
-                       size_t out_stride, const float *divisors, size_t rows, const int columns) {
+/* Up to six rows. */
+INLINE void float_rows(const FloatProduct *p, size_t column, size_t rows, const int columns, const int pairs) {
   switch (rows) {
-    case 1: float_tile(a, a_stride, b, b_stride, size, out, out_stride, divisors, 1, columns); break;
-    case 2: float_tile(a, a_stride, b, b_stride, size, out, out_stride, divisors, 2, columns); break;
-    case 3: float_tile(a, a_stride, b, b_stride, size, out, out_stride, divisors, 3, columns); break;
-    case 4: float_tile(a, a_stride, b, b_stride, size, out, out_stride, divisors, 4, columns); break;
-    case 5: float_tile(a, a_stride, b, b_stride, size, out, out_stride, divisors, 5, columns); break;
-    default: float_tile(a, a_stride, b, b_stride, size, out, out_stride, divisors, 6, columns);
+    case 1: float_tile(p, column, 1, columns, pairs); break;
+    case 2: float_tile(p, column, 2, columns, pairs); break;
+    case 3: float_tile(p, column, 3, columns, pairs); break;
+    case 4: float_tile(p, column, 4, columns, pairs); break;
+    case 5: float_tile(p, column, 5, columns, pairs); break;
+    default: float_tile(p, column, 6, columns, pairs);
   }
 }
 
-static void float_product(const float *a, size_t a_stride, const float *b, size_t b_stride, size_t size, float *out,
-                          size_t out_stride, const float *divisors, size_t rows, size_t columns) {
+INLINE void float_product(const FloatProduct *p, size_t rows, size_t columns, const int pairs) {
   for (size_t column = 0; column < columns; column += 64) {
     switch ((columns - column) / 16) {
-      case 1: float_rows(a, a_stride, b + column, b_stride, size, out + column, out_stride, divisors, rows, 1); break;
-      case 2: float_rows(a, a_stride, b + column, b_stride, size, out + column, out_stride, divisors, rows, 2); break;
-      case 3: float_rows(a, a_stride, b + column, b_stride, size, out + column, out_stride, divisors, rows, 3); break;
-      default: float_rows(a, a_stride, b + column, b_stride, size, out + column, out_stride, divisors, rows, 4);
+      case 1: float_rows(p, column, rows, 1, pairs); break;
+      case 2: float_rows(p, column, rows, 2, pairs); break;
+      case 3: float_rows(p, column, rows, 3, pairs); break;
+      default: float_rows(p, column, rows, 4, pairs);
     }
   }
 }
@@ -336,24 +355,49 @@ INLINE void transpose16(__m512 r[16]) {
   }
 }
 
-/* One head's keys (count, size), rows `stride` apart, to columns: (size, padded), zeros behind the last key. */
-static void keys_to_columns(const float *keys, size_t stride, size_t count, size_t size, float *columns, size_t padded) {
+/* 32 numbers as 16 pairs of bf16, neighbours together. */
+INLINE __m512 pair_up(const float *x) {
+  const __m512i low = _mm512_castsi256_si512(to_bf16(_mm512_loadu_ps(x)));
+  return _mm512_castsi512_ps(_mm512_inserti64x4(low, to_bf16(_mm512_loadu_ps(x + 16)), 1));
+}
+
+/* One head's keys (count, size), rows `stride` apart, to columns: (size, padded), zeros behind the last key; with pairs
+   (size / 2, padded), a key's neighbouring numbers together. */
+INLINE void keys_to_columns(const float *keys, size_t stride, size_t count, size_t size, float *columns, size_t padded,
+                            const int pairs) {
   for (size_t key = 0; key < padded; key += 16) {
-    for (size_t i = 0; i < size; i += 16) {
+    for (size_t i = 0; i < size; i += pairs ? 32 : 16) {
       __m512 block[16];
       UNROLL for (int j = 0; j < 16; j++) {
-        block[j] = key + j < count ? _mm512_loadu_ps(keys + (key + j) * stride + i) : _mm512_setzero_ps();
+        const float *from = keys + (key + j) * stride + i;
+        block[j] = key + j >= count ? _mm512_setzero_ps() : pairs ? pair_up(from) : _mm512_loadu_ps(from);
       }
       transpose16(block);
-      UNROLL for (int j = 0; j < 16; j++) _mm512_storeu_ps(columns + (i + j) * padded + key, block[j]);
+      float *to = columns + i / (pairs ? 2 : 1) * padded + key;
+      UNROLL for (int j = 0; j < 16; j++) _mm512_storeu_ps(to + j * padded, block[j]);
     }
   }
 }
 
-/* Scores of a query to 2^(scale (score - largest)), in place; gives their sum. Behind the last key are zeros. */
+/* One head's values (count, size), rows `stride` apart, to pairs of neighbouring rows: ((count + 1) / 2, size). */
+static void pair_rows(const float *values, size_t stride, size_t count, size_t size, float *pairs) {
+  for (size_t row = 0; row < count; row += 2, pairs += size) {
+    for (size_t i = 0; i < size; i += 16) {
+      const float *from = values + row * stride + i;
+      __m512i pair = _mm512_cvtepu16_epi32(to_bf16(_mm512_loadu_ps(from)));
+      if (row + 1 < count) {
+        const __m512i next = _mm512_cvtepu16_epi32(to_bf16(_mm512_loadu_ps(from + stride)));
+        pair = _mm512_or_si512(pair, _mm512_slli_epi32(next, 16));
+      }
+      _mm512_storeu_si512(pairs + i, pair);
+    }
+  }
+}
+
+/* Scores of a query to 2^(scale (score - largest)), in place, with zeros from `count` to `padded`; gives their sum. */
 INLINE float soften(float *scores, size_t count, size_t padded, float scale) {
-  const size_t last = padded - 16;
-  const __mmask16 mask = (__mmask16)(0xffff >> (padded - count));
+  const size_t last = (count - 1) / 16 * 16;
+  const __mmask16 mask = (__mmask16)(0xffff >> (last + 16 - count));
   const __m512 lowest = _mm512_set1_ps(-INFINITY);
   __m512 most = _mm512_mask_loadu_ps(lowest, mask, scores + last);
   for (size_t i = 0; i < last; i += 16) most = _mm512_max_ps(most, _mm512_loadu_ps(scores + i));
@@ -366,25 +410,61 @@ INLINE float soften(float *scores, size_t count, size_t padded, float scale) {
   }
   const __m512 weight = _mm512_maskz_mov_ps(mask, exp2_(_mm512_fmadd_ps(_mm512_loadu_ps(scores + last), by, shift)));
   _mm512_storeu_ps(scores + last, weight);
+  for (size_t i = last + 16; i < padded; i += 16) _mm512_storeu_ps(scores + i, _mm512_setzero_ps());
   return _mm512_reduce_add_ps(_mm512_add_ps(sum, weight));
 }
 
-/* Attention of one text. `query` (queries, hidden) is replaced by the mixtures of values. */
-static void attend(const Layer *layer, float *query, size_t queries, const float *key, const float *value, size_t keys,
-                   float *columns, float *scores) {
-  const size_t hidden = layer->hidden, size = hidden / layer->heads, padded = (keys + 15) / 16 * 16;
+/* What attention needs beside its inputs and outputs, for one head and six queries. */
+typedef struct {
+  float *columns; /* (size, padded) keys */
+  float *values;  /* (padded, size) values, in pairs */
+  float *scores;  /* (6, padded) */
+  float *paired;  /* (6, padded or size), in pairs */
+} AttentionScratch;
+
+static size_t pad_keys(size_t keys) { return (keys + 31) / 32 * 32; }
+
+/* Attention of one text. `query` (queries, hidden) is replaced by the mixtures of values. With `pairs` (a constant),
+   what is multiplied is rounded to bf16, and summed in float32. */
+INLINE void attend(const Layer *layer, float *query, size_t queries, const float *key, const float *value, size_t keys,
+                   const AttentionScratch *s, const int pairs) {
+  const size_t hidden = layer->hidden, size = hidden / layer->heads, padded = pad_keys(keys);
   const float scale = (float)(1.4426950408889634 / sqrt((double)size)); /* powers of 2, not of e */
   for (size_t head = 0; head < hidden; head += size) {
-    keys_to_columns(key + head, hidden, keys, size, columns, padded);
+    keys_to_columns(key + head, hidden, keys, size, s->columns, padded, pairs);
+    if (pairs) pair_rows(value + head, hidden, keys, size, s->values);
     for (size_t row = 0; row < queries; row += TILE_ROWS) {
       const size_t rows = queries - row < TILE_ROWS ? queries - row : TILE_ROWS;
-      float sums[TILE_ROWS];
-      float *mixed = query + row * hidden + head;
-      float_product(mixed, hidden, columns, padded, size, scores, padded, NULL, rows, padded);
-      for (size_t i = 0; i < rows; i++) sums[i] = soften(scores + i * padded, keys, padded, scale);
-      float_product(scores, padded, value + head, hidden, keys, mixed, hidden, sums, rows, size);
+      float sums[TILE_ROWS], *mixed = query + row * hidden + head;
+      FloatProduct p = {.a = mixed, .a_stride = hidden, .b = s->columns, .b_stride = padded, .size = size};
+      p.out = s->scores, p.out_stride = padded;
+      if (pairs) {
+        for (size_t i = 0; i < rows; i++)
+          for (size_t j = 0; j < size; j += 32)
+            _mm512_storeu_ps(s->paired + (i * size + j) / 2, pair_up(mixed + i * hidden + j));
+        p.a = s->paired, p.a_stride = p.size = size / 2;
+      }
+      float_product(&p, rows, (keys + 15) / 16 * 16, pairs);
+      for (size_t i = 0; i < rows; i++) sums[i] = soften(s->scores + i * padded, keys, padded, scale);
+      p.a = s->scores, p.a_stride = padded, p.b = value + head, p.b_stride = hidden, p.size = keys;
+      p.out = mixed, p.out_stride = hidden, p.divisors = sums;
+      if (pairs) {
+        for (size_t i = 0; i < rows * padded; i += 32) _mm512_storeu_ps(s->paired + i / 2, pair_up(s->scores + i));
+        p.a = s->paired, p.a_stride = padded / 2, p.b = s->values, p.b_stride = size, p.size = (keys + 1) / 2;
+      }
+      float_product(&p, rows, size, pairs);
     }
   }
+}
+
+static void attend_in_float32(const Layer *layer, float *query, size_t queries, const float *key, const float *value,
+                              size_t keys, const AttentionScratch *s) {
+  attend(layer, query, queries, key, value, keys, s, 0);
+}
+
+static void attend_in_bf16(const Layer *layer, float *query, size_t queries, const float *key, const float *value,
+                           size_t keys, const AttentionScratch *s) {
+  attend(layer, query, queries, key, value, keys, s, 1);
 }
 
 /* ---- the layer ----------------------------------------------------------------------------------------------- */
@@ -418,7 +498,7 @@ typedef struct {
   uint8_t *rounded; /* (block, hidden) */
   float *largest;   /* (block,) */
   float *query, *key, *value;
-  float *columns, *scores;      /* of one head: keys (size, padded), and of a tile of queries (6, padded) */
+  AttentionScratch attention;
   float *mixed, *outer;         /* (inner block, hidden) */
   float *inner;                 /* (inner block, inner) */
   uint8_t *inner_rounded;       /* (inner block, inner) */
@@ -447,7 +527,8 @@ static char *reserve(size_t bytes) {
 static size_t up64(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 static int lay_out(const Layer *layer, size_t block, size_t queries, size_t length, Scratch *s) {
-  const size_t hidden = layer->hidden, inner = layer->inner, padded = (length + 15) / 16 * 16;
+  const size_t hidden = layer->hidden, inner = layer->inner, padded = pad_keys(length);
+  const size_t size = hidden / layer->heads, longest = padded > size ? padded : size;
   struct {
     void **place;
     size_t bytes;
@@ -457,8 +538,10 @@ static int lay_out(const Layer *layer, size_t block, size_t queries, size_t leng
       {(void **)&s->query, queries * hidden * sizeof(float)},
       {(void **)&s->key, block * hidden * sizeof(float)},
       {(void **)&s->value, block * hidden * sizeof(float)},
-      {(void **)&s->columns, hidden / layer->heads * padded * sizeof(float)},
-      {(void **)&s->scores, TILE_ROWS * padded * sizeof(float)},
+      {(void **)&s->attention.columns, size * padded * sizeof(float)},
+      {(void **)&s->attention.values, size * padded * sizeof(float) / 2},
+      {(void **)&s->attention.scores, TILE_ROWS * padded * sizeof(float)},
+      {(void **)&s->attention.paired, TILE_ROWS * longest * sizeof(float) / 2},
       {(void **)&s->mixed, INNER_ROWS * hidden * sizeof(float)},
       {(void **)&s->outer, INNER_ROWS * hidden * sizeof(float)},
       {(void **)&s->inner, layer->down.by_row ? INNER_ROWS * inner * sizeof(float) : 0},
@@ -520,6 +603,9 @@ static int run_layer(const Layer *layer, const float *x, size_t batch, size_t le
   if (texts < 1) texts = 1;
   if (texts > batch) texts = batch;
   const size_t block = texts * length > INNER_ROWS ? texts * length : INNER_ROWS;
+  const int pairs = layer->bf16 && hidden / layer->heads % 32 == 0;
+  void (*const attention)(const Layer *, float *, size_t, const float *, const float *, size_t,
+                          const AttentionScratch *) = pairs ? attend_in_bf16 : attend_in_float32;
   Scratch s;
   if (!lay_out(layer, block, layer->first_only ? batch : texts * length, length, &s)) return 0;
   for (size_t text = 0; text < batch; text += texts) {
@@ -538,7 +624,7 @@ static int run_layer(const Layer *layer, const float *x, size_t batch, size_t le
     multiply_plain(layer, &layer->query, &p, count * queries);
     for (size_t i = 0; i < count; i++) {
       const size_t at = i * length * hidden, keys = count_keys(lengths, text + i, length);
-      attend(layer, query + i * queries * hidden, queries, s.key + at, s.value + at, keys, s.columns, s.scores);
+      attention(layer, query + i * queries * hidden, queries, s.key + at, s.value + at, keys, &s.attention);
     }
     if (!layer->first_only) feed_forward(layer, &s, s.query, inputs, hidden, rows, out + text * length * hidden);
   }
