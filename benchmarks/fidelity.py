@@ -73,6 +73,7 @@ def main() -> None:
             f"within ±{TOLERANCE}": "yes" if found["within"] else "no",
             "tau": f"{found['kendall_tau']:.3f}",
             "top 10": f"{found['top10_overlap']:.3f}",
+            "mean |Δ| in std": f"{found['mean_delta_in_std']:.4f}",
         }
         for name, found in result["collections"].items()
     ]

@@ -29,7 +29,7 @@ from crossrank.runtime.batching import plan
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import build_stored_graph, open_session
 from crossrank.runtime.graph import Graph
-from crossrank.runtime.native import library
+from crossrank.runtime.native import attention_in_bf16, library
 from crossrank.runtime.tokenization import ModelInputs, Tokenizer
 
 Precision = Literal["float32", "int8"]
@@ -178,10 +178,12 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         harness.say(f"running {name}")
         seconds, kinds = profile(graph, batches, args.rounds)
         total = sum(counted.values())
-        ideal = (total - counted["attention"]) / core[precision] + counted["attention"] / core["float32"]
+        attention = "bf16" if compiled is not None and attention_in_bf16() and "bf16" in core else "float32"
+        ideal = (total - counted["attention"]) / core[precision] + counted["attention"] / core[attention]
         paths[name] = {
             "cpu_s": round(seconds, 4),
             "gops": round(total / seconds, 1),
+            "attention": attention,
             "ideal_s": round(ideal, 4),
             "share_of_peak": round(ideal / seconds, 3),
             "kinds_ms": kinds,
@@ -219,10 +221,10 @@ def tables(result: Mapping[str, Any]) -> str:
         "| --- | ---: |",
         *(f"| {name} | {value:,.1f} |" for name, value in result["operations_g"].items()),
         "",
-        "| path | CPU ms | at the peak | share of the peak |",
-        "| --- | ---: | ---: | ---: |",
+        "| path | attention | CPU ms | at the peak | share of the peak |",
+        "| --- | --- | ---: | ---: | ---: |",
         *(
-            f"| {name} | {1000 * path['cpu_s']:,.0f} | {1000 * path['ideal_s']:,.0f} "
+            f"| {name} | {path['attention']} | {1000 * path['cpu_s']:,.0f} | {1000 * path['ideal_s']:,.0f} "
             f"| {path['share_of_peak']:.0%} |"
             for name, path in result["paths"].items()
         ),

@@ -167,7 +167,7 @@ def differences(shape: Shape, size: tuple[int, int], *, first: bool) -> Array:
 @given(shape=shapes, first=st.booleans(), size=sizes)
 def test_a_layer_is_that_of_onnx_runtimes_operators(shape: Shape, first: bool, size: tuple[int, int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "_ATTENTION_IN_BF16", False)
+        patch.setattr(native, "attention_in_bf16", lambda: False)
         off = differences(shape, size, first=first)
     # Within float32's rounding but where that tips an input from one of 256 levels to the next.
     assert np.median(off) < 2e-6
@@ -175,7 +175,7 @@ def test_a_layer_is_that_of_onnx_runtimes_operators(shape: Shape, first: bool, s
     assert off.max() < 0.1
 
 
-@pytest.mark.skipif(not native._ATTENTION_IN_BF16, reason="this processor has no bf16")
+@pytest.mark.skipif(not native.attention_in_bf16(), reason="this processor has no bf16")
 @settings(max_examples=25, deadline=None)
 @given(shape=shapes, first=st.booleans(), size=sizes)
 def test_attention_in_bf16_is_attention_rounded(shape: Shape, first: bool, size: tuple[int, int]) -> None:

@@ -24,7 +24,7 @@ from crossrank.errors import InputError
 from crossrank.runtime.graph import Graph
 from crossrank.runtime.processor import processor
 
-__all__ = ["DOMAIN", "VARIABLE", "LayerNames", "left_out", "library", "write_layer"]
+__all__ = ["DOMAIN", "VARIABLE", "LayerNames", "attention_in_bf16", "left_out", "library", "write_layer"]
 
 DOMAIN = "crossrank"
 """Of the operator."""
@@ -37,7 +37,6 @@ _NEEDS = {"avx512f", "avx512_vnni"}
 _PANEL = 64  # as in the library: features of a product that are computed together
 _LINEAR_FIELDS, _LAYER_FIELDS = 10, 10  # numbers in its structs
 _ALIGNMENT = 64
-_ATTENTION_IN_BF16 = "avx512_bf16" in (processor().features or ())
 _is_left_out = ContextVar("_is_left_out", default=False)
 
 Array = npt.NDArray[Any]
@@ -76,6 +75,11 @@ def library() -> Path | None:
     if wanted not in ("auto", "off"):
         raise InputError(f"{VARIABLE} is {wanted!r}; choose 'auto' or 'off'")
     return _runs_here() if wanted == "auto" and not _is_left_out.get() else None
+
+
+def attention_in_bf16() -> bool:
+    """Whether the library's attention multiplies in bf16, in heads of a multiple of 32 features."""
+    return "avx512_bf16" in (processor().features or ())
 
 
 @cache
@@ -128,7 +132,7 @@ def write_layer(
     )
     if not fits:
         return None
-    blob = _pack(graph, names, (hidden, inner, heads, first_only, _ATTENTION_IN_BF16), epsilon)
+    blob = _pack(graph, names, (hidden, inner, heads, first_only, attention_in_bf16()), epsilon)
     weight = graph.weight(f"{names.query}.layer{'.first' if first_only else ''}", blob)
     return graph.node("BertLayer", [x, shape, weight, lengths], domain=DOMAIN)
 
