@@ -104,7 +104,7 @@ class Shape(NamedTuple):
 
 
 def graph_of(shape: Shape, compiled: Path | None, *, first: bool = False, padded: bool = False) -> Graph:
-    graph = Graph(shape.tensors(), Int8Linear(library=compiled), padded=padded)
+    graph = Graph(shape.tensors(), Int8Linear(operators=compiled), padded=padded)
     encoder = BertEncoder(graph, shape.config, "bert")
     written = encoder.first() if first else encoder.frame.deep(encoder.tokens())
     graph.output(written, "states", [None] * (2 if first else 3))
@@ -221,7 +221,7 @@ def test_a_mask_that_is_none_does_not_lead_out_of_the_text(value: int) -> None:
 def test_what_the_library_does_not_compute_is_left_to_onnx_runtime(
     change: dict[str, Any], shape: Shape
 ) -> None:
-    graph = Graph(shape.tensors(), Int8Linear(library=library()), padded=False)
+    graph = Graph(shape.tensors(), Int8Linear(operators=library()), padded=False)
     graph.output(BertEncoder(graph, {**shape.config, **change}, "bert").first(), "states", [None, None])
     assert "BertLayer" not in kinds(graph)
     assert np.isfinite(run(graph, ids_of(2, 9))).all()
@@ -242,7 +242,7 @@ def test_a_layer_of_another_size_than_the_config_says_is_refused() -> None:
         name: array[:64] if name == "encoder.layer.0.intermediate.dense.weight" else array
         for name, array in shape.tensors().items()
     }
-    graph = Graph(tensors, Int8Linear(library=library()), padded=False)
+    graph = Graph(tensors, Int8Linear(operators=library()), padded=False)
     with pytest.raises(CheckpointError, match=r"intermediate\.dense\.weight' has shape \(64, 128\)"):
         BertEncoder(graph, shape.config, "bert").first()
 

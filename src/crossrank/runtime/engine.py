@@ -402,11 +402,11 @@ def build_stored_graph(
         checkpoint: see `build_graph`.
         output: see `build_graph`.
         precision: of the form.
-        compiled: `native.library()`, or None for a graph of ONNX Runtime's own operators.
+        compiled: what `library` of native/ gives, or None for a graph of ONNX Runtime's own operators.
         padded: see `build_graph`.
     """
     if precision == "int8":
-        form = Int8Linear(library=compiled)
+        form = Int8Linear(operators=compiled)
         return build_graph(checkpoint, output, form, checkpoint.int8_tensors(), padded=padded)
     return build_graph(checkpoint, output, padded=padded)
 
@@ -482,8 +482,8 @@ def open_session(graph: Graph, threads: int = 1, profile: Path | None = None) ->
     options = session_options(threads)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    if graph.library is not None:
-        options.register_custom_ops_library(str(graph.library))
+    if graph.operators is not None:
+        options.register_custom_ops_library(str(graph.operators))
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
     options.add_external_initializers(list(graph.weights), values)
     model = graph.model().SerializeToString()

@@ -50,10 +50,10 @@ class LinearForm(Protocol):
     """How linear layers are written: float32 `Gemm`, or something faster that a parity gate has passed.
 
     Attributes:
-        library: of operators that are whole encoder layers in this form; None where there is none.
+        operators: library of operators that are whole encoder layers in this form; None where there is none.
     """
 
-    library: Path | None
+    operators: Path | None
 
     def linear(self, graph: Graph, x: str, name: str) -> str:
         """Write x @ weight.T + bias.
@@ -77,7 +77,7 @@ class LinearForm(Protocol):
 class Float32Linear:
     """The reference form: one float32 `Gemm` a layer."""
 
-    library: Path | None = None
+    operators: Path | None = None
 
     def linear(self, graph: Graph, x: str, name: str) -> str:
         """Write x @ weight.T + bias as one Gemm."""
@@ -123,9 +123,9 @@ class Graph:
         self._num_values = 0
 
     @property
-    def library(self) -> Path | None:
+    def operators(self) -> Path | None:
         """The library of operators that are whole encoder layers, where the form has one."""
-        return self._form.library
+        return self._form.operators
 
     # --- the edges of the graph -----------------------------------------------------------------------
 

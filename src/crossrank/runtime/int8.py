@@ -52,11 +52,11 @@ class Int8Linear:
     Args:
         anywhere: write the products that are exact on every processor, and not those that are the fastest of
             the exact ones on this one. The numbers are the same.
-        library: of operators that are whole encoder layers (native/); None writes every layer.
+        operators: library of operators that are whole encoder layers (native/); None writes every layer.
     """
 
-    def __init__(self, *, anywhere: bool = False, library: Path | None = None) -> None:
-        self.library = library
+    def __init__(self, *, anywhere: bool = False, operators: Path | None = None) -> None:
+        self.operators = operators
         self._written: dict[tuple[Any, ...], str] = {}
         self._signed = not anywhere and _multiplies_exactly()
 

@@ -64,7 +64,7 @@ class _Observer:
         inputs: layer name -> name of the output that has its input, (rows, in) float32.
     """
 
-    library: Path | None = None
+    operators: Path | None = None
 
     def __init__(self) -> None:
         self.inputs: dict[str, str] = {}

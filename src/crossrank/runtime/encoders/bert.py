@@ -175,7 +175,7 @@ class BertEncoder:
         name = f"{self._prefix}{names.layer}.{index}"
         query_name, *key_value_names = (f"{name}.{part}" for part in (names.query, names.key, names.value))
         square = (hidden, hidden)
-        if graph.library is not None:
+        if graph.operators is not None:
             layer = self._whole_layer(x, name, first_only=first_only)
             if layer is not None:
                 return layer
