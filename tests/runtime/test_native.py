@@ -295,3 +295,15 @@ def test_a_library_of_other_source_is_not_loaded(monkeypatch: pytest.MonkeyPatch
     (tmp_path / compiled.name).write_bytes(compiled.read_bytes())
     monkeypatch.setattr(native, "_SOURCE", source)
     assert native._runs_here.__wrapped__() is None
+
+
+def test_a_library_that_cannot_be_loaded_is_left_out_and_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiled = native._runs_here()
+    assert compiled is not None
+    (tmp_path / "bert_layer.c").write_bytes(native._SOURCE.read_bytes())
+    (tmp_path / compiled.name).write_bytes(b"no library")
+    monkeypatch.setattr(native, "_SOURCE", tmp_path / "bert_layer.c")
+    assert native._runs_here.__wrapped__() is None
+    assert "cannot be loaded, so int8 runs without it" in caplog.text

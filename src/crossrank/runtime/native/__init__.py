@@ -8,7 +8,9 @@ attention rounds to it what it multiplies: scores are no further from float32 fo
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +42,8 @@ _ALIGNMENT = 64
 _is_left_out = ContextVar("_is_left_out", default=False)
 
 Array = npt.NDArray[Any]
+
+_logger = logging.getLogger(__name__)
 
 
 class LayerNames(NamedTuple):
@@ -89,7 +93,14 @@ def _runs_here() -> Path | None:
         return None
     digest = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
     compiled = _SOURCE.with_name(f"{_SOURCE.stem}-{digest}.so")
-    return compiled if compiled.is_file() else None
+    if not compiled.is_file():
+        return None
+    try:
+        ctypes.CDLL(str(compiled))
+    except OSError as error:  # another C library, a file system without execution
+        _logger.warning("%s cannot be loaded, so int8 runs without it: %s", compiled, error)
+        return None
+    return compiled
 
 
 def write_layer(
