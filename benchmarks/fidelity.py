@@ -1,17 +1,18 @@
 """What int8 does to a ranking: the difference of nDCG@10 from float32, with its interval, tau and overlap.
 
-Candidates are BM25's, or those of a run that the collection has (`runs/NAME.trec`). The difference is proven
-small where its whole 95 % bootstrap interval lies within 0.003 on either side of 0: that is more than a
-difference that was not significant. Few queries give wide intervals, whatever the model.
+Candidates are BM25's, or those of the run `--run` where a collection has it (`runs/NAME.trec`), judged by
+--qrels if given. The difference is proven small where its whole 95 % bootstrap interval lies within 0.003 on
+either side of 0: that is more than a difference that was not significant. Few queries give wide intervals,
+whatever the model.
 
-    python benchmarks/fidelity.py ../shared/data/scifact ../shared/data/cranfield
-    python benchmarks/fidelity.py ../shared/data/msmarco_dl19 --run bm25.top100 \
-        --qrels ../shared/data/msmarco_dl19/qrels_full_official.txt
+    python benchmarks/fidelity.py ../shared/data/{msmarco_dl19,scifact,cranfield} --run bm25.top100 \
+        --qrels ../shared/data/msmarco_dl19/qrels_full_official.txt --page docs/performance.md
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ import harness
 import numpy as np
 import numpy.typing as npt
 
-from crossrank import CrossEncoder
+from crossrank import Collection, CrossEncoder
 from crossrank.benchmarking.fidelity import TOLERANCE, Judged, read_judged
 
 
-def measured(judged: Judged, args: argparse.Namespace) -> dict[str, Any]:
+def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """What `Judged.difference` says of int8."""
+    run, qrels = (args.run, args.qrels) if args.run in Collection.open(folder).runs else (None, None)
+    judged = read_judged(folder, depth=args.depth, split=args.split, run=run, qrels=qrels)
     float32, int8 = (_scores(judged, precision, args) for precision in ("float32", "int8"))
-    return judged.difference(float32, int8)
+    return {"name": judged.name, "run": run, **judged.difference(float32, int8)}
 
 
 def _scores(judged: Judged, precision: str, args: argparse.Namespace) -> list[npt.NDArray[np.float32]]:
@@ -45,41 +48,55 @@ def main() -> None:
     )
     parser.add_argument("collections", type=Path, nargs="+", help="folders in BEIR form")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--run", help="rerank this run of the collection in place of BM25's candidates")
-    parser.add_argument("--qrels", type=Path, help="judgements to use in place of the split's")
+    parser.add_argument("--run", help="rerank this run of the collections that have it")
+    parser.add_argument("--qrels", type=Path, help="judgements of those, in place of the split's")
     parser.add_argument("--depth", type=harness.at_least_one, default=50, help="candidates a query")
-    parser.add_argument("--reranker", help="a cross-encoder's folder or name; the built-in one by default")
-    parser.add_argument("--threads", type=harness.at_least_one)
+    parser.add_argument(
+        "--reranker", default="crossrank-mini", help="a cross-encoder's folder or name (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=harness.at_least_one, default=2)
     parser.add_argument("--output", type=Path, help="JSON file; default: a file in benchmarks/results")
+    harness.page_option(parser)
     args = parser.parse_args()
-    result: dict[str, Any] = {
+    harness.limit_threads(args.threads)
+    found = [measured(folder, args) for folder in args.collections]
+    result = {
         "benchmark": "fidelity",
         "machine": harness.machine("crossrank", "onnxruntime", "tokenizers"),
-        "settings": {"reranker": args.reranker or "built-in", "depth": args.depth, "run": args.run},
-        "collections": {},
+        "settings": {
+            "reranker": Path(args.reranker).name,
+            "depth": args.depth,
+        },
+        "collections": {each.pop("name"): each for each in found},
     }
-    for folder in args.collections:
-        judged = read_judged(folder, depth=args.depth, split=args.split, run=args.run, qrels=args.qrels)
-        result["collections"][judged.name] = measured(judged, args)
-    harness.say("")
-    rows = [
-        {
-            "collection": name,
-            "queries": str(found["queries"]),
-            "float32": f"{found['float32']:.4f}",
-            "int8": f"{found['other']:.4f}",
-            "difference": f"{found['difference']:+.4f}",
-            "95 %": "{:+.4f} to {:+.4f}".format(*found["interval"]),
-            f"within ±{TOLERANCE}": "yes" if found["within"] else "no",
-            "tau": f"{found['kendall_tau']:.3f}",
-            "top 10": f"{found['top10_overlap']:.3f}",
-            "mean |Δ| in std": f"{found['mean_delta_in_std']:.4f}",
-        }
-        for name, found in result["collections"].items()
+    harness.publish("fidelity", result, table(result), args)
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The page's table, as Markdown."""
+    lines = [
+        f"{harness.machine_line(result)}. {result['settings']['reranker']}, "
+        f"{result['settings']['depth']} candidates a query, nDCG@10.",
+        "",
+        f"| collection | queries | float32 | int8 | difference (95 %) | within ±{TOLERANCE} | "
+        "Kendall's tau | top 10 in common | mean difference of scores, standard deviations |",
+        "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: |",
     ]
-    harness.table(f"nDCG@10 of {args.depth} reranked candidates", rows)
-    name = "_".join(["fidelity", *result["collections"]])
-    harness.write(name, result, args.output)
+    for name, row in result["collections"].items():
+        low, high = row["interval"]
+        cells = [
+            name,
+            f"{row['queries']}",
+            f"{row['float32']:.4f}",
+            f"{row['other']:.4f}",
+            f"{row['difference']:+.4f} ({low:+.4f} to {high:+.4f})",
+            "yes" if row["within"] else "no",
+            f"{row['kendall_tau']:.3f}",
+            f"{row['top10_overlap']:.3f}",
+            f"{row['mean_delta_in_std']:.4f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

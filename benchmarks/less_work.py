@@ -15,11 +15,11 @@ Quality needs no quiet machine, milliseconds do: --timed 0 leaves them out.
     tiny           another, smaller model first (--tiny FOLDER; a Cascade)
     time budget    as many as there is time for after the first exit (timed runs only)
 
-Prints for each method the cheapest setting that costs no more than --loss on any collection, at half the
-operations or less.
+Prints all of them, and for the page of each method the cheapest setting that costs no more than --loss on any
+collection, at half the operations or less.
 
     python benchmarks/less_work.py ../shared/data/msmarco_dl19 ../shared/data/scifact \
-        ../shared/data/cranfield --weights my-model-with-exits --tiny crossrank-tiny
+        ../shared/data/cranfield --tiny crossrank-tiny --page docs/less-work.md
 """
 
 from __future__ import annotations
@@ -376,6 +376,61 @@ def defaults(result: Mapping[str, Any], loss: float) -> dict[str, Any]:
     return best
 
 
+def show(result: Mapping[str, Any]) -> None:
+    """Print every setting of every method."""
+    for name, found in result.items():
+        harness.table(
+            f"{name}: {found['queries']} queries, whole model {found['whole_model']:.4f}",
+            [
+                {
+                    "method": method,
+                    "nDCG@10": f"{row['ndcg@10']:.4f}",
+                    "difference": f"{row['difference']:+.4f}",
+                    "95 %": f"{row['interval'][0]:+.4f} to {row['interval'][1]:+.4f}",
+                    "operations": f"{row['share_of_operations']:.0%}" if "share_of_operations" in row else "",
+                    "ms": f"{row['ms']:.1f}" if "ms" in row else "",
+                }
+                for method, row in found["methods"].items()
+            ],
+        )
+
+
+def text(record: Mapping[str, Any]) -> str:
+    """The page's table, as Markdown: of each method the cheapest setting within the loss."""
+    result, settings = record["collections"], record["settings"]
+    asked = ", ".join(
+        f"{name} ({each['queries']} queries, {each['whole_model']:.4f})" for name, each in result.items()
+    )
+    lines = [
+        f"{harness.machine_line(record)}; load average before: {record['load_average_before']}. "
+        f"{settings['depth']} candidates a query, {settings['threads']} threads, {settings['precision']}; "
+        f"milliseconds a query: median of {settings['rounds']} rounds of "
+        f"{settings['timed_queries']} queries. "
+        f"nDCG@10 of the whole model: {asked}.",
+        "",
+        f"| within {settings['loss']:g} everywhere | operations |"
+        + "".join(f" {name}: difference (95 %) | ms |" for name in result),
+        "| --- | ---: |" + " ---: | ---: |" * len(result),
+        "| whole model | 100% |"
+        + "".join(f"  | {_milliseconds(each.get('whole_model_ms'))} |" for each in result.values()),
+    ]
+    for best in record["defaults"].values():
+        rows = [each["methods"][best["setting"]] for each in result.values()]
+        cells = [
+            f" {row['difference']:+.4f} ({row['interval'][0]:+.4f} to {row['interval'][1]:+.4f}) "
+            f"| {_milliseconds(row.get('ms'))} |"
+            for row in rows
+        ]
+        lines.append(f"| {best['setting']} | {best['largest_share_of_operations']:.0%} |" + "".join(cells))
+    if not record["defaults"]:
+        lines.append(f"| no other setting at half the operations or less | {' |' * (1 + 2 * len(result))}")
+    return "\n".join(lines)
+
+
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
+
+
 def plot(record: Mapping[str, Any], path: Path) -> None:
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -417,6 +472,7 @@ def main() -> None:
     parser.add_argument("--timed", type=int, default=10, help="queries a collection that are timed")
     parser.add_argument("--rounds", type=harness.at_least_one, default=7)
     parser.add_argument("--loss", type=float, default=0.003, help="of nDCG@10, that a default may cost")
+    harness.page_option(parser)
     args = parser.parse_args()
     harness.limit_threads(args.threads)
     options = {"precision": args.precision, "long_query": "truncate", "threads": args.threads}
@@ -427,28 +483,6 @@ def main() -> None:
     result = compared(all_played, model, tiny, args.depth)
     if args.timed > 0:
         timed(result, all_played, model, tiny, args)
-    chosen = defaults(result, args.loss)
-    for name, found in result.items():
-        harness.table(
-            f"{name}: {found['queries']} queries, whole model {found['whole_model']:.4f}",
-            [
-                {
-                    "method": method,
-                    "nDCG@10": f"{row['ndcg@10']:.4f}",
-                    "difference": f"{row['difference']:+.4f}",
-                    "95 %": f"{row['interval'][0]:+.4f} to {row['interval'][1]:+.4f}",
-                    "operations": f"{row['share_of_operations']:.0%}" if "share_of_operations" in row else "",
-                    "ms": f"{row['ms']:.1f}" if "ms" in row else "",
-                }
-                for method, row in found["methods"].items()
-            ],
-        )
-    print(f"\nwithin {args.loss:g} of the whole model everywhere, at half its operations or less:")
-    for family, best in chosen.items():
-        told = "95 % intervals too" if best["shown"] else "by the means; the intervals reach lower"
-        print(f"  {family}: {best['setting']}, {best['largest_share_of_operations']:.0%} ({told})")
-    if not chosen:
-        print("  none")
     record = {
         "benchmark": "less_work",
         "machine": harness.machine(*PACKAGES),
@@ -461,12 +495,14 @@ def main() -> None:
             "threads": args.threads,
             "timed_queries": args.timed,
             "rounds": args.rounds,
+            "loss": args.loss,
         },
         "load_average_before": load,
         "collections": result,
-        "defaults": chosen,
+        "defaults": defaults(result, args.loss),
     }
-    harness.write("less_work", record, args.output, plot)
+    show(result)
+    harness.publish("less_work", record, text(record), args, plot=plot)
 
 
 if __name__ == "__main__":

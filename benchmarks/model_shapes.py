@@ -1,11 +1,12 @@
 """What a model's size costs: milliseconds for 100 documents, and megabytes on disk.
 
 Weights are random, since time does not depend on them; shapes are those of well-known checkpoints. The
-bi-encoder's row is one query against vectors that are there already. Quality is measured for trained weights
-only (`quality.py`); the MRR@10 on MS MARCO dev that is quoted beside a shape is what the cards of these
-checkpoints on the hub state, and was not measured here.
+bi-encoder's row is one query against vectors that are there already. nDCG@10 is that of the built-in model of
+the shape, int8, which reranks the candidates of a judged collection; the MRR@10 on MS MARCO dev that is
+quoted beside a shape is what the cards of these checkpoints on the hub state, and was not measured here.
 
-    python benchmarks/model_shapes.py --page docs/performance.md
+    python benchmarks/model_shapes.py --judged ../shared/data/msmarco_dl19 --run bm25.top100 \
+        --qrels ../shared/data/msmarco_dl19/qrels_full_official.txt --page docs/performance.md
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import material
 import numpy as np
 import safetensors.numpy
 
+from crossrank.benchmarking.fidelity import Judged, read_judged
 from crossrank.models.bi_encoder import BiEncoder
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.hub import resolve
@@ -50,6 +52,9 @@ SHAPES = {
     "large": Shape(24, 1024, 16, "BAAI/bge-reranker-large"),
 }
 """Name -> its shape; MRR@10 on MS MARCO dev as the checkpoints' cards state it, in per cent."""
+
+TRAINED = {"tiny": "crossrank-tiny", "mini": "crossrank-mini"}
+"""Built-in models of these shapes."""
 
 
 def write_model(shape: Shape, folder: Path) -> Path:
@@ -116,6 +121,23 @@ def add_int8(folder: Path) -> None:
     write_parity(folder, {"passed": True})
 
 
+def qualities(judged: Judged, threads: int) -> dict[str, float]:
+    """nDCG@10 of the built-in models, by the row of their shape."""
+    ends = np.cumsum([len(documents) for documents in judged.candidates])[:-1]
+    pairs = [pair for each in judged.pairs() for pair in each]
+    embed = BiEncoder(threads=threads, progress=False)
+    queries = embed.encode_queries(list(judged.queries.values()))
+    texts = np.split(embed.encode_documents([text for _, text in pairs]), ends)
+    found = {"bi-encoder": judged.quality([each @ query for each, query in zip(texts, queries, strict=True)])}
+    for row, name in TRAINED.items():
+        model = CrossEncoder(name, precision="int8", long_query="truncate", threads=threads, progress=False)
+        config = Checkpoint.open(model.folder).config
+        if (config["num_hidden_layers"], config["hidden_size"]) != SHAPES[row][:2]:
+            raise SystemExit(f"{name} has not the shape of the row {row!r}")
+        found[row] = judged.quality(np.split(model.score(pairs), ends))
+    return found
+
+
 def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     query = material.queries(1)[0]
     tokenizer = Tokenizer(Checkpoint.open(resolve(None, kind="cross-encoder")))
@@ -148,6 +170,13 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             rows[name][precision] = _timed(partial(model.score, pairs), args.rounds)
             del model
         shutil.rmtree(folder)
+    judged = None
+    if args.judged is not None:
+        harness.say(f"nDCG@10 on {args.judged.name}")
+        judged = read_judged(args.judged, depth=args.documents, run=args.run, qrels=args.qrels)
+        for name, value in qualities(judged, args.threads).items():
+            if name in rows:
+                rows[name]["ndcg@10"] = round(value, 4)
     return {
         "benchmark": "model_shapes",
         "machine": harness.machine("crossrank", "onnxruntime", "tokenizers"),
@@ -157,6 +186,7 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             "documents": args.documents,
             "threads": args.threads,
             "rounds": args.rounds,
+            "judged": judged and judged.name,
         },
         "shapes": rows,
     }
@@ -168,17 +198,18 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         f"{machine['cpu']}, {settings['threads']} threads, {settings['documents']} documents "
         f"({settings['profile']}), median of {settings['rounds']} rounds; random weights; load average "
-        f"before: {result['load_average_before']}. MRR@10: MS MARCO dev, as the checkpoint's card states it.",
+        f"before: {result['load_average_before']}. nDCG@10: the built-in model of that shape reranks the "
+        f"{settings['documents']} candidates of {settings['judged'] or 'no collection'}. MRR@10: MS MARCO "
+        "dev, as the checkpoint's card states it.",
         "",
-        "| | shape of | int8 ms | float32 ms | int8 MB | float32 MB | MRR@10 stated |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| | shape of | int8 ms | float32 ms | int8 MB | float32 MB | nDCG@10 | MRR@10 stated |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, row in result["shapes"].items():
-        times = [
-            f"{1000 * row[each]['median_s']:,.0f}" if each in row else "" for each in ("int8", "float32")
-        ]
+        times = [_milliseconds(row[each]["median_s"]) if each in row else "" for each in ("int8", "float32")]
         sizes = [f"{row[each]:,.0f}" if each in row else "" for each in ("int8_mb", "float32_mb")]
-        cells = [name, row["checkpoint"], *times, *sizes, str(row.get("stated_mrr") or "")]
+        quality = f"{row['ndcg@10']:.3f}" if "ndcg@10" in row else ""
+        cells = [name, row["checkpoint"], *times, *sizes, quality, str(row.get("stated_mrr") or "")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -192,6 +223,10 @@ def _timed(call: Any, rounds: int) -> dict[str, Any]:
     return harness.interleave({"it": call}, rounds)["it"].summary()
 
 
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.{0 if seconds >= 0.1 else 1}f}"
+
+
 def _megabytes(file: Path) -> float:
     return round(file.stat().st_size / 1e6, 1)
 
@@ -202,6 +237,9 @@ def main() -> None:
     parser.add_argument("--profile", choices=("short", "marco", "nq", "fixed"), default="marco")
     parser.add_argument("--documents", type=harness.at_least_one, default=100)
     parser.add_argument("--rounds", type=harness.at_least_one, default=5)
+    parser.add_argument("--judged", type=Path, help="collection in BEIR form, for nDCG@10")
+    parser.add_argument("--run", help="rerank this run of the collection in place of BM25's candidates")
+    parser.add_argument("--qrels", type=Path, help="judgements to use in place of the test split's")
     harness.page_option(parser)
     args = parser.parse_args()
     result = harness.carry_out(run, args)

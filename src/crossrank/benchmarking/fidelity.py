@@ -83,17 +83,24 @@ class Judged(NamedTuple):
             "mean_delta_in_std": round(parity.mean_delta / parity.reference_std, 5),
             "max_delta": parity.max_delta,
             "by_depth": {
-                str(depth): round(evaluate(self._run(scores, depth), self.qrels, [_MEASURE])[_MEASURE], 5)
-                for depth in depths
+                str(depth): round(self.quality([each[:depth] for each in scores]), 5) for depth in depths
             },
         }
 
-    def _run(self, scores: Sequence[Array], depth: int | None = None) -> dict[str, dict[str, float]]:
-        # With at least 10 reranked, those below them cannot change nDCG@10.
+    def quality(self, scores: Sequence[Array]) -> float:
+        """nDCG@10 of the candidates in the order of their scores.
+
+        Args:
+            scores: one array a query, of the candidates or the first of them. With at least 10, those below
+                cannot change the measure.
+        """
+        return evaluate(self._run(scores), self.qrels, [_MEASURE])[_MEASURE]
+
+    def _run(self, scores: Sequence[Array]) -> dict[str, dict[str, float]]:
         return {
             query_id: {
                 document.id: float(score)
-                for document, score in zip(documents[:depth], values[:depth], strict=True)
+                for document, score in zip(documents[: len(values)], values, strict=True)
             }
             for query_id, documents, values in zip(self.queries, self.candidates, scores, strict=True)
         }
