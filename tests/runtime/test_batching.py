@@ -37,11 +37,26 @@ def test_every_row_once_within_the_budget(lengths, budget):
 
 @given(LENGTHS, st.integers(1, 3000), st.integers(1, 4))
 def test_exact_batches_have_rows_of_one_length(lengths, budget, parallel):
-    batches = plan(np.array(lengths, dtype=np.int64), budget, parallel=parallel, exact=True)
+    batches = plan(np.array(lengths, dtype=np.int64), budget, parallel=parallel, grouping="exact")
     assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch.rows) == 1 or len(batch.rows) * batch.length <= budget
         assert {lengths[row] for row in batch.rows} == {batch.length}
+
+
+@given(LENGTHS, st.integers(1, 3000), st.integers(1, 4))
+def test_mixed_batches_have_neighbours_by_length_and_get_smaller(lengths, budget, parallel):
+    batches = plan(lengths, budget, parallel=parallel, grouping="mixed")
+    assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(len(lengths)))
+    left = sum(lengths)
+    shortest = max(lengths, default=0)
+    for batch in batches:
+        own = [lengths[row] for row in batch.rows.tolist()]
+        assert list(batch.rows) == sorted(batch.rows)
+        assert max(own) == batch.length <= shortest
+        assert len(own) == 1 or len(own) * batch.length <= min(budget, -(-left // (2 * parallel)))
+        shortest = min(own)
+        left -= sum(own)
 
 
 @given(LENGTHS, LENGTHS, st.integers(1, 3000))
@@ -90,8 +105,8 @@ def test_empty_rows_are_refused(lengths):
 
 
 def test_rows_over_the_limit_and_budgets_below_one_are_refused():
-    for exact in (False, True):
+    for grouping in ("steps", "exact", "mixed"):
         with pytest.raises(InputError, match="at most 512"):
-            plan([513], 1024, limit=512, exact=exact)
+            plan([513], 1024, limit=512, grouping=grouping)
     with pytest.raises(InputError, match="token_budget"):
         plan([5], 0)

@@ -229,7 +229,7 @@ class _Subject:
         draw = np.random.default_rng(0).integers
         batches = []
         for rows, length in plan(
-            self.lengths, token_budget, self.limit, engine.threads, exact=engine.wants_exact
+            self.lengths, token_budget, self.limit, engine.threads, grouping=engine.grouping
         ):
             ids: npt.NDArray[np.int64] = draw(0, vocabulary, (len(rows), length))
             mask = (np.arange(length) < self.lengths[rows][:, None]).astype(np.int64)

@@ -233,7 +233,7 @@ class BiEncoder:
         lengths += self._tokenizer.num_single_special_tokens
         pooled: npt.NDArray[np.float32] | None = None
         engine, positions = self._engine, self._checkpoint.max_positions
-        batches = plan(lengths, self._token_budget, positions, engine.threads, exact=engine.wants_exact)
+        batches = plan(lengths, self._token_budget, positions, engine.threads, grouping=engine.grouping)
         inputs = (
             self._tokenizer.single_inputs([ids[row] for row in batch.rows], batch.length) for batch in batches
         )

@@ -305,7 +305,7 @@ class DuoT5(RankVerbs):
         lengths = [sum(map(len, row)) + self._tokenizer.num_special_tokens for row in rows]
         margins = np.empty(len(rows), dtype=np.float32)
         engine = self._engine
-        batches = batching.plan(lengths, self._token_budget, None, engine.threads, exact=engine.wants_exact)
+        batches = batching.plan(lengths, self._token_budget, None, engine.threads, grouping=engine.grouping)
         outputs = self._engine.run_all(
             self._tokenizer.inputs([rows[i] for i in batch.rows.tolist()], batch.length) for batch in batches
         )

@@ -209,7 +209,7 @@ class PairScorer:
         done = 0
         engine = self._engine
         batches = plan(
-            lengths, self._token_budget, self._max_positions, engine.threads, exact=engine.wants_exact
+            lengths, self._token_budget, self._max_positions, engine.threads, grouping=engine.grouping
         )
         outputs = self._engine.run_all(
             self._tokenizer.pair_inputs([inputs[row] for row in batch.rows.tolist()], batch.length)

@@ -154,7 +154,7 @@ class TokenEncoder:
         vectors: list[npt.NDArray[np.float32]] = [np.empty((0, 0), np.float32)] * len(ids)
         engine = self._engine
         batches = plan(
-            expanded, self._token_budget, self._max_positions, engine.threads, exact=engine.wants_exact
+            expanded, self._token_budget, self._max_positions, engine.threads, grouping=engine.grouping
         )
         arrays = (inputs(batch.rows, batch.length) for batch in batches)
         left = self._modules

@@ -3,7 +3,8 @@
 The padded length of a row is a function of its own length: that length itself, or, for engines that want many
 rows in a batch, rounded up to a step. Only rows of equal padded length share a batch. So the arrays a model
 sees for a row are the same whatever else is scored with it: no neighbour can add padding to it, and there is
-nothing for a batch to change but the number of rows.
+nothing for a batch to change but the number of rows. Engines that skip padding take rows of any lengths: what
+they compute for a row is the same whatever padding is behind it.
 
 Batches are packed to a budget of tokens rather than to a number of rows. On a CPU small forwards (512 to
 1024 tokens) are the fastest: they waste little padding and their activations stay in the cache.
@@ -12,14 +13,25 @@ Batches are packed to a budget of tokens rather than to a number of rows. On a C
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from crossrank.errors import InputError
 
-__all__ = ["DEFAULT_TOKEN_BUDGET", "Batch", "padded_length", "padded_lengths", "plan", "text_blocks"]
+__all__ = [
+    "DEFAULT_TOKEN_BUDGET",
+    "Batch",
+    "Grouping",
+    "padded_length",
+    "padded_lengths",
+    "plan",
+    "text_blocks",
+]
+
+Grouping = Literal["exact", "steps", "mixed"]
+"""Which rows share a batch: those of one length, those padded to one step, or neighbours by length."""
 
 DEFAULT_TOKEN_BUDGET = 1024
 """Tokens of one forward, padding included."""
@@ -85,27 +97,31 @@ def plan(
     limit: int | None = None,
     parallel: int = 1,
     *,
-    exact: bool = False,
+    grouping: Grouping = "steps",
 ) -> list[Batch]:
-    """Group rows of equal padded length into batches of at most `token_budget` tokens.
+    """Group rows into batches of at most `token_budget` tokens.
 
     Every row is in exactly one batch. Longest first, so that memory is at its highest at once and not at
     the end of a long call. A row longer than the budget is a batch of its own. Rows of one length are
-    spread evenly over their batches (7 and 6 rather than 12 and 1).
+    spread evenly over their batches (7 and 6 rather than 12 and 1), but where lengths are mixed: there the
+    last batches are smaller, so that all that run at a time end together.
 
     Args:
         lengths: integers (n,), tokens of each row.
         token_budget: tokens of a batch, padding included; at least 1.
         limit: the longest row the model can take; padding stops there.
         parallel: batches that run at a time; few rows get smaller batches, so that each has its share.
-        exact: only rows of one length share a batch, and nothing is padded.
+        grouping: "exact" pads nothing, "steps" pads as `padded_lengths` does, "mixed" to the longest row of
+            the batch.
 
     Raises:
         InputError: a budget below 1, or a length outside 1..limit.
     """
     if token_budget < 1:
         raise InputError(f"token_budget is {token_budget}; it must be at least 1")
-    padded = _checked(lengths, limit) if exact else padded_lengths(lengths, limit)
+    padded = padded_lengths(lengths, limit) if grouping == "steps" else _checked(lengths, limit)
+    if grouping == "mixed":
+        return _plan_mixed(padded, token_budget, parallel)
     token_budget = max(1, min(token_budget, -(-int(padded.sum()) // parallel)))
     order = np.argsort(-padded, kind="stable").astype(np.int64)
     changes = np.flatnonzero(np.diff(padded[order])) + 1
@@ -118,6 +134,20 @@ def plan(
             Batch(group[start:stop], length)
             for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
         ]
+    return batches
+
+
+def _plan_mixed(lengths: npt.NDArray[np.int64], token_budget: int, parallel: int) -> list[Batch]:
+    order = np.argsort(-lengths, kind="stable").astype(np.int64)
+    left, start = int(lengths.sum()), 0
+    batches = []
+    while start < order.size:
+        length = int(lengths[order[start]])
+        wanted = min(token_budget, -(-left // (2 * parallel)))  # half of what is each one's share by now
+        rows = np.sort(order[start : start + max(1, wanted // length)])
+        batches.append(Batch(rows, length))
+        left -= int(lengths[rows].sum())
+        start += rows.size
     return batches
 
 

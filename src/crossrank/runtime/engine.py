@@ -16,9 +16,9 @@ import numpy.typing as npt
 import onnxruntime
 
 from crossrank.errors import CheckpointError, InputError, UnsupportedArchitectureError
-from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
+from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET, Grouping
 from crossrank.runtime.checkpoint import Checkpoint
-from crossrank.runtime.encoders.bert import BertEncoder
+from crossrank.runtime.encoders.bert import NAMES, BertEncoder
 from crossrank.runtime.encoders.deberta import DebertaEncoder
 from crossrank.runtime.encoders.encoder import Encoder
 from crossrank.runtime.encoders.heads import write_modules
@@ -86,14 +86,13 @@ class Engine(Protocol):
     Attributes:
         precision: what the linear layers compute in: "float32", "int8" or "bf16".
         threads: how many batches `run_all` runs at a time.
-        wants_exact: whether rows of one length make the fastest batches, however few they are; else rows
-            padded to steps do (see `batching.plan`).
+        grouping: which rows make the fastest batches; see `batching.plan`.
         batch_tokens: tokens of a batch, for callers that are told no other number.
     """
 
     precision: str
     threads: int
-    wants_exact: bool
+    grouping: Grouping
     batch_tokens: int
 
     @property
@@ -146,6 +145,7 @@ class SessionEngine:
         again: opens it once more, for a forked process.
         padded: opens the session for batches with padding, when the first of them comes; None where the
             other takes them.
+        grouping: see `Engine`.
         checkpoint: where the session came from.
         threads: of all batches that run at a time.
         run_threads: of one batch, as the session was told.
@@ -167,12 +167,13 @@ class SessionEngine:
         batch_tokens: int = DEFAULT_TOKEN_BUDGET,
         source: Callable[[], str] = str,
         padded: Callable[[], _Opened] | None = None,
+        grouping: Grouping = "exact",
     ) -> None:
         self.threads = threads // run_threads
         self.run_threads = run_threads
         self.precision = precision
         self.batch_tokens = batch_tokens
-        self.wants_exact = True
+        self.grouping: Grouping = grouping
         self._workers = Workers(self.threads)
         self._session = _Session(again, has_threads=run_threads > 1, opened=opened)
         self._padded = None if padded is None else _Session(padded, has_threads=run_threads > 1)
@@ -352,22 +353,28 @@ def open_engine(
 
     compiled = library()  # once: whatever is opened later has the same rounding
 
-    def open_graph(padded: bool) -> tuple[_Opened, str]:
-        graph = build_stored_graph(checkpoint, output, stored, compiled, padded=padded)
-        return open_session(graph, team), graph.output_names[0]
+    def build(padded: bool) -> Graph:
+        return build_stored_graph(checkpoint, output, stored, compiled, padded=padded)
 
-    opened, name = open_graph(False)
+    def open_graph(padded: bool) -> _Opened:
+        return open_session(build(padded), team)
+
+    graph = build(padded=stored == "int8" and compiled is not None and checkpoint.architecture in NAMES)
+    skips_padding = graph.skips_padding
+    if graph.padded and not skips_padding:
+        graph = build(padded=False)
     return SessionEngine(
-        opened,
-        name,
+        open_session(graph, team),
+        graph.output_names[0],
         checkpoint,
-        again=lambda: open_graph(False)[0],
+        again=lambda: open_graph(skips_padding),
         threads=threads,
         run_threads=team,
         precision=stored,
         batch_tokens=tuned.token_budget if tuned else DEFAULT_TOKEN_BUDGET,
         source=lambda: f"{checkpoint.int8_digest if stored == 'int8' else ''}{identity}",
-        padded=lambda: open_graph(True)[0],
+        padded=None if skips_padding else lambda: open_graph(True),
+        grouping="mixed" if skips_padding else "exact",
     )
 
 

@@ -101,6 +101,9 @@ class Graph:
         tensors: the checkpoint's weights by their names there; float32.
         form: how linear layers are written.
         padded: whether rows may have padding; without, nothing reads the attention mask.
+
+    Attributes:
+        skips_padding: whether padding costs next to nothing, and rows have the same bits whatever is behind.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class Graph:
     ) -> None:
         self.tensors = tensors
         self.padded = padded
+        self.skips_padding = False
         self.weights: dict[str, npt.NDArray[Any]] = {}
         self._form: LinearForm = form or Float32Linear()
         self._nodes: list[onnx.NodeProto] = []

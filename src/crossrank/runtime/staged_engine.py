@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
+from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET, Grouping
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import (
     Precision,
@@ -165,7 +165,7 @@ class StageEngine:
         self._stage = stage
         self._kept = kept
         self.precision: str = staged.precision
-        self.wants_exact = True
+        self.grouping: Grouping = "exact"  # what is kept of a row is found by its arrays
         self.batch_tokens = DEFAULT_TOKEN_BUDGET
         self.threads = staged.threads
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.errors import CheckpointError, InputError, require
-from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
+from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET, Grouping
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.encoders.t5 import T5Decoder, T5Encoder, TokenScore
 from crossrank.runtime.engine import check_batch, engine_fingerprint
@@ -40,7 +40,7 @@ class TorchT5Engine:
     """
 
     threads = 1
-    wants_exact = False  # a GPU wants many rows more than it minds padding
+    grouping: Grouping = "steps"  # a GPU wants many rows more than it minds padding
     batch_tokens = DEFAULT_TOKEN_BUDGET
 
     def __init__(

@@ -107,6 +107,7 @@ class BertEncoder:
 
     def layers(self, x: str, start: int, stop: int, *, first_only: bool = False) -> str:
         """Write layers start to stop (from 0, stop excluded) after x; see `LayeredEncoder`."""
+        self._graph.skips_padding = self._graph.operators is not None  # until a layer is not written whole
         for i in range(start, stop):
             x = self._layer(x, i, first_only=first_only and i == stop - 1)
         return x
@@ -179,6 +180,7 @@ class BertEncoder:
             layer = self._whole_layer(x, name, first_only=first_only)
             if layer is not None:
                 return layer
+            graph.skips_padding = False
         if first_only:
             key, value = graph.linear_many(x, key_value_names, square)
             x = frame.first(x)

@@ -140,13 +140,18 @@ INLINE __m128i to_bytes(__m512 x, __m512i zero_point) {
   return _mm512_cvtusepi32_epi8(_mm512_max_epi32(rounded, _mm512_setzero_si512()));
 }
 
+/* A block's rows are close together; in the layer's input and output they are where `places` says, or, where that is
+   NULL, close together, too. */
+INLINE size_t placed(const size_t *places, size_t row) { return places ? places[row] : row; }
+
 /* Round rows of inputs to uint8. `largest` (rows) is written where the layer wants it. */
-static void round_rows(const Layer *layer, const Linear *linear, const float *x, size_t rows, size_t stride,
+static void round_rows(const Layer *layer, const Linear *linear, const float *inputs, const size_t *places, size_t rows,
                        uint8_t *rounded, float *largest) {
   const size_t size = linear->in;
   const float *factor = floats(layer, linear->factor);
   const __m512i zero_point = _mm512_set1_epi32((int)linear->zero_point);
-  for (size_t row = 0; row < rows; row++, x += stride, rounded += size) {
+  for (size_t row = 0; row < rows; row++, rounded += size) {
+    const float *x = inputs + placed(places, row) * size;
     __m512 by = _mm512_set1_ps(1.0f);
     if (linear->by_row) {
       __m512 most = _mm512_set1_ps(1e-12f);
@@ -470,9 +475,11 @@ static void attend_in_bf16(const Layer *layer, float *query, size_t queries, con
 /* ---- the layer ----------------------------------------------------------------------------------------------- */
 
 /* The norm of x + skip, where x is replaced by their sum. */
-static void add_norm(const float *norm, float epsilon, float *x, const float *skip, size_t skip_stride, size_t rows,
-                     size_t size, float *out) {
-  for (size_t row = 0; row < rows; row++, x += size, skip += skip_stride, out += size) {
+static void add_norm(const float *norm, float epsilon, float *x, const float *skips, const size_t *skip_places,
+                     size_t rows, size_t size, float *outs, const size_t *out_places) {
+  for (size_t row = 0; row < rows; row++, x += size) {
+    const float *skip = skips + placed(skip_places, row) * size;
+    float *out = outs + placed(out_places, row) * size;
     __m512 sum = _mm512_setzero_ps();
     for (size_t i = 0; i < size; i += 16) {
       const __m512 value = _mm512_add_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(skip + i));
@@ -495,6 +502,7 @@ static void add_norm(const float *norm, float epsilon, float *x, const float *sk
 
 /* Memory of a call, for one block. */
 typedef struct {
+  size_t *places;   /* (block,) */
   uint8_t *rounded; /* (block, hidden) */
   float *largest;   /* (block,) */
   float *query, *key, *value;
@@ -533,8 +541,9 @@ static int lay_out(const Layer *layer, size_t block, size_t queries, size_t leng
     void **place;
     size_t bytes;
   } parts[] = {
+      {(void **)&s->places, (block > queries ? block : queries) * sizeof(size_t)},
       {(void **)&s->rounded, block * hidden},
-      {(void **)&s->largest, (block > INNER_ROWS ? block : INNER_ROWS) * sizeof(float)},
+      {(void **)&s->largest, block * sizeof(float)},
       {(void **)&s->query, queries * hidden * sizeof(float)},
       {(void **)&s->key, block * hidden * sizeof(float)},
       {(void **)&s->value, block * hidden * sizeof(float)},
@@ -558,35 +567,37 @@ static int lay_out(const Layer *layer, size_t block, size_t queries, size_t leng
   return 1;
 }
 
-/* After attention: (rows, hidden) mixtures of values and the layer's inputs to the layer's outputs. */
-static void feed_forward(const Layer *layer, const Scratch *s, const float *mixtures, const float *skip,
-                         size_t skip_stride, size_t rows, float *out) {
-  const size_t hidden = layer->hidden;
+/* After attention: (rows, hidden) mixtures of values, and the layer's inputs at their places, to its outputs. */
+static void feed_forward(const Layer *layer, const Scratch *s, const float *mixtures, size_t rows, const float *inputs,
+                         float *out, const size_t *out_places) {
+  const size_t hidden = layer->hidden, parts = (rows + INNER_ROWS - 1) / INNER_ROWS;
+  const size_t most = ((rows + parts - 1) / parts + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS; /* of a part: all alike */
   const float epsilon = *floats(layer, layer->epsilon);
-  for (size_t start = 0; start < rows; start += INNER_ROWS) {
-    const size_t count = rows - start < INNER_ROWS ? rows - start : INNER_ROWS;
+  for (size_t start = 0; start < rows; start += most) {
+    const size_t count = rows - start < most ? rows - start : most;
+    float *outs = out_places ? out : out + start * hidden;
     Product p = {.x = s->rounded, .largest = s->largest, .out = s->outer};
-    round_rows(layer, &layer->mix, mixtures + start * hidden, count, hidden, s->rounded, s->largest);
+    round_rows(layer, &layer->mix, mixtures + start * hidden, NULL, count, s->rounded, s->largest);
     multiply_plain(layer, &layer->mix, &p, count);
-    add_norm(floats(layer, layer->attention_norm), epsilon, s->outer, skip + start * skip_stride, skip_stride, count,
-             hidden, s->mixed);
-    round_rows(layer, &layer->up, s->mixed, count, hidden, s->rounded, s->largest);
+    add_norm(floats(layer, layer->attention_norm), epsilon, s->outer, inputs, s->places + start, count, hidden, s->mixed,
+             NULL);
+    round_rows(layer, &layer->up, s->mixed, NULL, count, s->rounded, s->largest);
     p.out = s->inner, p.rounded = s->inner_rounded, p.next = &layer->down;
     if (layer->down.by_row) {
       multiply_gelu(layer, &layer->up, &p, count);
-      round_rows(layer, &layer->down, s->inner, count, layer->inner, s->inner_rounded, s->largest);
+      round_rows(layer, &layer->down, s->inner, NULL, count, s->inner_rounded, s->largest);
     } else {
       multiply_gelu_rounded(layer, &layer->up, &p, count);
     }
     p.x = s->inner_rounded, p.out = s->outer;
     multiply_plain(layer, &layer->down, &p, count);
-    add_norm(floats(layer, layer->output_norm), epsilon, s->outer, s->mixed, hidden, count, hidden,
-             out + start * hidden);
+    add_norm(floats(layer, layer->output_norm), epsilon, s->outer, s->mixed, NULL, count, hidden, outs,
+             out_places ? out_places + start : NULL);
   }
 }
 
-/* The tokens of a text that are attended to; a mask of anything but ones and zeros does not lead out of it. */
-static size_t count_keys(const int32_t *lengths, size_t text, size_t length) {
+/* The tokens of a text; a mask of anything but ones and zeros does not lead out of it. */
+static size_t count_tokens(const int32_t *lengths, size_t text, size_t length) {
   if (lengths == NULL || lengths[text] > (int64_t)length) return length;
   return lengths[text] < 1 ? 1 : (size_t)lengths[text];
 }
@@ -594,41 +605,53 @@ static size_t count_keys(const int32_t *lengths, size_t text, size_t length) {
 /* Run the layer.
 
    x: (batch * length, hidden). lengths: tokens of each text that are no padding, or NULL where there is none.
-   out: like x, or (batch, hidden) where the layer computes the first token of each text only.
-   Gives 0 if there is no memory. */
+   out: like x, with zeros for padding, or (batch, hidden) where the layer computes the first token of each text only.
+   Padding is not computed. Gives 0 if there is no memory. */
 static int run_layer(const Layer *layer, const float *x, size_t batch, size_t length, const int32_t *lengths,
                      float *out) {
-  const size_t hidden = layer->hidden, queries = layer->first_only ? 1 : length;
-  size_t texts = BLOCK_ROWS / length;
-  if (texts < 1) texts = 1;
-  if (texts > batch) texts = batch;
-  const size_t block = texts * length > INNER_ROWS ? texts * length : INNER_ROWS;
+  const size_t hidden = layer->hidden, first_only = layer->first_only != 0;
+  const size_t most = length > BLOCK_ROWS ? length : BLOCK_ROWS; /* tokens of a block */
+  const size_t queries = first_only ? batch : most;
   const int pairs = layer->bf16 && hidden / layer->heads % 32 == 0;
   void (*const attention)(const Layer *, float *, size_t, const float *, const float *, size_t,
                           const AttentionScratch *) = pairs ? attend_in_bf16 : attend_in_float32;
   Scratch s;
-  if (!lay_out(layer, block, layer->first_only ? batch : texts * length, length, &s)) return 0;
-  for (size_t text = 0; text < batch; text += texts) {
-    const size_t count = batch - text < texts ? batch - text : texts, rows = count * length;
-    const float *inputs = x + text * length * hidden;
-    float *query = s.query + (layer->first_only ? text * hidden : 0);
-    round_rows(layer, &layer->key, inputs, rows, hidden, s.rounded, s.largest);
+  if (!lay_out(layer, most, queries, length, &s)) return 0;
+  for (size_t text = 0, next; text < batch; text = next) {
+    size_t rows = 0;
+    for (next = text; next < batch; next++) {
+      const size_t tokens = count_tokens(lengths, next, length);
+      if (next > text && rows + tokens > most) break;
+      for (size_t i = 0; i < tokens; i++) s.places[rows++] = next * length + i;
+      if (!first_only) memset(out + (next * length + tokens) * hidden, 0, (length - tokens) * hidden * sizeof(float));
+    }
+    float *query = s.query + (first_only ? text * hidden : 0);
     Product p = {.x = s.rounded, .largest = s.largest, .out = s.key};
+    round_rows(layer, &layer->key, x, s.places, rows, s.rounded, s.largest);
     multiply_plain(layer, &layer->key, &p, rows);
     p.out = s.value;
-    if (!layer->value_alike) round_rows(layer, &layer->value, inputs, rows, hidden, s.rounded, s.largest);
+    if (!layer->value_alike) round_rows(layer, &layer->value, x, s.places, rows, s.rounded, s.largest);
     multiply_plain(layer, &layer->value, &p, rows);
     p.out = query;
-    if (layer->first_only || !layer->query_alike)
-      round_rows(layer, &layer->query, inputs, count * queries, length / queries * hidden, s.rounded, s.largest);
-    multiply_plain(layer, &layer->query, &p, count * queries);
-    for (size_t i = 0; i < count; i++) {
-      const size_t at = i * length * hidden, keys = count_keys(lengths, text + i, length);
-      attention(layer, query + i * queries * hidden, queries, s.key + at, s.value + at, keys, &s.attention);
+    if (first_only) {
+      for (size_t i = text; i < next; i++) s.places[i - text] = i * length;
+      round_rows(layer, &layer->query, x, s.places, next - text, s.rounded, s.largest);
+    } else if (!layer->query_alike) {
+      round_rows(layer, &layer->query, x, s.places, rows, s.rounded, s.largest);
     }
-    if (!layer->first_only) feed_forward(layer, &s, s.query, inputs, hidden, rows, out + text * length * hidden);
+    multiply_plain(layer, &layer->query, &p, first_only ? next - text : rows);
+    for (size_t i = text, at = 0; i < next; i++) {
+      const size_t tokens = count_tokens(lengths, i, length), count = first_only ? 1 : tokens;
+      attention(layer, query, count, s.key + at, s.value + at, tokens, &s.attention);
+      query += count * hidden;
+      at += tokens * hidden;
+    }
+    if (!first_only) feed_forward(layer, &s, s.query, rows, x, out, s.places);
   }
-  if (layer->first_only) feed_forward(layer, &s, s.query, x, length * hidden, batch, out);
+  if (first_only) {
+    for (size_t i = 0; i < batch; i++) s.places[i] = i * length;
+    feed_forward(layer, &s, s.query, batch, x, out, NULL);
+  }
   return 1;
 }
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from crossrank.errors import DeviceMemoryError
-from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET
+from crossrank.runtime.batching import DEFAULT_TOKEN_BUDGET, Grouping
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import build_graph, check_batch, engine_fingerprint
 from crossrank.runtime.modules import Module, PoolingMode
@@ -82,7 +82,7 @@ class TorchEngine:
     Attributes:
         threads: 1: a device runs one batch at a time.
         callers: 2: one prepares its batches while the other's run.
-        wants_exact: False: many rows make a batch, whatever their lengths.
+        grouping: "steps": many rows make a batch.
         batch_tokens: see `crossrank.runtime.engine.Engine`; batches are joined here.
         precision: "float32" or "bf16".
         device: where it runs.
@@ -95,7 +95,7 @@ class TorchEngine:
 
     threads = 1
     callers = 2
-    wants_exact = False
+    grouping: Grouping = "steps"
     batch_tokens = DEFAULT_TOKEN_BUDGET
 
     def __init__(
