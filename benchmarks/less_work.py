@@ -247,11 +247,15 @@ def quality(rankings: Mapping[str, Ranking], on: Played) -> Any:
     return evaluate(Run(dict(rankings)), on.qrels, [MEASURE])
 
 
+def whole_model(model: CrossEncoder) -> Method:
+    return Method("whole model", "", ((model.num_layers, 0),))
+
+
 def compared(
     all_played: Sequence[Played], model: CrossEncoder, tiny: CrossEncoder | None, depth: int
 ) -> dict[str, Any]:
     main, small = Operations(model), None if tiny is None else Operations(tiny)
-    whole = Method("whole model", "", ((model.num_layers, 0),))
+    whole = whole_model(model)
     result: dict[str, Any] = {}
     for on in all_played:
         exact = ranked(whole, on)
@@ -335,8 +339,7 @@ def timed(
                 known[name]["ms"] = round(value, 2)
         if not model.exit_layers:
             continue
-        exact = {q: model.rank(*row) for q, row in on.rows.items()}
-        reference = quality(exact, on)
+        reference = quality(ranked(whole_model(model), on), on)
         for share in (0.125, 0.25, 0.5):
             budget = TimeBudget(share * milliseconds["whole model"], most=args.depth)
             early = EarlyExit(model, model.exit_layers[0], [(model.num_layers, budget)])

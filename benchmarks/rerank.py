@@ -114,6 +114,11 @@ def _pip(python: Path, command: str, *arguments: str) -> None:
         raise InstallError(f"it does not install: {' '.join(errors)[:600]}")
 
 
+def reason(message: str, folder: Path) -> str:
+    """The first line of a message, without this machine's folders."""
+    return message.partition("\n")[0].replace(str(folder), "ENVIRONMENTS")
+
+
 def environments(names: list[str], folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """Contestant -> its Python, and why others have none."""
     found: dict[str, Path] = {}
@@ -263,7 +268,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         name = "_".join(["rerank", *args.profiles])
         plot_bench(report, (args.output or harness.RESULTS / f"{name}.json").with_suffix(".svg"))
     found = report.as_dict()
-    found["left_out"] |= failed
+    found["left_out"] = {
+        name: reason(why, args.environments) for name, why in (found["left_out"] | failed).items()
+    }
     return {**json.loads(json.dumps(found)), "benchmark": "rerank"}
 
 
