@@ -32,8 +32,8 @@ def plot_bench(report: BenchReport, path: Path) -> None:
     check_plot(path)
     profiles = report.profiles.values()
     most = max(len(profile["latency"]) for profile in profiles)
-    heights = [0.35 * most + 1.5] + ([4.0] if any(profile["curves"] for profile in profiles) else [])
-    size = (5.0 * len(report.profiles) + 2, sum(heights))
+    heights = [0.22 * most + 1.5] + ([4.0] if any(profile["curves"] for profile in profiles) else [])
+    size = (8.0 * len(report.profiles) + 1, sum(heights))
     figure = require("matplotlib.figure", "train").Figure(figsize=size, layout="constrained")
     rows = figure.subplots(len(heights), len(report.profiles), squeeze=False, height_ratios=heights)
     for number, (name, profile) in enumerate(report.profiles.items()):
@@ -55,6 +55,7 @@ def _draw_bars(panel: Any, name: str, profile: Mapping[str, Any]) -> None:
     medians = [1000 * each["median_s"] for _, each in found]
     panel.barh(labels, medians, color=[_COLOURS[each["class"]] for _, each in found])
     panel.plot([1000 * each["min_s"] for _, each in found], labels, "k|", markersize=9)
+    panel.margins(y=0.01)
     panel.set(xlabel="ms (bar: median, mark: minimum)", title=f"{name}, mean {profile['mean_tokens']} tokens")
 
 
@@ -69,4 +70,4 @@ def _draw_curves(panel: Any, curves: Mapping[str, Mapping[str, Any]]) -> None:
             )
     panel.set(xlabel="ms", ylabel="nDCG@10")
     if curves:
-        panel.legend(loc="lower right", fontsize="small")
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), fontsize="small")  # below
