@@ -193,6 +193,9 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
         if kind == "candidates":
             panel.legend(title="token budget")
+    for panel in (above[2], below[2]):  # less than a decade: its own ticks would lie on one another
+        panel.minorticks_off()
+        panel.set_xticks(sizes := result["peaks"]["callers"]["sizes"], [str(size) for size in sizes])
     save_plot(figure, path)
 
 
