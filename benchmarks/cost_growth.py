@@ -194,7 +194,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         if kind == "candidates":
             panel.legend(title="token budget")
     for panel in (above[2], below[2]):  # less than a decade: its own ticks would lie on one another
-        panel.minorticks_off()
+        panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         panel.set_xticks(sizes := result["peaks"]["callers"]["sizes"], [str(size) for size in sizes])
     save_plot(figure, path)
 
