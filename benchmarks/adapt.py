@@ -24,6 +24,7 @@ import harness
 from crossrank import BiEncoder, Collection, CrossEncoder
 from crossrank.cli.train import quieten
 from crossrank.training.adapt.adaptation import adapt
+from crossrank.training.adapt.recipes import PARTS, Part
 from crossrank.training.adapt.report import verdict
 from crossrank.training.adapt.settings import AdaptationSettings
 from crossrank.training.guards import Progress
@@ -93,14 +94,32 @@ def changes(collections: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def as_markdown(result: dict[str, Any], rows: list[dict[str, str]]) -> str:
-    """The rows as a table, and what each collection took."""
+    """The rows as a table, and of each collection what became of its two models and what that took."""
     lines = [f"By `benchmarks/adapt.py`, {harness.machine_line(result)}.", ""]
-    lines += [f"| {' | '.join(rows[0])} |", f"| --- | --- | --- |{' ---: |' * (len(rows[0]) - 3)}"]
-    lines += [f"| {' | '.join(row.values())} |" for row in rows]
-    lines += ["", "| collection | minutes |", "| --- | ---: |"]
-    for name, found in result["collections"].items():
-        lines.append(f"| {name} | {sum(found['seconds'].values()) / 60:.0f} |")
+    if rows:
+        lines += [*harness.markdown_table([*rows[0]], ([*row.values()] for row in rows), words=3), ""]
+    outcomes = [
+        [
+            name,
+            f"{found['measured'][0]['documents']:,}",
+            *(f"{found['queries']['splits'][split]:,}" for split in ("train", "dev", "test")),
+            *(outcome(found, part) for part in PARTS),
+            f"{sum(found['seconds'].values()) / 60:.0f}",
+        ]
+        for name, found in result["collections"].items()
+    ]
+    columns = ["collection", "documents", "train queries", "dev", "test", "bi-encoder", "reranker", "minutes"]
+    lines += harness.markdown_table(columns, outcomes)
     return "\n".join(lines)
+
+
+def outcome(found: Mapping[str, Any], part: Part) -> str:
+    """What became of a model, and what the dev queries said of it while it was trained."""
+    training = found[part]
+    if training["status"] == "stopped":
+        return "old one stays: training was stopped"
+    dev = f"{training['dev_before']:.4f} → {training['dev_best']:.4f}, step {training['best_step']}"
+    return f"{'new one kept' if found['kept'][part] else 'old one stays'} (dev {dev})"
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
@@ -164,8 +183,8 @@ def main() -> None:
                 say(f"    {system:40} {value:.4f}")
         harness.write("adapt", result, args.output)
     rows = changes(result["collections"])
-    if rows:
-        harness.publish("adapt", result, as_markdown(result, rows), args, plot=plot)
+    # where all old models stay, there is no difference to draw
+    harness.publish("adapt", result, as_markdown(result, rows), args, plot=plot if rows else None)
 
 
 if __name__ == "__main__":

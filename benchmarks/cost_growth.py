@@ -264,29 +264,26 @@ def tables(result: Mapping[str, Any]) -> str:
     ]
     for kind, label in LABELS.items():
         sizes = next(iter(result[kind].values()))["sizes"]
-        lines += [
-            "",
-            f"| {label} | {' | '.join(f'{size:,}' for size in sizes)} | exponent |",
-            f"| --- |{' ---: |' * (len(sizes) + 1)}",
+        rows = [
+            [name, *(f"{seconds:.2f} s" for seconds in found["median_s"]), _exponents(found)]
+            for name, found in result[kind].items()
         ]
-        for name, found in result[kind].items():
-            cells = [f"{seconds:.2f} s" for seconds in found["median_s"]]
-            lines.append(f"| {name} | {' | '.join(cells)} | {_exponents(found)} |")
-        lines.append(_peak_row("peak MB", result["peaks"][kind]))
+        rows.append(_peak_row("peak MB", result["peaks"][kind]))
+        lines += ["", *harness.markdown_table([label, *_counts(sizes), "exponent"], rows)]
     sizes = next(iter(result["peaks"]["budgets"].values()))["sizes"]
-    lines += [
-        "",
-        f"| token budget, peak MB by candidates | {' | '.join(f'{size:,}' for size in sizes)} | exponent |",
-        f"| --- |{' ---: |' * (len(sizes) + 1)}",
-        *(_peak_row(f"{int(budget):,}", found) for budget, found in result["peaks"]["budgets"].items()),
-        "",
-        "| | MB of texts | MB before | peak MB | seconds |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
+    columns = ["token budget, peak MB by candidates", *_counts(sizes), "exponent"]
+    rows = [_peak_row(f"{int(budget):,}", found) for budget, found in result["peaks"]["budgets"].items()]
+    lines += ["", *harness.markdown_table(columns, rows)]
+    rows = []
     for name, found in result["largest"].items():
         memory = ["" if found[each] is None else f"{found[each]:,.0f}" for each in ("before_mb", "peak_mb")]
-        lines.append(f"| {name} | {found['texts_mb']:.1f} | {' | '.join(memory)} | {found['seconds']:,.1f} |")
-    return "\n".join(lines)
+        rows.append([name, f"{found['texts_mb']:.1f}", *memory, f"{found['seconds']:,.1f}"])
+    columns = ["", "MB of texts", "MB before", "peak MB", "seconds"]
+    return "\n".join([*lines, "", *harness.markdown_table(columns, rows)])
+
+
+def _counts(sizes: Sequence[int]) -> list[str]:
+    return [f"{size:,}" for size in sizes]
 
 
 def _exponents(found: Mapping[str, Any]) -> str:
@@ -295,10 +292,10 @@ def _exponents(found: Mapping[str, Any]) -> str:
     return ", ".join(shown)
 
 
-def _peak_row(name: str, found: Mapping[str, Any]) -> str:
+def _peak_row(name: str, found: Mapping[str, Any]) -> list[str]:
     peaks_mb = found["peak_mb"] or [None] * len(found["sizes"])
     cells = ["" if each is None else f"{each:,.0f}" for each in peaks_mb]
-    return f"| {name} | {' | '.join(cells)} | {_exponents(found)} |"
+    return [name, *cells, _exponents(found)]
 
 
 def main() -> None:

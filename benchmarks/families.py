@@ -290,18 +290,17 @@ def table(result: Mapping[str, Any]) -> str:
         f"before: {result['load_average_before']}{measured}. Calls: texts, pairs or prompts through "
         "the model; of methods that sort, the most.",
         "",
-        "| family | weights | parameters | calls | ms | nDCG@10 |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
+    rows = []
     for family, row in result["families"].items():
         size = f"{row['parameters'] / 1e6:,.1f} M" if row["parameters"] else ""
         milliseconds = ""
         if "median_s" in row:
             milliseconds = f"{1000 * row['median_s']:,.0f}{'' if len(row['rounds_s']) > 1 else '¹'}"
         found = f"{row['ndcg@10']:.3f}" if "ndcg@10" in row else ""
-        cells = [family, row["weights"], size, f"{row['calls']:,}", milliseconds, found]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([family, row["weights"], size, f"{row['calls']:,}", milliseconds, found])
+    columns = ["family", "weights", "parameters", "calls", "ms", "nDCG@10"]
+    return "\n".join([*lines, *harness.markdown_table(columns, rows, words=2)])
 
 
 def main() -> None:

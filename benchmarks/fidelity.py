@@ -78,10 +78,10 @@ def table(result: Mapping[str, Any]) -> str:
         f"{harness.machine_line(result)}. {result['settings']['reranker']}, "
         f"{result['settings']['depth']} candidates a query, nDCG@10.",
         "",
-        f"| collection | queries | float32 | int8 | difference (95 %) | within ±{TOLERANCE} | "
-        "Kendall's tau | top 10 in common | mean difference of scores, standard deviations |",
-        "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: |",
     ]
+    columns = ["collection", "queries", "float32", "int8", "difference (95 %)", f"within ±{TOLERANCE}"]
+    columns += ["Kendall's tau", "top 10 in common", "mean difference of scores, standard deviations"]
+    rows = []
     for name, row in result["collections"].items():
         low, high = row["interval"]
         cells = [
@@ -95,8 +95,8 @@ def table(result: Mapping[str, Any]) -> str:
             f"{row['top10_overlap']:.3f}",
             f"{row['mean_delta_in_std']:.4f}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return "\n".join([*lines, *harness.markdown_table(columns, rows)])
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 from crossrank.benchmarking import rounds as _rounds
 from crossrank.benchmarking.rounds import Timing, histogram, load_average, machine
 from crossrank.benchmarking.worker import limit_threads
+from crossrank.markdown import markdown_table
 
 __all__ = [
     "RESULTS",
@@ -30,6 +31,7 @@ __all__ = [
     "load_average",
     "machine",
     "machine_line",
+    "markdown_table",
     "page_option",
     "parser",
     "plot_gains",

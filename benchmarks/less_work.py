@@ -411,23 +411,22 @@ def text(record: Mapping[str, Any]) -> str:
         f"{settings['timed_queries']} queries. "
         f"nDCG@10 of the whole model: {asked}.",
         "",
-        f"| within {settings['loss']:g} everywhere | operations |"
-        + "".join(f" {name}: difference (95 %) | ms |" for name in result),
-        "| --- | ---: |" + " ---: | ---: |" * len(result),
-        "| whole model | 100% |"
-        + "".join(f"  | {_milliseconds(each.get('whole_model_ms'))} |" for each in result.values()),
     ]
+    columns = [f"within {settings['loss']:g} everywhere", "operations"]
+    whole = ["whole model", "100%"]
+    for name, found in result.items():
+        columns += [f"{name}: difference (95 %)", "ms"]
+        whole += ["", _milliseconds(found.get("whole_model_ms"))]
+    rows = [whole]
     for best in record["defaults"].values():
-        rows = [each["methods"][best["setting"]] for each in result.values()]
-        cells = [
-            f" {row['difference']:+.4f} ({row['interval'][0]:+.4f} to {row['interval'][1]:+.4f}) "
-            f"| {_milliseconds(row.get('ms'))} |"
-            for row in rows
-        ]
-        lines.append(f"| {best['setting']} | {best['largest_share_of_operations']:.0%} |" + "".join(cells))
+        cells = [best["setting"], f"{best['largest_share_of_operations']:.0%}"]
+        for row in (found["methods"][best["setting"]] for found in result.values()):
+            low, high = row["interval"]
+            cells += [f"{row['difference']:+.4f} ({low:+.4f} to {high:+.4f})", _milliseconds(row.get("ms"))]
+        rows.append(cells)
     if not record["defaults"]:
-        lines.append(f"| no other setting at half the operations or less | {' |' * (1 + 2 * len(result))}")
-    return "\n".join(lines)
+        rows.append(["no other setting at half the operations or less", *[""] * (len(columns) - 1)])
+    return "\n".join([*lines, *harness.markdown_table(columns, rows)])
 
 
 def _milliseconds(value: float | None) -> str:

@@ -202,16 +202,15 @@ def table(result: Mapping[str, Any]) -> str:
         f"{settings['documents']} candidates of {settings['judged'] or 'no collection'}. MRR@10: MS MARCO "
         "dev, as the checkpoint's card states it.",
         "",
-        "| | shape of | int8 ms | float32 ms | int8 MB | float32 MB | nDCG@10 | MRR@10 stated |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
+    columns = ["", "shape of", "int8 ms", "float32 ms", "int8 MB", "float32 MB", "nDCG@10", "MRR@10 stated"]
+    rows = []
     for name, row in result["shapes"].items():
         times = [_milliseconds(row[each]["median_s"]) if each in row else "" for each in ("int8", "float32")]
         sizes = [f"{row[each]:,.0f}" if each in row else "" for each in ("int8_mb", "float32_mb")]
         quality = f"{row['ndcg@10']:.3f}" if "ndcg@10" in row else ""
-        cells = [name, row["checkpoint"], *times, *sizes, quality, str(row.get("stated_mrr") or "")]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name, row["checkpoint"], *times, *sizes, quality, str(row.get("stated_mrr") or "")])
+    return "\n".join([*lines, *harness.markdown_table(columns, rows, words=2)])
 
 
 def _search(model: BiEncoder, query: str, vectors: np.ndarray) -> np.ndarray:

@@ -144,13 +144,8 @@ def measured(folder: Path, rerankers: list[CrossEncoder], args: Any) -> dict[str
 
 def as_markdown(result: Mapping[str, Any]) -> str:
     """A table of a row a system and collection."""
-    heads = ["collection", "system", MEASURE, "MRR@10", f"change of {MEASURE}, 95 % interval", "p"]
-    lines = [
-        f"By `benchmarks/quality.py`, {harness.machine_line(result)}.",
-        "",
-        f"| {' | '.join(heads)} |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
-    ]
+    columns = ["collection", "system", MEASURE, "MRR@10", f"change of {MEASURE}, 95 % interval", "p"]
+    rows = []
     for name, collection in result["collections"].items():
         shown = f"{name} ({collection['queries']} queries, depth {collection['depth']})"
         for system, values in collection["systems"].items():
@@ -161,9 +156,10 @@ def as_markdown(result: Mapping[str, Any]) -> str:
                     f"{gain['value']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})",
                     f"{values['p']:.4f}",
                 ]
-            lines.append(f"| {' | '.join(cells)} |")
+            rows.append(cells)
             shown = ""
-    return "\n".join(lines)
+    told = f"By `benchmarks/quality.py`, {harness.machine_line(result)}."
+    return "\n".join([told, "", *harness.markdown_table(columns, rows, words=2)])
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:

@@ -213,29 +213,29 @@ def tables(result: Mapping[str, Any]) -> str:
         f"{settings['mean_tokens']} tokens on average ({settings['profile']}), {settings['weights']}; load "
         f"average before: {result['load_average_before']}.",
         "",
-        "| matrix peak of a core | 10⁹ operations/s |",
-        "| --- | ---: |",
-        *(f"| {name} | {value:,.0f} |" for name, value in sorted(result["peaks_gops"].items())),
-        "",
-        "| part of the model | 10⁹ operations |",
-        "| --- | ---: |",
-        *(f"| {name} | {value:,.1f} |" for name, value in result["operations_g"].items()),
-        "",
-        "| path | attention | CPU ms | at the peak | share of the peak |",
-        "| --- | --- | ---: | ---: | ---: |",
-        *(
-            f"| {name} | {path['attention']} | {1000 * path['cpu_s']:,.0f} | {1000 * path['ideal_s']:,.0f} "
-            f"| {path['share_of_peak']:.0%} |"
-            for name, path in result["paths"].items()
+        *harness.markdown_table(
+            ["matrix peak of a core", "10⁹ operations/s"],
+            ([name, f"{value:,.0f}"] for name, value in sorted(result["peaks_gops"].items())),
         ),
         "",
-        "| where the time goes, ms | " + " | ".join(result["paths"]) + " |",
-        "| --- |" + " ---: |" * len(result["paths"]),
+        *harness.markdown_table(
+            ["part of the model", "10⁹ operations"],
+            ([name, f"{value:,.1f}"] for name, value in result["operations_g"].items()),
+        ),
+        "",
     ]
+    rows = []
+    for name, path in result["paths"].items():
+        milliseconds = [f"{1000 * path[each]:,.0f}" for each in ("cpu_s", "ideal_s")]
+        rows.append([name, path["attention"], *milliseconds, f"{path['share_of_peak']:.0%}"])
+    columns = ["path", "attention", "CPU ms", "at the peak", "share of the peak"]
+    lines += [*harness.markdown_table(columns, rows, words=2), ""]
     kinds = dict.fromkeys(kind for path in result["paths"].values() for kind in path["kinds_ms"])
-    for kind in kinds:
-        cells = " | ".join(f"{path['kinds_ms'].get(kind, 0):,.0f}" for path in result["paths"].values())
-        lines.append(f"| {kind} | {cells} |")
+    rows = [
+        [kind, *(f"{path['kinds_ms'].get(kind, 0):,.0f}" for path in result["paths"].values())]
+        for kind in kinds
+    ]
+    lines += harness.markdown_table(["where the time goes, ms", *result["paths"]], rows)
     return "\n".join(lines)
 
 

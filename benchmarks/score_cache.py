@@ -203,17 +203,20 @@ def tables(result: Mapping[str, Any]) -> str:
         f"with exponent {settings['zipf_exponent']:g}; median of {settings['rounds']} rounds in turns; load "
         f"average before: {result['load_average_before']}.",
         "",
-        "| the log with | s | pairs through the model | ms, first time | ms, again | times as fast |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
+    rows = []
     for name, row in result["log"].items():
         times = [
             "" if row[key] is None else f"{row[key]:,.1f}" for key in ("first_median_ms", "again_median_ms")
         ]
         cells = [name, f"{row['median_s']:.2f}", f"{row['pairs_through_the_model']:,}", *times]
-        lines.append(f"| {' | '.join(cells)} | {row['times_faster']:.2f} |")
-    lines += ["", f"| a hit, of {settings['pairs_of_hits']:,} | µs a pair |", "| --- | ---: |"]
-    lines += [f"| {name} | {row['microseconds_a_pair']:.1f} |" for name, row in result["hits"].items()]
+        rows.append([*cells, f"{row['times_faster']:.2f}"])
+    columns = ["the log with", "s", "pairs through the model", "ms, first time", "ms, again", "times as fast"]
+    lines += [*harness.markdown_table(columns, rows), ""]
+    lines += harness.markdown_table(
+        [f"a hit, of {settings['pairs_of_hits']:,}", "µs a pair"],
+        ([name, f"{row['microseconds_a_pair']:.1f}"] for name, row in result["hits"].items()),
+    )
     return "\n".join(lines)
 
 

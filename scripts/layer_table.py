@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from crossrank import BiEncoder, Collection, evaluate
 from crossrank.errors import UnsupportedArchitectureError
+from crossrank.markdown import markdown_table
 from crossrank.models.hub import resolve
 from crossrank.progress import track
 from crossrank.runtime.batching import plan
@@ -121,11 +122,11 @@ def main() -> None:
     found = {folder.resolve().name: rows_of(folder, args) for folder in args.collections}
     names = list(found)
     columns = [f"{name} {measure}" for name in names for measure in MEASURES]
-    print(f"| mean of the tokens after | {' | '.join(columns)} |")
-    print(f"| --- | {' | '.join('---:' for _ in columns)} |")
-    for row in found[names[0]]:
-        values = [f"{found[name][row][measure]:.4f}" for name in names for measure in MEASURES]
-        print(f"| {row} | {' | '.join(values)} |")
+    rows = [
+        [str(row), *(f"{found[name][row][measure]:.4f}" for name in names for measure in MEASURES)]
+        for row in found[names[0]]
+    ]
+    print(*markdown_table(["mean of the tokens after", *columns], rows), sep="\n")
     if args.output:
         settings = {"cross_encoder": args.cross_encoder, "bi_encoder": args.bi_encoder}
         record = {"settings": {**settings, "max_length": args.max_length}, "collections": found}

@@ -189,11 +189,12 @@ def main() -> None:
         values[label] = measured_everywhere(opened, model, args.work, arm)
         print(f"measured after {time.monotonic() - begun:.0f} s", flush=True)
 
-    lines = ["| negatives | " + " | ".join(f"{name}: nDCG@10 | against random" for name in opened) + " |"]
-    lines.append("| --- |" + " ---: | ---: |" * len(opened))
-    rows = []
+    columns = ["negatives"]
+    for name in opened:
+        columns += [f"{name}: nDCG@10", "against random"]
+    lines, rows = [], []
     for label, found in values.items():
-        cells = []
+        cells = [label]
         for name in opened:
             difference = ""
             if label in ARMS.values() and label != "random":
@@ -205,7 +206,7 @@ def main() -> None:
                 {"negatives": label, "collection": name, "nDCG@10": interval.value}
                 | {"low": interval.low, "high": interval.high, "queries": len(found[name])}
             )
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+        lines.append(cells)
     result = {
         "benchmark": "negatives",
         "machine": harness.machine("crossrank", "torch", "transformers", "sentence-transformers"),
@@ -213,8 +214,9 @@ def main() -> None:
         "training": training,
         "rows": rows,
     }
-    told = f"By `scripts/negatives_table.py`, {harness.machine_line(result)}.\n\n"
-    harness.publish("negatives", result, told + "\n".join(lines), args)
+    told = [f"By `scripts/negatives_table.py`, {harness.machine_line(result)}.", ""]
+    told += harness.markdown_table(columns, lines)
+    harness.publish("negatives", result, "\n".join(told), args)
 
 
 if __name__ == "__main__":

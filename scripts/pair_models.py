@@ -153,10 +153,7 @@ def classes_by_cosine(model: BiEncoder, files: Mapping[str, Path]) -> dict[str, 
 
 def table(result: Mapping[str, Any]) -> str:
     """The page's table, as Markdown; intervals are bootstrap ones of 95 %, over the test pairs."""
-    lines = [
-        f"| data | what is asked | test pairs | measure | cosine of {BASELINE} | trained by the recipe |",
-        "| --- | --- | ---: | --- | ---: | ---: |",
-    ]
+    rows = []
     for name, row in result["tasks"].items():
         baseline, model = row["baseline"], row["model"]
         for number, (key, label) in enumerate(
@@ -167,9 +164,9 @@ def table(result: Mapping[str, Any]) -> str:
                 if number == 0
                 else ["", "", ""]
             )
-            cells = [*first, label, shown(baseline, key), shown(model, key)]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([*first, label, shown(baseline, key), shown(model, key)])
+    columns = ["data", "what is asked", "test pairs", "measure", f"cosine of {BASELINE}"]
+    return "\n".join(harness.markdown_table([*columns, "trained by the recipe"], rows, words=2))
 
 
 def shown(found: Mapping[str, Any], measure: str) -> str:

@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save
 
 from crossrank.evaluation.collections import Collection
 from crossrank.evaluation.trec import read_qrels
+from crossrank.markdown import markdown_table
 from crossrank.models.hub import BUILT_IN, Kind
 from crossrank.models.quantize import (
     Candidates,
@@ -83,13 +84,13 @@ def calibration_pairs(lists: Path) -> list[tuple[str, str]]:
 
 def card(name: str, record: dict, sha256: str) -> str:
     """Fill a model card with the figures of the parity record."""
-    heads = ("collection", "candidates", "nDCG@10 float32", "nDCG@10 int8", "mean, max of the differences")
-    rows = [
-        f"| {collection} | {row['candidates']} | {row['ndcg@10_float32']:.4f} | {row['ndcg@10_int8']:.4f} "
-        f"| {row['mean_delta']:.4f}, {row['max_delta']:.4f} | {row['kendall_tau']:.3f} |"
-        for collection, row in record["collections"].items()
-    ]
-    table = [f"| {' | '.join(heads)} | Kendall's tau |", "|---|---|---:|---:|---:|---:|", *rows]
+    columns = ["collection", "candidates", "nDCG@10 float32", "nDCG@10 int8", "mean, max of the differences"]
+    rows = []
+    for collection, row in record["collections"].items():
+        values = [f"{row[each]:.4f}" for each in ("ndcg@10_float32", "ndcg@10_int8")]
+        values += [f"{row['mean_delta']:.4f}, {row['max_delta']:.4f}", f"{row['kendall_tau']:.3f}"]
+        rows.append([collection, row["candidates"], *values])
+    table = markdown_table([*columns, "Kendall's tau"], rows, words=2)
     results = [
         {
             "task": {"type": "text-ranking"},

@@ -35,7 +35,7 @@ SETTINGS = AdaptationSettings(
     steps=4,
     max_length=48,
     precision="float32",
-    bi_encoder_training=TrainingSize(1e-3, 4, 2, "mnr"),
+    bi_encoder_training=TrainingSize(1e-3, 4, 3, "kl", {"teacher_temperature": 2.0}),
     reranker_training=TrainingSize(1e-3, 4, 4, "lce"),
 )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossrank.errors import require
+from crossrank.markdown import markdown_table
 from crossrank.training.examples import TrainingData
 from crossrank.training.held_out import HeldOutSet
 from crossrank.training.preparation import Prepared
@@ -56,9 +57,11 @@ def write_card(
         "",
         "## Data",
         "",
-        "| file | SHA-256 | queries |",
-        "| --- | --- | ---: |",
-        *(f"| {name} | `{data.digests[name][:16]}…` | {count:,} |" for name, count in data.counts.items()),
+        *markdown_table(
+            ("file", "SHA-256", "queries"),
+            ((name, f"`{data.digests[name][:16]}…`", f"{count:,}") for name, count in data.counts.items()),
+            words=2,
+        ),
         "",
         f"Queries: {prepared.num_lists:,}; left out, since they are held out: {prepared.left_out:,}. Pairs "
         f"of query and document: {prepared.num_pairs:,}. Tokens an epoch: {prepared.num_tokens:,}. Cut: "
@@ -92,15 +95,18 @@ def _figures(report: TrainingReport, held_out: HeldOutSet | None) -> list[str]:
     if held_out is None or report.baseline is None or report.best is None:
         return ["Not measured: the recipe has no held-out set."]
     where = f"{held_out.name}, {len(held_out.queries):,} queries, {held_out.num_pairs:,} pairs"
-    lines = [f"On {where}:", "", f"| | {report.measure} |", "| --- | ---: |"]
     found = report.comparison
     if found is None:
-        lines += [f"| base | {report.baseline:.4f} |", f"| this model | {report.best:.4f} |"]
+        rows = [("base", f"{report.baseline:.4f}"), ("this model", f"{report.best:.4f}")]
     else:
+        rows = [
+            ("base", _interval(found.other_mean)),
+            ("this model", _interval(found.mean)),
+            ("difference", f"{_interval(found.difference, sign='+')} (p = {found.p_value:.2g})"),
+        ]
+    lines = [f"On {where}:", "", *markdown_table(("", report.measure), rows)]
+    if found is not None:
         lines += [
-            f"| base | {_interval(found.other_mean)} |",
-            f"| this model | {_interval(found.mean)} |",
-            f"| difference | {_interval(found.difference, sign='+')} (p = {found.p_value:.2g}) |",
             "",
             "Intervals are 95 % bootstrap intervals over the queries; p is of a paired randomisation test. "
             "The step was chosen by this measure, so a collection of its own says more.",
@@ -110,9 +116,11 @@ def _figures(report: TrainingReport, held_out: HeldOutSet | None) -> list[str]:
             "",
             "It has heads at earlier layers, too; the same measure of these:",
             "",
-            f"| after layer | {report.measure} |",
-            "| ---: | ---: |",
-            *(f"| {layer} | {value:.4f} |" for layer, value in report.exits.items()),
+            *markdown_table(
+                ("after layer", report.measure),
+                ((str(layer), f"{value:.4f}") for layer, value in report.exits.items()),
+                words=0,
+            ),
         ]
     if report.best_step == 0:
         lines += ["", "No measurement was better than the base: these are the base's weights."]

@@ -59,7 +59,7 @@ def recipe_for(
             **({"exits": [*exits]} if exits else {}),
         },
         "data": [{"file": str(negatives)}],
-        "loss": {"name": size.loss},
+        "loss": {"name": size.loss, **size.loss_options},
         "schedule": {
             "steps": steps,
             "learning_rate": size.learning_rate,

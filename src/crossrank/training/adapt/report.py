@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from crossrank.errors import require
+from crossrank.markdown import markdown_table
 from crossrank.training.adapt.recipes import PARTS
 from crossrank.training.plots import plot_metrics
 
@@ -69,7 +70,7 @@ def write_report(
     lines += [
         "## Settings",
         "",
-        *_table(("setting", "value"), ((name, f"`{value}`") for name, value in settings.items())),
+        *markdown_table(("setting", "value"), ((name, f"`{value}`") for name, value in settings.items())),
     ]
     (folder / "report.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
@@ -126,7 +127,7 @@ def _time(whole: Mapping[str, Any]) -> list[str]:
             f"{sizes['for_trainings_s'] / 60:,.1f} were left for them, with {sizes['for_later_s'] / 60:,.1f} "
             "reckoned for what follows."
         )
-    return [line, "", *_table(("stage", "seconds"), rows)]
+    return [line, "", *markdown_table(("stage", "seconds"), rows)]
 
 
 def _change(comparison: Mapping[str, Any], measure: str, significance: float) -> str:
@@ -154,7 +155,7 @@ def _measured(measured: Mapping[str, Any], measure: str, significance: float, pi
     lines = [f"## {measured['name'][0].upper()}{measured['name'][1:]}", ""]
     queries = _counted(measured["queries"], "query", "queries")
     lines += [f"{queries} over {_counted(measured['documents'], 'document', 'documents')}.", ""]
-    lines += _table(
+    lines += markdown_table(
         ("system", measure), ((name, f"{value:.4f}") for name, value in measured["systems"].items())
     )
     lines += ["", f"![{measure} of the systems]({picture})", ""]
@@ -169,13 +170,13 @@ def _measured(measured: Mapping[str, Any], measure: str, significance: float, pi
                 (source, f"{each['queries']:,}", f"{each['before']:.4f}", f"{each['after']:.4f}")
                 for source, each in comparison["sources"].items()
             )
-            lines += [*_table(("source", "queries", "before", "after"), rows), ""]
+            lines += [*markdown_table(("source", "queries", "before", "after"), rows), ""]
         if comparison["lost_most"]:
             lost = (
-                (_cell(each["query"]), f"{each['before']:.3f}", f"{each['after']:.3f}")
+                (each["query"], f"{each['before']:.3f}", f"{each['after']:.3f}")
                 for each in comparison["lost_most"]
             )
-            lines += ["Queries that lost most:", "", *_table(("query", "before", "after"), lost), ""]
+            lines += ["Queries that lost most:", "", *markdown_table(("query", "before", "after"), lost), ""]
     return lines
 
 
@@ -187,9 +188,9 @@ def _queries(found: Mapping[str, Any], num_documents: int) -> list[str]:
     rows.append(("all", *(f"{sum(found[column].values()):,}" for column in columns)))
     splits = ", ".join(f"{count:,} {split}" for split, count in found["splits"].items())
     lines = ["## Pseudo-queries", "", f"Of {num_documents:,} documents; {splits}, split by document.", ""]
-    lines += [*_table(("source", "drawn", "near-duplicates", "not found again", "kept"), rows), ""]
-    examples = ((source, _cell(text)) for source, texts in found["examples"].items() for text in texts)
-    return [*lines, *_table(("source", "for example"), examples, numeric=False), ""]
+    lines += [*markdown_table(("source", "drawn", "near-duplicates", "not found again", "kept"), rows), ""]
+    examples = ((source, text) for source, texts in found["examples"].items() for text in texts)
+    return [*lines, *markdown_table(("source", "for example"), examples, words=2), ""]
 
 
 def negatives_found(found: Mapping[str, Any]) -> str:
@@ -256,16 +257,6 @@ def _forms(stages: Mapping[str, Any]) -> list[str]:
     else:
         lines.append(f"- No calibration: {calibrated['why']}.")
     return lines
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: bool = True) -> list[str]:
-    """Return a Markdown table; all columns but the first are numbers, unless not `numeric`."""
-    rule = ["---", *("---:" if numeric else "---" for _ in columns[1:])]
-    return [f"| {' | '.join(row)} |" for row in (columns, rule, *rows)]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", r"\|")
 
 
 def _plot_systems(systems: Mapping[str, float], path: Path, measure: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from crossrank.checks import as_number, check_count
@@ -22,13 +23,17 @@ class TrainingSize:
         learning_rate: the highest.
         lists_per_step: queries an update.
         list_size: documents a query.
-        loss: of `crossrank.training.losses.table`.
+        loss: of `crossrank.training.losses.table`. "kl" learns from the old reranker, whose scores are in the
+            mined lists (as GPL does; Wang et al. 2022, arXiv:2112.07577), the contrastive ones from which
+            document a query was made of.
+        loss_options: what else the recipe's loss has.
     """
 
     learning_rate: float
     lists_per_step: int
     list_size: int
     loss: str
+    loss_options: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class AdaptationSettings:
     max_epochs: float = 3.0
     max_length: int = 256
     precision: Literal["float32", "bf16", "auto"] = "auto"
-    bi_encoder_training: TrainingSize = TrainingSize(1e-5, 16, 2, "cached_mnr")
+    bi_encoder_training: TrainingSize = TrainingSize(1e-5, 8, 4, "kl", {"teacher_temperature": 2.0})
     reranker_training: TrainingSize = TrainingSize(1e-5, 8, 8, "lce")
     measure: str = "nDCG@10"
     significance: float = 0.05
