@@ -123,11 +123,13 @@ def build(source: Path, out: Path, args: argparse.Namespace, kind: Kind) -> None
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch) / out.name
         work.mkdir()
-        for name in (*COPIED, EXITS_FILE, WEIGHTS):
+        # a folder without float32 weights keeps its int8 ones, and gets new scales of the layers' inputs
+        weights = WEIGHTS if (source / WEIGHTS).is_file() else INT8_FILE
+        for name in (*COPIED, EXITS_FILE, weights):
             if (source / name).is_file():
                 (work / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(source / name, work / name)
-        has_float16 = halve_if_small(work / WEIGHTS)
+        has_float16 = weights == WEIGHTS and halve_if_small(work / WEIGHTS)
         checkpoint = Checkpoint.open(work)
         layers = calibrate(
             checkpoint,
@@ -163,7 +165,7 @@ def build(source: Path, out: Path, args: argparse.Namespace, kind: Kind) -> None
             card(out.name, record, file_digest(work / INT8_FILE)), encoding="utf-8"
         )
         if not has_float16:
-            (work / WEIGHTS).unlink()
+            (work / WEIGHTS).unlink(missing_ok=True)
         shutil.copytree(work, out, dirs_exist_ok=True)
     print(f"wrote {out}")
 

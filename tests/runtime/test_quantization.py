@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from crossrank.errors import CheckpointError, InputError
 from crossrank.runtime import checkpoint as checkpoint_module
@@ -146,6 +147,18 @@ def test_calibration_twice_writes_the_same_bytes(tmp_path: Path) -> None:
     assert one.int8_file is not None
     assert two.int8_file is not None
     assert one.int8_file.read_bytes() == two.int8_file.read_bytes()
+
+
+def test_int8_weights_alone_keep_their_bits_and_get_other_input_scales(tmp_path: Path) -> None:
+    alone = quantised("bert", tmp_path / "alone", keep_float=False)
+    few = [ModelInputs(*(part[:, :6] for part in row)) for row in inputs_of("bert")[:2]]
+    write_int8(tmp_path / "again", alone.tensors(), calibrate(alone, "logits", few))
+    assert alone.int8_file is not None
+    first, again = (load_file(path) for path in (alone.int8_file, tmp_path / "again"))
+    differ = {name for name in first if name not in again or not np.array_equal(first[name], again[name])}
+    changed = {name.rpartition(".")[2] for name in differ}
+    assert changed <= {"bias_correction", "input_scale", "input_zero_point", "by_row"}
+    assert "bias_correction" in changed
 
 
 def test_calibration_without_inputs_is_an_error() -> None:

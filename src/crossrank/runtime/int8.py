@@ -142,11 +142,14 @@ class Dequantized(Mapping[str, Array]):
     """The tensors of an int8 file as float32, under the names of the float32 checkpoint.
 
     Args:
-        tensors: the file's tensors.
+        stored: the file's tensors.
+
+    Attributes:
+        stored: the same.
     """
 
-    def __init__(self, tensors: Mapping[str, Array]) -> None:
-        self._tensors = tensors
+    def __init__(self, stored: Mapping[str, Array]) -> None:
+        self.stored = stored
         added = (
             "weight_scale",
             ".input_scale",
@@ -155,17 +158,17 @@ class Dequantized(Mapping[str, Array]):
             ".bias_correction",
             ".by_row",
         )
-        self._names = {name: None for name in tensors if not name.endswith(added)}  # in order
+        self._names = {name: None for name in stored if not name.endswith(added)}  # in order
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:
             raise KeyError(name)
-        array = self._tensors[name]
-        if f"{name}_scale" not in self._tensors:
+        array = self.stored[name]
+        if f"{name}_scale" not in self.stored:
             return array
-        weight = array.astype(np.float32) * self._tensors[f"{name}_scale"].reshape(-1, 1)
+        weight = array.astype(np.float32) * self.stored[f"{name}_scale"].reshape(-1, 1)
         smooth = f"{name.removesuffix('.weight')}.input_smooth"
-        return weight * self._tensors[smooth] if smooth in self._tensors else weight
+        return weight * self.stored[smooth] if smooth in self.stored else weight
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -1,10 +1,10 @@
 """Calibration of static int8, and the parity gate it must pass.
 
 Per layer, the smoothing of input features (Xiao et al. 2023, arXiv:2211.10438, eq. 4) and the clipping of the
-input range are those that give the least squared error of the layer's output on unlabelled inputs; where a
-scale by row halves that error, the layer has one. Layers that read the same input, as query, key and value
-do, share all of this, so that the input is smoothed and rounded once. The mean error that is left is taken
-off the bias (Nagel et al. 2019, arXiv:1906.04721, sec. 4.2). int8.py runs the result.
+input range are those that give the least squared error of the layer's output on unlabelled inputs, and the
+scale is a row's own, as in nearly all layers, where that has less. Layers that read the same input, as query,
+key and value do, share all of this, so that the input is smoothed and rounded once. The mean error that is
+left is taken off the bias (Nagel et al. 2019, arXiv:1906.04721, sec. 4.2). int8.py runs the result.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from crossrank.progress import track
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import Output, build_graph, open_session
 from crossrank.runtime.graph import Float32Linear, Graph
+from crossrank.runtime.int8 import Dequantized
 from crossrank.runtime.limits import num_threads
 from crossrank.runtime.tokenization import ModelInputs
 from crossrank.whole_files import write_whole
@@ -41,7 +42,6 @@ _MAX_WEIGHT = 127  # symmetric int8
 _CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 _SMOOTHINGS = (None, 0.5, 0.7, 0.85, 1.0)
 _ROW_ZERO_POINTS = (128, 64, 32)  # inputs after a GELU are hardly ever much below 0
-_ROW_GAIN = 0.5  # scales by row cost time: only where they take this much of the squared error away
 
 
 class QuantizedLayer(NamedTuple):
@@ -84,7 +84,10 @@ class _Observer:
 
 
 def _quantize_together(
-    inputs: Array, weights: Sequence[Array], biases: Sequence[Array | None]
+    inputs: Array,
+    weights: Sequence[Array],
+    biases: Sequence[Array | None],
+    smoothings: Sequence[Array | None] | None,
 ) -> list[QuantizedLayer]:
     """Quantise layers that read the same inputs, as one; each counts by its error relative to its output.
 
@@ -92,9 +95,13 @@ def _quantize_together(
         inputs: (rows, in) float32, real activations.
         weights: (out, in) float32 each.
         biases: (out,) float32 each, or None.
+        smoothings: to choose from; None makes them.
     """
     shares = [np.full(len(weight), 1 / max(float((inputs @ weight.T).var()), 1e-12)) for weight in weights]
-    joined = _quantize_layer(inputs, np.concatenate(weights), np.concatenate(shares).astype(np.float32))
+    weight = np.concatenate(weights)
+    if smoothings is None:
+        smoothings = [None if alpha is None else _smoothing(inputs, weight, alpha) for alpha in _SMOOTHINGS]
+    joined = _quantize_layer(inputs, weight, np.concatenate(shares).astype(np.float32), smoothings)
     ends = np.cumsum([len(weight) for weight in weights])[:-1]
     parts = (np.split(part, ends) for part in (joined.weight, joined.weight_scale, joined.bias_correction))
     return [
@@ -108,29 +115,30 @@ def _quantize_together(
     ]
 
 
-def _quantize_layer(inputs: Array, weight: Array, importance: Array) -> QuantizedLayer:
+def _quantize_layer(
+    inputs: Array, weight: Array, importance: Array, smoothings: Sequence[Array | None]
+) -> QuantizedLayer:
     """Quantise one layer so that its output on the given inputs changes least.
 
     Args:
         inputs: (rows, in) float32, real activations.
         weight: (out, in) float32.
         importance: (out,) float32, what the squared error of an output is multiplied with.
+        smoothings: to choose from: (in,) each, or None.
     """
     exact = inputs @ weight.T  # (rows, out)
     # First how to smooth, then how far to clip: the best of all combinations is hardly ever better.
-    smoothings = [None if alpha is None else _smoothing(inputs, weight, alpha) for alpha in _SMOOTHINGS]
     rounded = partial(_rounded, inputs, weight, exact, importance)
     static = [rounded(smooth, clip=_CLIPS[0]) for smooth in smoothings]
     smooth = min(static, key=itemgetter(0))[1].input_smooth
     static += [rounded(smooth, clip=clip) for clip in _CLIPS[1:]]
     by_row = [
         rounded(smooth, row_zero_point=zero_point)
-        for smooth in smoothings[1:]
+        for smooth in smoothings
         for zero_point in _ROW_ZERO_POINTS
     ]
-    error, best = min(static, key=itemgetter(0))
-    row_error, row_best = min(by_row, key=itemgetter(0))
-    return row_best if row_error < (1 - _ROW_GAIN) * error else best
+    # A range that was fixed beforehand is too narrow for some other text; a row's own never is.
+    return min(*static, *by_row, key=itemgetter(0))[1]
 
 
 def _rounded(
@@ -192,7 +200,8 @@ def calibrate(
     """Quantise every linear layer of a checkpoint's encoder.
 
     Args:
-        checkpoint: with float32 weights.
+        checkpoint: with float32 weights; one that has int8 weights alone keeps them, to the bit, and its
+            smoothing, and gets new scales of the inputs.
         output: what the model will be run for; layers see other inputs for "logits" than for "tokens".
         inputs: a few hundred unlabelled inputs like those the model will meet, one row each, unpadded.
         rows_per_input: token positions taken of each input, at random.
@@ -218,6 +227,7 @@ def calibrate(
                 seen[name].append(rows[random.permutation(len(rows))[:rows_per_input]])
             tracked.advance()
     tensors = checkpoint.tensors()
+    kept = tensors.stored if isinstance(tensors, Dequantized) else {}
     layers: dict[str, QuantizedLayer] = {}
     readers: dict[str, list[str]] = {}
     for name, source in observer.inputs.items():
@@ -228,8 +238,11 @@ def calibrate(
                 np.concatenate(seen[source]),
                 [np.array(tensors[f"{name}.weight"]) for name in names],
                 [tensors.get(f"{name}.bias") for name in names],
+                [kept.get(f"{names[0]}.input_smooth")] if kept else None,
             )
-            layers.update(zip(names, together, strict=True))
+            for name, layer in zip(names, together, strict=True):
+                stored = {part: kept[f"{name}.{part}"] for part in ("weight", "weight_scale") if kept}
+                layers[name] = layer._replace(**stored)
             tracked.advance(len(names))
     return layers
 
@@ -306,16 +319,19 @@ def write_int8(path: Path, tensors: Mapping[str, Array], layers: Mapping[str, Qu
 
     Args:
         path: the file; written beside it first and moved into place whole.
-        tensors: the float32 checkpoint.
+        tensors: the float32 checkpoint; a table of int8 weights as float32 is written as it is stored.
         layers: quantised layers by name.
     """
+    stored = tensors.stored if isinstance(tensors, Dequantized) else {}
     content: dict[str, Array] = {}
     for name in tensors:
         if name.rpartition(".")[0] not in layers:
             content[name] = np.array(tensors[name])
     for name, array in list(content.items()):
         if name.endswith("word_embeddings.weight"):
-            content[name], content[f"{name}_scale"] = _quantize_table(array)
+            is_stored = f"{name}_scale" in stored
+            table = (stored[name], stored[f"{name}_scale"]) if is_stored else _quantize_table(array)
+            content[name], content[f"{name}_scale"] = table
     for name, layer in layers.items():
         for part, value in layer._asdict().items():
             if value is not None:
