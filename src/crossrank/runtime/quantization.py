@@ -87,7 +87,7 @@ def _quantize_together(
     inputs: Array,
     weights: Sequence[Array],
     biases: Sequence[Array | None],
-    smoothings: Sequence[Array | None] | None,
+    kept: Sequence[Array | None],
 ) -> list[QuantizedLayer]:
     """Quantise layers that read the same inputs, as one; each counts by its error relative to its output.
 
@@ -95,13 +95,13 @@ def _quantize_together(
         inputs: (rows, in) float32, real activations.
         weights: (out, in) float32 each.
         biases: (out,) float32 each, or None.
-        smoothings: to choose from; None makes them.
+        kept: the smoothing that weights were rounded with before, which gives the same bits again; or none.
     """
     shares = [np.full(len(weight), 1 / max(float((inputs @ weight.T).var()), 1e-12)) for weight in weights]
     weight = np.concatenate(weights)
-    if smoothings is None:
-        smoothings = [None if alpha is None else _smoothing(inputs, weight, alpha) for alpha in _SMOOTHINGS]
-    joined = _quantize_layer(inputs, weight, np.concatenate(shares).astype(np.float32), smoothings)
+    made = [None if alpha is None else _smoothing(inputs, weight, alpha) for alpha in _SMOOTHINGS]
+    importance = np.concatenate(shares).astype(np.float32)
+    joined = _quantize_layer(inputs, weight, importance, [*kept, *made])
     ends = np.cumsum([len(weight) for weight in weights])[:-1]
     parts = (np.split(part, ends) for part in (joined.weight, joined.weight_scale, joined.bias_correction))
     return [
@@ -133,9 +133,7 @@ def _quantize_layer(
     smooth = min(static, key=itemgetter(0))[1].input_smooth
     static += [rounded(smooth, clip=clip) for clip in _CLIPS[1:]]
     by_row = [
-        rounded(smooth, row_zero_point=zero_point)
-        for smooth in smoothings
-        for zero_point in _ROW_ZERO_POINTS
+        rounded(smooth, row_zero_point=zero_point) for smooth in smoothings for zero_point in _ROW_ZERO_POINTS
     ]
     # A range that was fixed beforehand is too narrow for some other text; a row's own never is.
     return min(*static, *by_row, key=itemgetter(0))[1]
@@ -200,11 +198,12 @@ def calibrate(
     """Quantise every linear layer of a checkpoint's encoder.
 
     Args:
-        checkpoint: with float32 weights; one that has int8 weights alone keeps them, to the bit, and its
-            smoothing, and gets new scales of the inputs.
+        checkpoint: with float32 weights. Of one that has int8 weights alone a layer keeps them, to the bit,
+            with their smoothing, unless another smoothing has less error, rounding once more included.
         output: what the model will be run for; layers see other inputs for "logits" than for "tokens".
         inputs: a few hundred unlabelled inputs like those the model will meet, one row each, unpadded.
-        rows_per_input: token positions taken of each input, at random.
+        rows_per_input: token positions taken of each input: the first, whose activations are like no other's
+            in many models and which scores are read from, and others at random.
         seed: of that choice.
         threads: of one forward; None takes the cores this process may use.
         progress: whether a progress bar is shown; None shows it on a terminal.
@@ -224,7 +223,8 @@ def calibrate(
         for arrays in inputs:
             feed = {name: array for name, array in arrays._asdict().items() if name in declared}
             for name, rows in zip(outputs, session.run(outputs, feed), strict=True):
-                seen[name].append(rows[random.permutation(len(rows))[:rows_per_input]])
+                others = 1 + random.permutation(len(rows) - 1)[: rows_per_input - 1]
+                seen[name].append(rows[[0, *others]])
             tracked.advance()
     tensors = checkpoint.tensors()
     kept = tensors.stored if isinstance(tensors, Dequantized) else {}
@@ -238,11 +238,12 @@ def calibrate(
                 np.concatenate(seen[source]),
                 [np.array(tensors[f"{name}.weight"]) for name in names],
                 [tensors.get(f"{name}.bias") for name in names],
-                [kept.get(f"{names[0]}.input_smooth")] if kept else None,
+                [kept.get(f"{names[0]}.input_smooth")] if kept else [],
             )
-            for name, layer in zip(names, together, strict=True):
-                stored = {part: kept[f"{name}.{part}"] for part in ("weight", "weight_scale") if kept}
-                layers[name] = layer._replace(**stored)
+            layers.update(zip(names, together, strict=True))
+            for name in names if kept else ():
+                if np.array_equal(layers[name].weight, kept[f"{name}.weight"]):
+                    layers[name] = layers[name]._replace(weight_scale=kept[f"{name}.weight_scale"])
             tracked.advance(len(names))
     return layers
 
