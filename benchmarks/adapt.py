@@ -31,6 +31,13 @@ from crossrank.training.guards import Progress
 
 say = partial(print, flush=True)
 
+NAMES = {
+    "bi_encoder": "BM25 + bi-encoder",
+    "bi_encoder_alone": "bi-encoder",
+    "reranker": "reranker",
+    "search": "what is kept",
+}
+
 PACKAGES = ("crossrank", "onnxruntime", "torch", "transformers", "sentence-transformers")
 
 
@@ -81,7 +88,7 @@ def changes(collections: dict[str, Any]) -> list[dict[str, str]]:
                     {
                         "collection": name,
                         "queries": measured["name"],
-                        "": part.replace("_", " "),
+                        "what": NAMES[part],
                         "before": f"{each['other_mean']['value']:.4f}",
                         "after": f"{each['mean']['value']:.4f}",
                         "difference": f"{ends['value']:+.4f} [{ends['low']:+.4f}, {ends['high']:+.4f}]",
@@ -129,7 +136,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         for measured in found["measured"]:
             for part, each in measured["comparisons"].items():
                 series = panels.setdefault(measured["name"], {})
-                series.setdefault(part.replace("_", " "), {})[name] = each["difference"]
+                series.setdefault(NAMES[part], {})[name] = each["difference"]
     harness.plot_gains(panels, path, label="change, 95 % interval")
 
 
