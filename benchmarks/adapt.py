@@ -38,6 +38,8 @@ NAMES = {
     "search": "what is kept",
 }
 
+PANELS = ("pseudo-queries", "questions that people asked")
+
 PACKAGES = ("crossrank", "onnxruntime", "torch", "transformers", "sentence-transformers")
 
 
@@ -133,11 +135,11 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     """Draw the differences, a panel for each set of queries."""
     panels: dict[str, dict[str, dict[str, Any]]] = {}
     for name, found in result["collections"].items():
-        for measured in found["measured"]:
+        for title, measured in zip(PANELS, found["measured"], strict=True):
             for part, each in measured["comparisons"].items():
-                series = panels.setdefault(measured["name"], {})
+                series = panels.setdefault(title, {})
                 series.setdefault(NAMES[part], {})[name] = each["difference"]
-    harness.plot_gains(panels, path, label="change, 95 % interval")
+    harness.plot_gains(panels, path, label="change of nDCG@10, 95 % interval")
 
 
 def main() -> None:

@@ -146,7 +146,9 @@ def plot_gains(panels: Gains, path: Path, *, label: str) -> None:
 
     rows = list(dict.fromkeys(row for series in panels.values() for each in series.values() for row in each))
     most = max(len(series) for series in panels.values())
-    figure = Figure(figsize=(5.5 * len(panels), 1 + 0.2 * len(rows) * (most + 1)), layout="constrained")
+    figure = Figure(
+        figsize=(5.5 * len(panels), 1.2 + 0.2 * max(len(rows), 2) * (most + 1)), layout="constrained"
+    )
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (title, series) in zip(axes, panels.items(), strict=True):
         for number, (name, gains) in enumerate(series.items()):
@@ -166,7 +168,7 @@ def plot_gains(panels: Gains, path: Path, *, label: str) -> None:
         axis.set(title=title, xlabel=label)
         axis.legend(fontsize="small")
     axes[0].set_yticks(range(len(rows)), rows)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
     save_plot(figure, path)
 
 
