@@ -179,6 +179,17 @@ def test_int8_weights_are_rounded_again_where_other_inputs_ask_for_it(tmp_path: 
         assert off.max() <= (0.51 if is_other[name] else 1e-4), name
 
 
+def test_calibration_sees_the_first_token_of_every_input() -> None:
+    """Of one row an input, nothing is left to the seed."""
+    checkpoint = Checkpoint.open(GOLDEN / "bert")
+    one, two = (
+        calibrate(checkpoint, "logits", inputs_of("bert"), rows_per_input=1, seed=seed) for seed in (0, 1)
+    )
+    for name in one:
+        np.testing.assert_array_equal(one[name].input_scale, two[name].input_scale)
+        np.testing.assert_array_equal(one[name].bias_correction, two[name].bias_correction)
+
+
 def test_calibration_without_inputs_is_an_error() -> None:
     with pytest.raises(InputError, match="calibration needs inputs"):
         calibrate(Checkpoint.open(GOLDEN / "bert"), "logits", [])
