@@ -123,7 +123,7 @@ def main() -> None:
     names = list(found)
     columns = [f"{name} {measure}" for name in names for measure in MEASURES]
     rows = [
-        [str(row), *(f"{found[name][row][measure]:.4f}" for name in names for measure in MEASURES)]
+        [row, *(f"{found[name][row][measure]:.4f}" for name in names for measure in MEASURES)]
         for row in found[names[0]]
     ]
     print(*markdown_table(["mean of the tokens after", *columns], rows), sep="\n")
