@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -290,6 +291,12 @@ def carry_out(
         result = run(args, Path(scratch))
     say("")
     return result
+
+
+def named(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders of collections by what they are called: "xquad/en" beside "scifact"."""
+    parents = os.path.commonpath([folder.resolve().parent for folder in folders])
+    return {folder.resolve().relative_to(parents).as_posix(): folder for folder in folders}
 
 
 def page_option(made: argparse.ArgumentParser) -> None:

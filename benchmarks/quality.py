@@ -18,7 +18,6 @@ With --output benchmarks/results/quality_tiny.json the page's section is "qualit
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -204,9 +203,7 @@ def main() -> None:
     }
     for folder in args.collections:
         Collection.open(folder).qrels(args.split)  # what cannot be read is said now
-    parents = os.path.commonpath([folder.resolve().parent for folder in args.collections])
-    for folder in args.collections:
-        name = folder.resolve().relative_to(parents).as_posix()  # "xquad/en" beside "scifact"
+    for name, folder in harness.named(args.collections).items():
         result["collections"][name] = measured(folder, rerankers, args)
         harness.write("quality", result, args.output)  # what is known when it is interrupted
     section = args.output.stem if args.output else None

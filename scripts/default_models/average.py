@@ -2,6 +2,7 @@
 
 Examples:
     python average.py work/mini6 work/mini7 --out work/mini
+    python average.py MINILM work/embed1 --out work/embed
     python average.py work/tiny{2,3,4,5} --word-embeddings-of SPLADE --out work/tiny6
 """
 
@@ -28,12 +29,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     first = args.folders[0]
-    args.out.mkdir(parents=True, exist_ok=True)
-    for path in first.glob("*.json"):
-        shutil.copyfile(path, args.out / path.name)
+    weights = shutil.ignore_patterns("*.safetensors", "*.pt")
+    shutil.copytree(first, args.out, ignore=weights, dirs_exist_ok=True)  # 1_Pooling/config.json, too
     for path in first.glob("*.safetensors"):  # of exits, too
         parts = [load_file(folder / path.name) for folder in args.folders]
-        mean = {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
+        mean = {
+            name: np.mean([part[name] for part in parts], axis=0) if tensor.dtype.kind == "f" else tensor
+            for name, tensor in parts[0].items()  # positions, which some have, are integers
+        }
         if args.word_embeddings_of and WORD_EMBEDDINGS in mean:
             mean[WORD_EMBEDDINGS] = load_file(args.word_embeddings_of / path.name)[WORD_EMBEDDINGS]
         save_file(mean, args.out / path.name, metadata={"format": "pt"})

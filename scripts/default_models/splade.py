@@ -53,19 +53,19 @@ class Splade:
         return scipy.sparse.vstack(rows, format="csr")
 
 
-def mixed(cosines: Sequence[np.ndarray], products: Sequence[np.ndarray]) -> list[list[float]]:
+def mixed(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> list[list[float]]:
     """Mix two teachers' scores of lists: each counts in units of its own spread within a list.
 
     Args:
-        cosines: the bi-encoder's, one array a list.
-        products: SPLADE's inner products, likewise.
+        first: one teacher's, one array a list.
+        second: the other's, likewise.
 
     Returns:
         Teacher scores as training reads them; those of a list add up to nothing.
     """
-    spreads = [float(np.sqrt(np.mean([np.var(row) for row in rows]))) for rows in (cosines, products)]
+    spreads = [float(np.sqrt(np.mean([np.var(row) for row in rows]))) for rows in (first, second)]
     scores = []
-    for pair in zip(cosines, products, strict=True):
+    for pair in zip(first, second, strict=True):
         parts = [(row - row.mean()) / spread for row, spread in zip(pair, spreads, strict=True)]
         scores.append((SPREAD / TEACHER_SCALE * np.mean(parts, axis=0)).round(5).tolist())
     return scores

@@ -319,6 +319,38 @@ def test_frozen_weights_stay(tmp_path: Path) -> None:
     assert not any(name.startswith(("bert.embeddings", "bert.encoder.layer.0")) for name in changed)
 
 
+def test_weights_go_back_to_the_base_by_its_share(tmp_path: Path) -> None:
+    from training_inputs import CROSS_ENCODER
+
+    train(recipe_of(recipe_values(tmp_path, held_out=None)))
+    values = recipe_values(tmp_path, held_out=None, base_share=0.25, output=str(tmp_path / "mixed"))
+    train(recipe_of(values))
+    base, trained, mixed = map(_weights, (CROSS_ENCODER, tmp_path / "model", tmp_path / "mixed"))
+    for name, weight in mixed.items():
+        np.testing.assert_allclose(weight, 0.75 * trained[name] + 0.25 * base[name], rtol=1e-5, atol=1e-6)
+
+
+def test_weights_on_the_way_back_are_measured_and_change_no_training(tmp_path: Path) -> None:
+    schedule = {"steps": 40, "learning_rate": 0.01, "lists_per_step": 8}
+    changes = {"schedule": schedule, "base_share": 0.25}
+    found = train(recipe_of(recipe_values(tmp_path, held_out={"every": 20}, **changes)))
+    assert found.best_step == found.num_steps
+    unmeasured = recipe_values(tmp_path, held_out=None, output=str(tmp_path / "unmeasured"), **changes)
+    train(recipe_of(unmeasured))
+    assert _same_bits(tmp_path / "model", tmp_path / "unmeasured")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"base_share": 1.0}, "keeps nothing"), ({"base_share": 0.5, "lora": {"rank": 2}}, "lora")],
+)
+def test_a_share_of_the_base_that_makes_no_sense_is_refused(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        recipe_of(recipe_values(tmp_path, **changes))
+
+
 def test_bf16_trains_float32_weights(tmp_path: Path) -> None:
     report = train(recipe_of(recipe_values(tmp_path, precision="bf16", held_out=None)))
     assert report.precision == "bf16"

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from crossrank.errors import TrainingStoppedError
 from crossrank.training.checkpointing import save_weights
 from crossrank.training.held_out import HeldOutSet, Measured
+from crossrank.training.interpolation import Interpolation
 from crossrank.training.processes import by_first
 from crossrank.training.recipes import Recipe
 from crossrank.training.run_folder import RunFolder
@@ -128,6 +129,7 @@ class Measurements(TrainerCallback):  # type: ignore[misc]
         run: its folder.
         student: scores the held-out documents.
         held_out: what is measured.
+        interpolation: gives the weights that are measured and kept.
         token_budget: padded tokens of one forward pass.
         report: is told of each measurement.
         pause: is told how long each took.
@@ -140,6 +142,7 @@ class Measurements(TrainerCallback):  # type: ignore[misc]
         student: Student,
         held_out: HeldOutSet,
         *,
+        interpolation: Interpolation,
         token_budget: int,
         report: Report,
         pause: Callable[[float], None],
@@ -147,7 +150,7 @@ class Measurements(TrainerCallback):  # type: ignore[misc]
         assert recipe.held_out is not None  # there is a set
         self._recipe, self._choice, self._run = recipe, recipe.held_out, run
         self._student, self._held_out = student, held_out
-        self._token_budget = token_budget
+        self._interpolation, self._token_budget = interpolation, token_budget
         self._report, self._pause = report, pause
         # as the first process reads it: by now it may have written more
         self.measured: dict[int, float] = by_first(
@@ -179,6 +182,22 @@ class Measurements(TrainerCallback):  # type: ignore[misc]
                 measurement, a fall below it.
         """
         begun = time.monotonic()
+        with self._interpolation.applied(model):
+            found = self._measured(model, step)
+        self._run.log(step=step, held_out=found.value, deviation=found.deviation)
+        self._report(
+            Progress(
+                step,
+                num_steps,
+                measured=found.value,
+                best=self.measured[self.best_step],
+                best_step=self.best_step,
+            )
+        )
+        self._pause(time.monotonic() - begun)
+        return found
+
+    def _measured(self, model: Any, step: int) -> Measured:
         scores = self._student.score_lists(
             model,
             [*self._held_out.queries.values()],
@@ -192,17 +211,6 @@ class Measurements(TrainerCallback):  # type: ignore[misc]
         self.measured[step] = found.value
         if self.best_step == step:
             save_weights(model, self._run.best_path)
-        self._run.log(step=step, held_out=found.value, deviation=found.deviation)
-        self._report(
-            Progress(
-                step,
-                num_steps,
-                measured=found.value,
-                best=self.measured[self.best_step],
-                best_step=self.best_step,
-            )
-        )
-        self._pause(time.monotonic() - begun)
         return found
 
     def _check(self, found: Measured, step: int) -> None:

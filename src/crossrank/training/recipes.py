@@ -268,6 +268,9 @@ class Recipe:
             is torch's fused one everywhere.
         freeze: what stays as it is.
         lora: adapters instead of all weights.
+        base_share: how far back to the base's weights those go that are measured and kept: 0.5 is half way,
+            which gives up some of what was learnt and forgets less (see `interpolation.py`). For bases that
+            have all of the model's layers: a new head has nothing to go back to.
         guards: when training stops because it goes wrong.
     """
 
@@ -283,11 +286,16 @@ class Recipe:
     attention: Literal["auto", "sdpa"] = "auto"
     freeze: Freeze = field(default_factory=Freeze)
     lora: LoRA | None = None
+    base_share: float = limited(0.0, least=0.0, most=1.0)
     guards: Guards = field(default_factory=Guards)
 
     def __post_init__(self) -> None:
         if not self.data:
             raise InputError("data must name one file or more")
+        if self.base_share == 1:
+            raise InputError("base_share is 1, which keeps nothing of what is learnt; give less")
+        if self.base_share and self.lora is not None:
+            raise InputError("base_share is for weights that are trained themselves: leave it or lora out")
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, as a recipe file has them: `read_recipe` reads them back."""

@@ -35,6 +35,7 @@ from crossrank.training.exits import ExitLoss, measured_exits
 from crossrank.training.forms import FORMS
 from crossrank.training.guards import GradientGuard, Measurements, Progress, StepLog
 from crossrank.training.held_out import HeldOutSet, open_held_out
+from crossrank.training.interpolation import Interpolation
 from crossrank.training.losses.gradient_cache import PackedLoss
 from crossrank.training.losses.saved_bytes import SavedBytes
 from crossrank.training.losses.table import Loss, loss_named, options_of
@@ -212,6 +213,7 @@ def _run(
             run,
             made.student,
             made.held_out,
+            interpolation=made.interpolation,
             token_budget=made.token_budget,
             report=report,
             pause=steps.pause,
@@ -232,6 +234,8 @@ def _take_best(made: _Ingredients, run: RunFolder, measurements: Measurements | 
     """Give the model the weights that were measured best, and compare it with the base."""
     if measurements is not None:
         load_weights(made.model, run.best_path)
+    else:
+        made.interpolation.apply(made.model)
     if made.recipe.lora is not None:
         merge_lora(made.model)
     return None if measurements is None else _comparison(made, run)
@@ -329,6 +333,7 @@ class _Ingredients:
         freeze(self.model, recipe.freeze)
         if recipe.lora is not None:
             add_lora(self.model, recipe.lora)
+        self.interpolation = Interpolation(self.model, recipe.base_share)
         self.prepared: Prepared = prepare(
             recipe,
             self.data,

@@ -1,14 +1,16 @@
-"""Fine-tune the built-in late-interaction model from the bi-encoder's weights on lists of passages.
+"""Fine-tune a built-in model of vectors from the bi-encoder's weights on lists of passages.
 
-The bi-encoder's token vectors order passages well by MaxSim as they are, so the projection starts as their
-principal axes, measured on passages of the lists, and not at random. The loss of a list is the KL divergence
-between the softmax of the mean MaxSim x a scale, which is learnt, too, and that of the teacher's scores x 20;
-where its first passage is judged to answer the query, half the listwise cross-entropy on it is added. Word
-embeddings and the lowest layers stay as they are. Checkpoints are as those of train_cross_encoder.py; at the
-end the folder is in sentence-transformers' layout.
+One vector a text, or, with --token-vectors, one a token for late interaction. The loss of a list is the KL
+divergence between the softmax of its scores x a scale, which is learnt, too, and that of the teacher's scores
+x 20; where its first passage is judged to answer the query, half the listwise cross-entropy on it is added.
+A score is the cosine, or the mean MaxSim of token vectors. Word embeddings and the lowest layers stay as they
+are. The bi-encoder's token vectors order passages well by MaxSim as they are, so their projection starts as
+their principal axes, measured on passages of the lists, and not at random. Checkpoints are as those of
+train_cross_encoder.py; at the end the folder is in sentence-transformers' layout.
 
-    python train_late_interaction.py --lists work/lists/web.jsonl work/lists/long.jsonl --base MINILM \
-        --out work/colbert
+    python train_bi_encoder.py --lists work/lists/web.jsonl --base MINILM --out work/embed
+    python train_bi_encoder.py --token-vectors --lists work/lists/web.jsonl work/lists/long.jsonl \
+        --base MINILM --out work/colbert
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from encoder import batches, hidden_states
 from safetensors.torch import load_file, save_file
-from sentence_transformers import MultiVectorEncoder
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from sentence_transformers.sentence_transformer.modules import Pooling
 from splade import TEACHER_SCALE
 from training_loop import STATE, Step, options, shuffled_lists, train
 from transformers import AutoModel, AutoTokenizer
@@ -32,27 +35,31 @@ from transformers import AutoModel, AutoTokenizer
 LABEL_WEIGHT = 0.5
 HEAD = "head.safetensors"
 QUERY_LENGTH = 64  # tokens of a query while training
-MODEL_LENGTH = 512  # tokens of a document that the folder says are read
+MODEL_LENGTH = {True: 512, False: 256}  # tokens of a document that the folder says are read
 
 
 def encode(
     model, project, tokenizer, texts: list[str], token_budget: int, max_length: int
 ) -> list[torch.Tensor]:
-    """Return each text's token vectors, (tokens, dimensions) of length 1, in the texts' order."""
+    """Return each text's token vectors, (tokens, dimensions) of length 1, in the texts' order.
+
+    Without a projection the mean of a text's is its only one, (1, dimensions).
+    """
     ids = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
     found: list[torch.Tensor | None] = [None] * len(texts)
     for rows in batches([len(row) for row in ids], token_budget):
         batch = tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt")
         with torch.autocast("cpu", dtype=torch.bfloat16):
             *_, hidden = hidden_states(model, batch["input_ids"], batch["attention_mask"])
-            projected = project(hidden)
-        for row, vectors in zip(rows, F.normalize(projected.float(), dim=-1), strict=True):
-            found[row] = vectors[: len(ids[row])]
+            projected = hidden if project is None else project(hidden)
+        for row, vectors in zip(rows, projected.float(), strict=True):
+            own = vectors[: len(ids[row])]
+            found[row] = F.normalize(own.mean(0, keepdim=True) if project is None else own, dim=-1)
     return found
 
 
 def mean_maxsims(query: torch.Tensor, documents: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the mean over a query's tokens of the largest inner product with a token of each document."""
+    """Return the mean over a query's vectors of the largest inner product with a vector of each document."""
     products = query @ torch.cat(list(documents)).T
     parts = products.split([len(document) for document in documents], dim=1)
     return torch.stack([part.max(1).values.mean() for part in parts])
@@ -66,8 +73,18 @@ def principal_axes(model, tokenizer, texts: list[str], dimensions: int) -> torch
     return axes[:, -dimensions:].flip(1).T.float().contiguous()
 
 
-def export(folder: Path, weight: torch.Tensor) -> None:
-    """Add to the encoder's folder what makes it a model of sentence-transformers."""
+def export(folder: Path, weight: torch.Tensor | None) -> None:
+    """Add to the encoder's folder what makes it a model of sentence-transformers.
+
+    Args:
+        folder: of the encoder and its tokenizer.
+        weight: the projection of token vectors; None for one vector a text.
+    """
+    transformer = Transformer(str(folder), max_seq_length=MODEL_LENGTH[weight is not None])
+    if weight is None:
+        modules = [transformer, Pooling(transformer.get_embedding_dimension(), "mean"), Normalize()]
+        SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder))
+        return
     dense = Dense(
         weight.shape[1],
         weight.shape[0],
@@ -76,17 +93,15 @@ def export(folder: Path, weight: torch.Tensor) -> None:
         init_weight=weight,
         module_input_name="token_embeddings",
     )
-    modules = [
-        Transformer(str(folder), max_seq_length=MODEL_LENGTH),
-        dense,
-        MultiVectorMask(),
-        Normalize(module_input_name="token_embeddings"),
-    ]
-    MultiVectorEncoder(modules=modules, device="cpu").save_pretrained(str(folder))
+    normalize = Normalize(module_input_name="token_embeddings")
+    MultiVectorEncoder(
+        modules=[transformer, dense, MultiVectorMask(), normalize], device="cpu"
+    ).save_pretrained(str(folder))
 
 
 def main() -> None:
     parser = options(__doc__)
+    parser.add_argument("--token-vectors", action="store_true", help="late interaction")
     parser.add_argument("--dimensions", type=int, default=96, help="of a token's vector")
     parser.add_argument("--frozen-layers", type=int, default=2, help="lower layers that stay as they are")
     args = parser.parse_args()
@@ -99,12 +114,16 @@ def main() -> None:
     model = AutoModel.from_pretrained(
         args.out if resumed else args.base, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     ).train()
-    project = torch.nn.Linear(model.config.hidden_size, args.dimensions, bias=False)
+    project = None
+    if args.token_vectors:
+        project = torch.nn.Linear(model.config.hidden_size, args.dimensions, bias=False)
     log_scale = torch.nn.Parameter(torch.tensor(TEACHER_SCALE).log())
     if resumed:
         head = load_file(args.out / HEAD)
-        project.weight.data, log_scale.data = head["weight"], head["log_scale"]
-    else:
+        log_scale.data = head.pop("log_scale")
+        if project is not None:
+            project.load_state_dict(head)
+    elif project is not None:
         sample = [row["passages"][0] for row in lists[:300]] + [row["query"] for row in lists[:300]]
         project.weight.data = principal_axes(model, tokenizer, sample, args.dimensions)
     for frozen in (model.embeddings, *model.encoder.layer[: args.frozen_layers]):
@@ -135,11 +154,13 @@ def main() -> None:
     def save() -> None:
         model.save_pretrained(args.out)
         tokenizer.save_pretrained(args.out)
-        save_file({"weight": project.weight.data, "log_scale": log_scale.data}, args.out / HEAD)
+        projected = {} if project is None else project.state_dict()
+        save_file({**projected, "log_scale": log_scale.data}, args.out / HEAD)
 
-    trained = [p for p in [*model.parameters(), *project.parameters(), log_scale] if p.requires_grad]
+    ends = [log_scale] if project is None else [log_scale, *project.parameters()]
+    trained = [p for p in [*model.parameters(), *ends] if p.requires_grad]
     train(args, lists, trained, step_of, save)
-    export(args.out, project.weight.data)
+    export(args.out, None if project is None else project.weight.data)
 
 
 if __name__ == "__main__":
