@@ -1,11 +1,10 @@
 """Make the folders of the built-in models: int8 weights, parity record, model card.
 
-Takes float32 folders (the fine-tuned cross-encoders and late-interaction model, all-MiniLM-L6-v2), quantises
-them with a few hundred unlabelled pairs of the training lists, compares int8 with float32 on collections that
-were never trained on, and writes a folder only if it passes the gate.
+Takes float32 folders, quantises them with a few hundred unlabelled pairs of the training lists, compares int8
+with float32 on collections that were never trained on, and writes a folder only if it passes the gate.
 
     python build.py --data ../../../shared/data --lists work/lists/web.jsonl --crossrank-mini work/mini \
-        --crossrank-tiny work/tiny --crossrank-embed MINILM_FOLDER --crossrank-colbert work/colbert \
+        --crossrank-tiny work/tiny --crossrank-embed work/embed --crossrank-colbert work/colbert \
         --out ../../src/crossrank/models/builtin
 """
 
