@@ -5,7 +5,7 @@ passages of about the length people search over, finds negatives for each questi
 with the bi-encoder, and stores the bi-encoder's cosine for every (question, passage) of a list.
 The collections kept for measuring are never read.
 
-    python prepare_lists.py --data ../../../shared/data --out work/lists
+    python prepare_lists.py --data ../../../shared/data --bi-encoder MINILM --out work/lists
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import gzip
 import json
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,11 +90,31 @@ def sample(
     return rng.sample(free, min(count, len(free)))
 
 
+def sample_parts(
+    rng: random.Random, barred: set[int], parts: Iterable[tuple[Iterable[int], int]], taken: list[int]
+) -> list[int]:
+    """Draw so many of each part's rows, none twice, and return them after those that are taken."""
+    picked = [*taken]
+    for rows, count in parts:
+        picked += sample(rng, barred, rows, count, picked)
+    return picked
+
+
+def as_line(query: str, texts: Sequence[str], cosines: np.ndarray, picked: Sequence[int]) -> str:
+    """A list as its file has it."""
+    row = {
+        "query": query,
+        "passages": [texts[each] for each in picked],
+        "teacher": [round(float(cosines[each]), 5) for each in picked],
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--bi-encoder", help="folder of all-MiniLM-L6-v2 (default: its int8 form that ships)")
+    parser.add_argument("--bi-encoder", required=True, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--squad", type=int, default=17000)
     parser.add_argument("--medquad", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=13)
@@ -135,19 +155,16 @@ def main() -> None:
                 dense_rows = np.argpartition(-cosines[i], 200)[:200]
                 dense_rows = dense_rows[np.argsort(-cosines[i, dense_rows])]
 
-                picked = [positive]
-                picked += sample(rng, barred, bm25_rows[:15], 2, picked)
-                picked += sample(rng, barred, bm25_rows[15:], 3, picked)
-                picked += sample(rng, barred, dense_rows[:10], 2, picked)
-                picked += sample(rng, barred, dense_rows[10:], 3, picked)
+                parts = (
+                    (bm25_rows[:15], 2),
+                    (bm25_rows[15:], 3),
+                    (dense_rows[:10], 2),
+                    (dense_rows[10:], 3),
+                )
+                picked = sample_parts(rng, barred, parts, [positive])
                 while len(picked) < LIST_SIZE:
                     picked += sample(rng, barred, [rng.randrange(len(passages))], 1, picked)
-                row = {
-                    "query": question,
-                    "passages": [passages[r] for r in picked],
-                    "teacher": [round(float(cosines[i, r]), 5) for r in picked],
-                }
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                out.write(as_line(question, passages, cosines[i], picked))
                 written += 1
     print(f"{written} lists of {LIST_SIZE} in {args.out / 'lists.jsonl'}")
 

@@ -6,19 +6,18 @@ a sentence of a document with some of its words left out, as a claim or a keywor
 it. The teacher's score of a document is the bi-encoder's best cosine over its passages, since that
 is what relevance of a long document means; a list has eight documents.
 
-    python prepare_long_lists.py --data ../../../shared/data --out work/lists
+    python prepare_long_lists.py --data ../../../shared/data --bi-encoder MINILM --out work/lists
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from prepare_lists import SENTENCE_END, passages_of, read_jsonl, sample
+from prepare_lists import SENTENCE_END, as_line, passages_of, read_jsonl, sample, sample_parts
 
 from crossrank import BM25, BiEncoder
 
@@ -102,7 +101,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--bi-encoder", help="folder of all-MiniLM-L6-v2 (default: its int8 form that ships)")
+    parser.add_argument("--bi-encoder", required=True, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--squad", type=int, default=1500, help="questions of squad11")
     parser.add_argument("--medquad", type=int, default=900, help="questions of medquad")
     parser.add_argument("--sentences", type=int, default=1400, help="queries made of sentences")
@@ -140,19 +139,16 @@ def main() -> None:
                 if answers:  # another document that holds the answer may be right too
                     barred |= {int(d) for d in bm25_rows if any(a in texts[d] for a in answers)}
                 dense_rows = np.argsort(-cosines[i])[:100]
-                picked = [positive]
-                picked += sample(rng, barred, bm25_rows[:12], 2, picked)
-                picked += sample(rng, barred, bm25_rows[12:], 1, picked)
-                picked += sample(rng, barred, dense_rows[:12], 2, picked)
-                picked += sample(rng, barred, dense_rows[12:], 1, picked)
+                parts = (
+                    (bm25_rows[:12], 2),
+                    (bm25_rows[12:], 1),
+                    (dense_rows[:12], 2),
+                    (dense_rows[12:], 1),
+                )
+                picked = sample_parts(rng, barred, parts, [positive])
                 while len(picked) < LIST_SIZE:
                     picked += sample(rng, barred, [rng.randrange(len(texts))], 1, picked)
-                row = {
-                    "query": query,
-                    "passages": [texts[d] for d in picked],
-                    "teacher": [round(float(cosines[i, d]), 5) for d in picked],
-                }
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                out.write(as_line(query, texts, cosines[i], picked))
                 written += 1
     print(f"{written} lists of {LIST_SIZE} in {path}")
 

@@ -7,8 +7,8 @@ far ranks of each, and the mixed scores of the latter two; the best comes first.
 made of is kept ("of"), so that calibration can leave it out. Of several files each has queries of its own,
 over the same passages; a file that is there already is left as it is.
 
-    python prepare_web_lists.py --data ../../../shared/data --splade SPLADE --lists work/lists/lists.jsonl \
-        --out work/lists/web.jsonl
+    python prepare_web_lists.py --data ../../../shared/data --bi-encoder MINILM --splade SPLADE \
+        --lists work/lists/lists.jsonl --out work/lists/web.jsonl
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from lists import read_lists
-from prepare_lists import passages_of, read_jsonl, sample
+from prepare_lists import passages_of, read_jsonl, sample_parts
 from splade import Splade, mixed
 from web_queries import Vocabulary, WebQuery, make_queries
 
@@ -75,11 +75,11 @@ class Teachers:
 
     Args:
         passages: their texts.
-        bi_encoder: a folder, or None for the one that ships.
+        bi_encoder: a folder.
         splade: a folder.
     """
 
-    def __init__(self, passages: Sequence[str], bi_encoder: str | None, splade: Path) -> None:
+    def __init__(self, passages: Sequence[str], bi_encoder: str, splade: Path) -> None:
         self._splade = Splade(splade)
         self._bi_encoder = BiEncoder(bi_encoder, max_length=200)
         self._vectors = self._bi_encoder.encode_documents(passages)
@@ -100,8 +100,7 @@ class Teachers:
                 if len(by_words) < LIST_SIZE:
                     continue
                 by_meaning, by_expansion = (first_rows(each[i], 40) for each in (cosines, products))
-                picked: list[int] = []
-                for rows, count in (
+                parts = (
                     (by_words[:10], 3),
                     (by_words[10:], 4),
                     (by_expansion[:5], 1),
@@ -109,8 +108,8 @@ class Teachers:
                     (by_meaning[:5], 1),
                     (by_meaning[5:], 1),
                     (by_words, 1),
-                ):
-                    picked += sample(rng, set(), rows, count, picked)
+                )
+                picked = sample_parts(rng, set(), parts, [])
                 if len(picked) == LIST_SIZE:
                     yield start + i, picked, cosines[i, picked], products[i, picked]
             print(f"{min(start + BLOCK, len(queries))} of {len(queries)} queries", flush=True)
@@ -152,7 +151,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--bi-encoder", help="folder of all-MiniLM-L6-v2 (default: its int8 form that ships)")
+    parser.add_argument("--bi-encoder", required=True, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--splade", type=Path, required=True, help="folder of the SPLADE model")
     parser.add_argument("--lists", nargs="*", default=[], help="whose questions are not used again")
     parser.add_argument("--passages", type=int, default=52_000)
