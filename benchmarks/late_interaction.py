@@ -8,6 +8,8 @@ quiet machine, latency does: --timed 0 leaves it out.
     python benchmarks/late_interaction.py ../shared/data/scifact ../shared/data/cranfield --depth 50
     python benchmarks/late_interaction.py ../shared/data/msmarco_dl19 --run bm25.top100 \
         --qrels ../shared/data/msmarco_dl19/qrels_full_official.txt
+
+The section of a page (--page) is called as the file that --output names.
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ from harness import (
     limit_threads,
     load_average,
     machine,
+    machine_line,
+    markdown_table,
+    page_option,
     parser,
-    print_machine,
+    publish,
     say,
-    table,
-    write,
 )
 
 Candidates = Mapping[str, tuple[str, list[Any]]]
@@ -191,6 +194,26 @@ def shown(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
+def as_markdown(result: Mapping[str, Any]) -> str:
+    """A table of a row a way of reranking, for each collection."""
+    depth, threads = result["depth"], result["threads"]
+    lines = [f"By `benchmarks/late_interaction.py`, {threads} threads, {machine_line(result)}."]
+    for name, figures in result["collections"].items():
+        rows = [
+            [
+                system,
+                shown(row.get("nDCG@10"), ".4f"),
+                shown(row.get("MRR@10"), ".4f"),
+                shown(row.get("median_ms"), ".1f"),
+                shown(row["bytes_per_document"], ",.0f"),
+            ]
+            for system, row in figures.items()
+        ]
+        columns = [f"{name}, {depth} candidates", "nDCG@10", "MRR@10", "ms a query", "bytes a document"]
+        lines += ["", *markdown_table(columns, rows)]
+    return "\n".join(lines)
+
+
 def main() -> None:
     made = parser(__doc__ or "")
     made.add_argument("collections", type=Path, nargs="+", help="folders in BEIR form")
@@ -199,6 +222,7 @@ def main() -> None:
     made.add_argument("--precision", default="auto", choices=["auto", "int8", "float32"])
     made.add_argument("--timed", type=int, default=20, help="queries that are timed; 0 for none")
     made.add_argument("--without", nargs="*", default=[], choices=[CROSS_ENCODER])
+    page_option(made)
     args = made.parse_args()
     limit_threads(args.threads)
     from crossrank.evaluation.collections import Collection
@@ -216,19 +240,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             figures = measured(collection, args, Path(scratch))
         result["collections"][collection.name] = figures
-        rows = [
-            {
-                "": name,
-                "nDCG@10": shown(row.get("nDCG@10"), ".4f"),
-                "MRR@10": shown(row.get("MRR@10"), ".4f"),
-                "ms a query": shown(row.get("median_ms"), ".1f"),
-                "bytes a document": shown(row["bytes_per_document"], ",.0f"),
-            }
-            for name, row in figures.items()
-        ]
-        table(f"{collection.name}, {args.depth} candidates", rows)
-    print_machine(result)
-    write("late_interaction", result, args.output)
+    section = args.output.stem if args.output else None
+    publish("late_interaction", result, as_markdown(result), args, section=section)
 
 
 if __name__ == "__main__":
