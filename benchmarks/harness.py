@@ -49,6 +49,8 @@ __all__ = [
 
 RESULTS = Path(__file__).parent / "results"
 
+os.environ.setdefault("CROSSRANK_BACKEND", "onnx")  # what is measured is a CPU; gpu.py says torch
+
 
 def interleave(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
     """Time contestants in turns; the caller has warmed them up."""

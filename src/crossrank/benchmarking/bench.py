@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -150,11 +150,15 @@ def bench(
         material = {
             profile: _pairs(tokenizer, profile, cut_from, num_queries, num_documents) for profile in wanted
         }
+        fingerprints = {
+            "fingerprint": checkpoint.fingerprint,
+            "int8_fingerprint": Checkpoint.open(forms.int8).fingerprint,
+        }
         environment = {**machine(*_OWN_PACKAGES), "load_average_before": load_average()}
         with _loaded(names, forms, threads, limit, interpreters or {}) as (running, left_out):
             with track(len(judged) * len(running), "Judged queries", progress=progress) as tracked:
-                differences = _differences(running, judged, left_out, tracked.advance)
-            if known and known["settings"]["fingerprint"] == checkpoint.fingerprint:
+                differences, unproven = _differences(running, judged, left_out, tracked.advance)
+            if known and all(known["settings"].get(key) == value for key, value in fingerprints.items()):
                 for name, found in known["judged"].items():
                     differences[name] = {**found, **differences.get(name, {})}
             with track(len(material), "Profiles", progress=progress) as tracked:
@@ -167,6 +171,7 @@ def bench(
                         rounds,
                         tokenizer=tokenizer,
                         differences=differences,
+                        unproven=unproven,
                         left_out=left_out,
                     )
                     tracked.advance()
@@ -180,7 +185,7 @@ def bench(
             "exact": f"largest difference of a logit below {EXACT}",
             "tolerance": _TOLERANCE,
             **forms.origin,
-            "fingerprint": checkpoint.fingerprint,
+            **fingerprints,
         }
     loaded = {contestant.name: contestant.environment for contestant in running}
     return BenchReport(settings, environment, loaded, measured, differences, left_out)
@@ -216,9 +221,13 @@ def _differences(
     judged: Sequence[Judged],
     left_out: dict[str, str],
     advance: Callable[[], None],
-) -> dict[str, dict[str, Any]]:
-    """Contestant -> collection -> its difference, each at its default batch size, a query a call."""
+) -> tuple[dict[str, dict[str, Any]], set[str]]:
+    """Contestant -> collection -> its difference, each at its default batch size, a query a call.
+
+    Second are those that failed on a collection: what the others say of them proves nothing.
+    """
     found: dict[str, dict[str, Any]] = {}
+    failed: set[str] = set()
     for collection in judged:
         queries = collection.pairs()
         reference: list[npt.NDArray[np.float32]] = []
@@ -234,6 +243,7 @@ def _differences(
                 if contestant.name == _REFERENCE:
                     raise
                 left_out[f"{contestant.name} on {collection.name}"] = str(error)
+                failed.add(contestant.name)
                 continue
             finally:
                 advance()
@@ -242,7 +252,7 @@ def _differences(
             elif len(scores) == len(reference) and not _is_exact(reference, scores):
                 of_contestant = found.setdefault(contestant.name, {})
                 of_contestant[collection.name] = collection.difference(reference, scores)
-    return found
+    return found, failed
 
 
 def _is_exact(
@@ -260,6 +270,7 @@ def _profile(
     *,
     tokenizer: Tokenizer,
     differences: Differences,
+    unproven: Collection[str],
     left_out: dict[str, str],
 ) -> dict[str, Any]:
     one_query = pairs[:num_documents]
@@ -274,6 +285,8 @@ def _profile(
     variants: dict[str, tuple[Contestant, str]] = {}
     for contestant in _ours_first(running):
         proven = within_tolerance(differences.get(contestant.name, {}))
+        if contestant.name in unproven:
+            proven = False
         for variant in contestant.variants:
             label = f"{contestant.name} {variant}".rstrip()
             try:
@@ -388,11 +401,8 @@ def _ratios(latency: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 def _timed(
     variants: Mapping[str, tuple[Contestant, str]], pairs: list[tuple[str, str]], rounds: int
 ) -> dict[str, Timing]:
-    given: dict[str, None] = {}
     for contestant, variant in variants.values():
-        if contestant.name not in given:
-            contestant.give(variant, pairs)
-            given[contestant.name] = None
+        contestant.give(variant, pairs)  # no batch size meets these shapes for the first time when it counts
     return interleave(
         {label: partial(contestant.run, variant) for label, (contestant, variant) in variants.items()}, rounds
     )

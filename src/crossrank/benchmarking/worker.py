@@ -48,7 +48,7 @@ def crossrank(folder: Path, options: dict[str, Any], precision: str) -> dict[str
     """The library's own engine; the int8 form is in the folder "int8" beside the float32 one."""
     from crossrank.models.cross_encoder import CrossEncoder
 
-    settings: dict[str, Any] = {"precision": precision, "progress": False}
+    settings: dict[str, Any] = {"precision": precision, "backend": "onnx", "progress": False}
     settings |= {name: options[name] for name in ("max_length", "threads")}
     return {"": CrossEncoder(folder.parent / precision, **settings).score}
 

@@ -170,7 +170,7 @@ def rerank(
                 exit_layer=exit_layer if finish is None else None,
                 long_query=long_query,
                 long_documents=long_documents,
-                where=Where(backend, device),
+                where=_in_parts(backend, device) if finish is not None else Where(backend, device),
             )
         )
     )
@@ -193,6 +193,11 @@ def rerank(
                 if min_probability is not None:
                     ranking = probable_ranking(ranking, min_probability, top_k)  # noqa: PLW2901
                 _print(replace(ranking, query_id=request.query_id), as_json=json)
+
+
+def _in_parts(backend: Backend, device: str | None) -> Where:
+    """Where a model that is run layer by layer runs: by ONNX Runtime, also where there is a GPU."""
+    return Where(Backend.onnx if backend is Backend.auto and device is None else backend, device)
 
 
 def _finishing(model: Reranker, exit_layer: int, finish: int) -> Reranker:
