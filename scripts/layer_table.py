@@ -4,7 +4,7 @@ Texts are read alone, the vectors of all their tokens after a layer are averaged
 cosine (Ananthakrishnan et al. 2025, "Can Cross Encoders Produce Useful Sentence Embeddings?",
 arXiv:2502.03552).
 A bi-encoder over the same texts, cut at the same length, is the line to compare with. All layers come out of
-one pass. Prints a table in Markdown; --output keeps the figures as JSON.
+one pass. Prints a table in Markdown, and keeps the figures as JSON.
 
     python scripts/layer_table.py ../shared/data/scifact ../shared/data/cranfield --cross-encoder my-model
 """
@@ -12,7 +12,7 @@ one pass. Prints a table in Markdown; --output keeps the figures as JSON.
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ from crossrank.runtime.encoders.encoder import Encoder, LayeredEncoder
 from crossrank.runtime.engine import open_engine
 from crossrank.runtime.graph import Graph
 from crossrank.runtime.tokenization import Tokenizer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import harness
 
 MEASURES = ("nDCG@10", "Recall@100")
 DEPTH = 100
@@ -117,7 +120,8 @@ def main() -> None:
     parser.add_argument("--bi-encoder", default="crossrank-embed")
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a text")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--output", type=Path, help="JSON file; default: benchmarks/results/layer_table.json")
+    harness.page_option(parser)
     args = parser.parse_args()
     found = {folder.resolve().name: rows_of(folder, args) for folder in args.collections}
     names = list(found)
@@ -126,11 +130,10 @@ def main() -> None:
         [row, *(f"{found[name][row][measure]:.4f}" for name in names for measure in MEASURES)]
         for row in found[names[0]]
     ]
-    print(*markdown_table(["mean of the tokens after", *columns], rows), sep="\n")
-    if args.output:
-        settings = {"cross_encoder": args.cross_encoder, "bi_encoder": args.bi_encoder}
-        record = {"settings": {**settings, "max_length": args.max_length}, "collections": found}
-        args.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    table = "\n".join(markdown_table(["mean of the tokens after", *columns], rows))
+    settings = {"cross_encoder": args.cross_encoder, "bi_encoder": args.bi_encoder}
+    record = {"settings": {**settings, "max_length": args.max_length}, "collections": found}
+    harness.publish("layer_table", record, table, args)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -456,3 +457,30 @@ def test_a_query_that_cannot_be_used_does_not_end_the_prompt(run, text_index: Pa
     assert result.exit_code == 0
     assert "query" in result.stderr
     assert "The blue whale" in result.stdout
+
+
+def test_a_second_reranker_reads_the_best_of_the_first(run, text_index: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(RERANKER, tmp_path / "other")
+    command = ["search", text_index, "fox or whale or oak", "-r", RERANKER, "--json"]
+    first = json.loads(run(*command).stdout)["hits"]
+    hits = json.loads(run(*command, "--then", f"{other}:2").stdout)["hits"]
+    assert [hit["stage"] for hit in hits] == ["other", "other", *("bert" for _ in first[2:])]
+    assert {hit["document_id"] for hit in hits[:2]} == {hit["document_id"] for hit in first[:2]}
+
+
+def test_rerankers_one_after_another_read_texts(run, tmp_path: Path) -> None:
+    other = shutil.copytree(RERANKER, tmp_path / "other")
+    texts = ["a cat", "the old city", "a river"]
+    ranked = run("rerank", "where is the city", *texts, "-r", RERANKER, "--then", f"{other}:1", "--json")
+    assert [hit["stage"] for hit in json.loads(ranked.stdout)["hits"]] == ["other", "bert", "bert"]
+
+
+@pytest.mark.parametrize("then", ["name", "name:", ":3", "name:0", "name:two", "name:-1"])
+def test_then_takes_a_name_and_a_depth(run, then: str) -> None:
+    failed = run("rerank", "cat", "a cat", "-r", RERANKER, "--then", then)
+    assert failed.exit_code == 2
+    assert "NAME:DEPTH" in failed.stderr
+
+
+def test_a_second_reranker_without_a_first_is_wrong_usage(run, text_index: Path) -> None:
+    assert run("search", text_index, "fox", "-r", "none", "--then", "crossrank-mini:2").exit_code == 2

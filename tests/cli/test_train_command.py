@@ -37,6 +37,14 @@ def test_it_plans_trains_and_refuses_to_train_over_what_is_there(run, tmp_path: 
     assert "replace it with --replace" in again.stderr
 
 
+def test_any_name_of_a_folder_is_an_output(run, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    output = tmp_path / 'it\'s "new": é 😀'
+    trained = run("train", recipe, "--set", "schedule.steps=1", "--set", "held_out=null", "--output", output)
+    assert trained.exit_code == 0, trained.stderr
+    assert (output / "model.safetensors").is_file()
+
+
 def test_a_plan_says_what_would_stop_the_run(run, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     (tmp_path / "model").mkdir()
@@ -74,4 +82,4 @@ def test_a_guard_that_stops_is_an_error_of_one_line(run, tmp_path: Path) -> None
     result = run("train", recipe, "--set", "guards.constant_scores=100")
     assert result.exit_code == 1
     assert "collapsed" in result.stderr
-    assert "best.pt" in result.stderr
+    assert "best-0.pt" in result.stderr

@@ -19,7 +19,7 @@ from crossrank import BiEncoder, Collection, CrossEncoder, Document, evaluate
 from crossrank.errors import InputError, TrainingStoppedError
 from crossrank.training.adapt import lessons, outcomes, trainings
 from crossrank.training.adapt.adaptation import STAGES, AdaptationReport, adapt
-from crossrank.training.adapt.recipes import DEV_QUERIES, recipe_for
+from crossrank.training.adapt.recipes import DEV_QUERIES, MEASUREMENTS, recipe_for
 from crossrank.training.adapt.settings import AdaptationSettings, TrainingSize
 from crossrank.training.adapt.sizing import Cost, Size, sized
 
@@ -283,6 +283,22 @@ def test_a_budget_gives_steps_up_to_the_epochs(tmp_path: Path) -> None:
     )
     assert (recipe.schedule.steps, recipe.held_out and recipe.held_out.every) == (20, 4)
     assert recipe.student.exits == (1,)
+
+
+@pytest.mark.parametrize("steps", [1, 6, 14, 19, 20, 21])
+def test_there_are_no_more_measurements_than_were_reckoned_with(tmp_path: Path, steps: int) -> None:
+    recipe = recipe_for(
+        "bi_encoder",
+        SETTINGS,
+        collection=tmp_path,
+        negatives=tmp_path / "n.jsonl",
+        output=tmp_path / "m",
+        steps=steps,
+        most_tokens=96,
+    )
+    assert recipe.held_out is not None
+    measured = {*range(recipe.held_out.every, steps, recipe.held_out.every), steps}
+    assert len(measured) <= MEASUREMENTS
 
 
 def test_heads_of_the_old_reranker_are_trained_with_it(

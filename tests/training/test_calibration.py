@@ -106,7 +106,7 @@ def test_scores_that_part_the_classes_have_a_finite_slope() -> None:
 # --- thresholds ------------------------------------------------------------------------------------------
 
 
-def threshold(scores, relevant, **options):
+def threshold(scores, relevant, resamples=200, **options):
     queries = np.arange(len(scores))
     folds = [np.flatnonzero(queries % 5 == fold) for fold in range(5)]
     fitted = ProbabilityMap("platt", 0.7, -2.0)
@@ -116,7 +116,7 @@ def threshold(scores, relevant, **options):
         queries,
         folds,
         fitted,
-        resamples=200,
+        resamples=resamples,
         **options,
     )
 
@@ -148,6 +148,17 @@ def test_a_threshold_for_recall_is_the_highest_score_that_has_it() -> None:
 def test_a_precision_that_no_score_reaches_has_no_threshold() -> None:
     random = np.random.default_rng(0)
     assert threshold(random.random(200), np.arange(200) % 2, aim="precision", wanted=0.99) is None
+
+
+@pytest.mark.parametrize(("aim", "wanted", "num_positives"), [("precision", 1.0, 10), ("recall", 0.5, 1)])
+def test_resamples_that_never_reach_the_aim_have_no_interval(
+    aim: str, wanted: float, num_positives: int
+) -> None:
+    scores = np.arange(40.0)
+    relevant = scores >= 40 - num_positives  # the sample of seed 3 has 8 of 10, none of 1
+    with pytest.raises(InputError, match=f"{aim} {wanted:g} has no interval.* the 1 resamples; give more"):
+        threshold(scores, relevant, aim=aim, wanted=wanted, resamples=1, seed=3)
+    assert threshold(scores, relevant, aim=aim, wanted=wanted) is not None
 
 
 # --- with a model ----------------------------------------------------------------------------------------

@@ -71,7 +71,9 @@ def test_sentence_pairs_are_lists_of_one_with_labels_in_range(tmp_path: Path) ->
         ({"query": "a", "documents": [], "labels": []}, "documents is empty"),
         ({"query": "a", "documents": [3], "labels": [1]}, r"documents\[0\] must be a string"),
         ({"query": "a", "document": "b"}, "there is no 'label'"),
-        ({"query": "a", "document": "b", "label": None}, "label must be a number"),
+        ({"query": "a", "document": "b", "label": None}, "label must be a finite number"),
+        ({"query": "a", "document": "b", "label": "nan"}, "label must be a finite number .*, not nan"),
+        ({"text1": "a", "text2": "b", "label": "-inf"}, "label must be a finite number .*, not -inf"),
         ({"query_id": "a", "document_ids": ["b"], "labels": [1]}, "ids and no texts; mine again"),
         ({"question": "a"}, "it has none of .* but question"),
     ],
@@ -169,6 +171,33 @@ def test_held_out_pairs_are_measured_by_spearman(tmp_path: Path) -> None:
     same = write_jsonl(tmp_path / "same.jsonl", [{**row, "label": 1} for row in rows])
     with pytest.raises(InputError, match="the same label everywhere"):
         open_held_out(HeldOut(file=str(same), measure="spearman"), seed=0)
+
+
+def test_a_classifier_that_says_the_same_of_all_pairs_has_no_deviation(tmp_path: Path) -> None:
+    rows = [{"text1": "a", "text2": f"{i}", "label": label} for i, label in enumerate("xyz")]
+    choice = HeldOut(file=str(write_jsonl(tmp_path / "pairs.jsonl", rows)), measure="accuracy")
+    held_out = open_held_out(choice, seed=0, classes=["x", "y", "z"])
+
+    def deviation(*logits: list[float]) -> float:
+        return held_out.measured([np.float32([each]) for each in logits]).deviation
+
+    assert deviation(*[[2, -1, -1]] * 3) == 0
+    assert deviation([2, -1, -1], [2, -1, 1], [2, -1, 3]) == pytest.approx(np.std([-1, 1, 3]))
+
+
+def test_held_out_data_are_known_by_queries_candidates_and_judgements(tmp_path: Path) -> None:
+    qrels = tmp_path / "qrels" / "test.tsv"
+    qrels.parent.mkdir()
+
+    def digest(corpus: str = "red fox", query: str = "fox", grade: int = 1) -> str:
+        write_jsonl(tmp_path / "corpus.jsonl", [{"_id": "d", "title": "", "text": corpus}])
+        write_jsonl(tmp_path / "queries.jsonl", [{"_id": "q", "text": query}])
+        qrels.write_text(f"query-id\tcorpus-id\tscore\nq\td\t{grade}\n")
+        return open_held_out(HeldOut(collection=str(tmp_path)), seed=0).digest
+
+    found = [digest(), digest(corpus="a fox"), digest(query="red fox"), digest(grade=2)]
+    assert len({*found}) == 4
+    assert digest() == found[0]
 
 
 def test_a_share_that_leaves_no_query_is_refused(tmp_path: Path) -> None:

@@ -37,6 +37,14 @@ def test_a_recipe_has_defaults_and_survives_being_written(tmp_path: Path) -> Non
     assert read_recipe(path) == recipe
 
 
+def test_gradient_caching_may_be_asked_for_where_it_is_done() -> None:
+    schedule = {"steps": 10, "gradient_cache": True}
+    for kind, loss in (("cross_encoder", "lce"), ("bi_encoder", "mnr"), ("late_interaction", "cached_mnr")):
+        student = {"kind": kind, "base": "b"}
+        recipe = recipe_of(_changed(student=student, loss={"name": loss}, schedule=schedule))
+        assert recipe.schedule.gradient_cache is True
+
+
 def test_a_number_that_yaml_takes_for_a_text_is_a_number(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(SMALL) + "seed: 3\nguards:\n  constant_scores: 1e-6\n")
@@ -79,6 +87,13 @@ def test_a_number_that_yaml_takes_for_a_text_is_a_number(tmp_path: Path) -> None
         (_changed(loss={"name": "lce", "scale": 3}), r"there is no loss\.scale"),
         (_changed(student={"kind": "gpt", "base": "b"}), r"student\.kind: there is no kind 'gpt'"),
         (_changed(student={"kind": "cross_encoder"}), r"student\.base is missing; it must be a text"),
+        (
+            _changed(
+                student={"kind": "late_interaction", "base": "b"},
+                schedule={"steps": 10, "gradient_cache": True},
+            ),
+            r"schedule\.gradient_cache is true, .* the loss kl has .* or take cached_mnr$",
+        ),
         (_changed(held_out={"split": "dev"}), r"held_out: give one of collection and file"),
         ({**SMALL, "student": "mini"}, r"student must be a mapping of kind, base"),
     ],

@@ -75,6 +75,8 @@ def test_a_recipe_trains_what_load_opens(tmp_path, kind, base, loss, model_class
         got = model.score([(QUERY, text) for text in documents])
     np.testing.assert_allclose(got, scores, rtol=0, atol=1e-5)
     assert (tmp_path / "model" / "model.safetensors").read_bytes() != before
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "\nlibrary_name: transformers\n" in card  # sentence-transformers has no class for it
 
 
 @pytest.mark.parametrize(("kind", "base", "loss", "model_class"), CASES)

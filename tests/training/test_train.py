@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +18,18 @@ import pytest
 pytest.importorskip("sentence_transformers")
 
 import torch
-from safetensors.numpy import load_file
-from training_inputs import BI_ENCODER, lists, recipe_values, write_jsonl, write_recipe
+import yaml
+from safetensors.numpy import load_file, save_file
+from training_inputs import BI_ENCODER, CROSS_ENCODER, lists, recipe_values, write_jsonl, write_recipe
 
 from crossrank import BiEncoder, CrossEncoder
 from crossrank.errors import InputError, TrainingStoppedError
-from crossrank.training.recipes import read_recipe, recipe_of
-from crossrank.training.train import plan, train
+from crossrank.training.adapting import add_lora
+from crossrank.training.cross_encoder_student import CrossEncoderStudent
+from crossrank.training.held_out import HeldOutSet, Measured
+from crossrank.training.recipes import LoRA, Recipe, read_recipe, recipe_of
+from crossrank.training.run_folder import RunFolder
+from crossrank.training.train import TrainingReport, plan, train
 
 PROCESS = Path(__file__).with_name("training_process.py")
 PAIRS = [("cat 3", "the old cat is in the city"), ("dog", "where is the river"), ("bird", "new light")]
@@ -36,6 +42,31 @@ def _weights(folder: Path) -> dict[str, Any]:
 def _same_bits(one: Path, other: Path) -> bool:
     a, b = _weights(one), _weights(other)
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+class KilledError(Exception):
+    """Ends a run."""
+
+
+def _kill(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Train until the checkpoint of a step is to get its place; what was to follow never happens."""
+    commit = RunFolder.commit_checkpoint
+
+    def die(run: RunFolder, written: Path) -> None:
+        if written.name == f"checkpoint-{step}":
+            raise KilledError
+        commit(run, written)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "commit_checkpoint", die)
+        with pytest.raises(KilledError):
+            train(recipe)
+
+
+def _give_measurements(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
+    """Have the next measurements give these values, whatever the model says."""
+    left = iter(values)
+    monkeypatch.setattr(HeldOutSet, "measured", lambda held_out, scores: Measured(next(left), {}, 1.0))
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +128,19 @@ def test_the_folder_has_the_weights_that_were_measured_best(trained: Path) -> No
     assert evaluate(run, qrels, ["nDCG@10"])["nDCG@10"] == pytest.approx(best, abs=1e-9)
 
 
+def test_a_card_names_as_base_what_is_on_the_hub(tmp_path: Path) -> None:
+    student = {"base": "crossrank-tiny"}
+    train(recipe_of(recipe_values(tmp_path, student=student, schedule={"steps": 1}, held_out=None)))
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    _, front_matter, text = card.split("---\n", 2)
+    assert yaml.safe_load(front_matter) == {
+        "pipeline_tag": "text-ranking",
+        "library_name": "sentence-transformers",
+        "tags": ["crossrank"],
+    }
+    assert "trained from `crossrank-tiny`" in text
+
+
 def test_same_seed_same_weights(trained: Path, tmp_path: Path) -> None:
     values = recipe_values(trained, output=str(tmp_path / "again"))
     train(recipe_of(values))
@@ -136,6 +180,52 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(tmp_path: Path, when: 
     assert _same_bits(whole / "model", killed / "model")
 
 
+def test_a_killed_run_with_measurements_ends_with_the_same_bits_and_the_same_best(tmp_path: Path) -> None:
+    data = [{"file": str(write_jsonl(tmp_path / "data.jsonl", lists(32)))}]
+    dev = str(write_jsonl(tmp_path / "held_out.jsonl", lists(10, seed=1)))
+    changes = {"data": data, "held_out": {"file": dev}, "schedule": {"learning_rate": 0.01}}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    wanted = train(recipe_of(recipe_values(whole, **changes)))
+    assert wanted.best_step  # training made it better than the base
+    recipe = write_recipe(killed, **changes)
+    process = subprocess.run(  # which dies between the measurement of step 4 and its checkpoint
+        [sys.executable, str(PROCESS), str(recipe), "write:2"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    told = []
+    found = train(read_recipe(recipe), report=told.append)
+    assert told[0].step == 3
+
+    def measured(report: TrainingReport) -> tuple[Any, ...]:
+        return report.baseline, report.best, report.best_step, report.comparison, report.num_steps
+
+    assert measured(found) == measured(wanted)
+    assert _same_bits(whole / "model", killed / "model")
+
+
+def test_weights_that_were_best_without_a_checkpoint_are_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed = (
+        recipe_of(recipe_values(tmp_path, schedule={"steps": 4}, output=str(tmp_path / name)))
+        for name in ("whole", "killed")
+    )
+    _give_measurements(monkeypatch, 0.1, 0.5, 0.3)
+    assert train(whole).best_step == 2
+    _give_measurements(monkeypatch, 0.1, 0.5, 0.9)
+    _kill(killed, monkeypatch, step=4)
+    _give_measurements(monkeypatch, 0.3)  # step 4 again, as where arithmetic is not the same twice
+    report = train(killed)
+    assert (report.best_step, report.best) == (2, 0.5)
+    assert _same_bits(tmp_path / "whole", tmp_path / "killed")
+
+
 def test_a_run_of_another_recipe_or_data_is_refused_by_name(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     process = subprocess.run(
@@ -148,6 +238,33 @@ def test_a_run_of_another_recipe_or_data_is_refused_by_name(tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"with other data\."):
         train(read_recipe(recipe))
     train(read_recipe(recipe), overwrite=True)
+
+
+def test_a_run_with_other_held_out_data_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(recipe_values(tmp_path))
+    _kill(recipe, monkeypatch, step=2)
+    rows = lists(10, seed=1)
+    write_jsonl(tmp_path / "dev.jsonl", [{**rows[0], "labels": rows[0]["labels"][::-1]}, *rows[1:]])
+    with pytest.raises(InputError, match=r"unfinished run with other held_out\.dev\.jsonl;"):
+        train(recipe)
+
+
+def test_a_base_is_known_by_the_weights_of_all_its_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(BI_ENCODER, base)
+    student = {"kind": "bi_encoder", "base": str(base)}
+    recipe = recipe_of(recipe_values(tmp_path, student=student, loss={"name": "mnr"}))
+    _kill(recipe, monkeypatch, step=2)
+    made_with = RunFolder(tmp_path / "model").record()["made_with"]
+    assert [*made_with["base"]] == ["2_Dense/model.safetensors", "model.safetensors"]
+    dense = base / "2_Dense" / "model.safetensors"
+    save_file({name: -array for name, array in load_file(dense).items()}, dense, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"unfinished run with other base\.2_Dense/model\.safetensors;"):
+        train(recipe)
 
 
 def test_a_finished_model_is_not_replaced_unless_asked(trained: Path, tmp_path: Path) -> None:
@@ -200,11 +317,11 @@ def test_a_fall_below_the_base_stops_and_names_what_is_left(tmp_path: Path) -> N
         guards={"below_baseline": 0.05},
     )
     with pytest.raises(
-        TrainingStoppedError, match=r"below_baseline.*the weights of step \d+ are in .*best\.pt"
+        TrainingStoppedError, match=r"below_baseline.*the weights of step (\d+) are in .*best-\1\.pt"
     ):
         train(recipe_of(values))
     run = tmp_path / "model" / "training"
-    assert (run / "best.pt").is_file()
+    assert len([*run.glob("best-*.pt")]) == 1
     assert list(run.glob("checkpoint-*"))
     assert not (tmp_path / "model" / "model.safetensors").exists()
 
@@ -217,7 +334,6 @@ def test_a_collapse_to_one_score_stops(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_before_weights_change(tmp_path: Path) -> None:
     base = tmp_path / "base"
     import sentence_transformers
-    from training_inputs import CROSS_ENCODER
 
     model = sentence_transformers.CrossEncoder(str(CROSS_ENCODER), device="cpu")
     with torch.no_grad():
@@ -225,6 +341,44 @@ def test_a_loss_that_is_no_number_stops_before_weights_change(tmp_path: Path) ->
     model.save_pretrained(str(base))
     with pytest.raises(TrainingStoppedError, match="the loss is nan in step 1"):
         train(recipe_of(recipe_values(tmp_path, student={"base": str(base)}, held_out=None)))
+
+
+def test_a_gradient_that_is_no_number_stops_before_weights_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = []
+    open_base = CrossEncoderStudent.open
+
+    def open_with_a_fault(*args: Any) -> Any:
+        models.append(open_base(*args))
+        bias = models[0].transformers_model.classifier.bias
+        bias.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
+        return models[0]
+
+    monkeypatch.setattr(CrossEncoderStudent, "open", open_with_a_fault)
+    with pytest.raises(TrainingStoppedError, match="the gradient of step 1 has NaN or infinity"):
+        train(recipe_of(recipe_values(tmp_path, held_out=None)))
+    weights = models[0].transformers_model.state_dict()
+    for name, array in _weights(CROSS_ENCODER).items():
+        np.testing.assert_array_equal(weights[name].numpy(), array)
+
+
+def test_held_out_scores_that_are_no_numbers_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    score_lists = CrossEncoderStudent.score_lists
+    calls = []
+
+    def fail_after_the_base(*args: Any) -> Any:
+        calls.append(args)
+        scores = score_lists(*args)
+        if len(calls) > 1:
+            scores[-1][0] = np.nan
+        return scores
+
+    monkeypatch.setattr(CrossEncoderStudent, "score_lists", fail_after_the_base)
+    left = r"; the weights of step 0 are in .*best-0\.pt$"
+    with pytest.raises(TrainingStoppedError, match=f"at step 2 held-out scores are NaN or infinite{left}"):
+        train(recipe_of(recipe_values(tmp_path)))
+    assert (tmp_path / "model" / "training" / "best-0.pt").is_file()
 
 
 def test_positives_that_are_cut_stop_before_training(tmp_path: Path) -> None:
@@ -252,6 +406,14 @@ def test_several_processes_share_the_rows_of_a_step(tmp_path: Path, monkeypatch:
     assert plan(recipe_of({**values, "schedule": schedule})).num_steps == 1  # 12 rows fill no step of 20
     with pytest.raises(InputError, match="2 processes take 40 rows a step, and the data has 32"):
         plan(recipe_of({**values, "schedule": {**schedule, "lists_per_step": 20}}))
+
+
+def test_one_process_trains_on_one_of_several_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # transformers takes the number of GPUs from torch; without any, it trains on the CPU in their place
+    monkeypatch.setattr("crossrank.training.train.uses_cpu", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    report = train(recipe_of(recipe_values(tmp_path, held_out=None, schedule={"steps": 2})))
+    assert report.num_pairs == 2 * 4 * 4  # steps, lists a step, documents
 
 
 def test_held_out_queries_are_not_trained_on(tmp_path: Path) -> None:
@@ -299,8 +461,6 @@ def test_lora_trains_few_weights_and_ends_as_a_plain_model(tmp_path: Path) -> No
         PAIRS, activation_fn=torch.nn.Identity(), show_progress_bar=False
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    from training_inputs import CROSS_ENCODER
-
     before, after = _weights(CROSS_ENCODER), _weights(model)
     name = "bert.encoder.layer.0.attention.self.query.weight"
     assert not np.array_equal(before[name], after[name])
@@ -308,9 +468,26 @@ def test_lora_trains_few_weights_and_ends_as_a_plain_model(tmp_path: Path) -> No
     np.testing.assert_array_equal(before[frozen], after[frozen])
 
 
-def test_frozen_weights_stay(tmp_path: Path) -> None:
-    from training_inputs import CROSS_ENCODER
+@pytest.mark.parametrize("targets", [None, ["query", "value"]])
+def test_lora_leaves_frozen_layers_alone(tmp_path: Path, targets: list[str] | None) -> None:
+    lora = {"rank": 2, "targets": targets}
+    train(recipe_of(recipe_values(tmp_path, lora=lora, freeze={"layers": 1}, held_out=None)))
+    before, after = _weights(CROSS_ENCODER), _weights(tmp_path / "model")
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert not any(name.startswith("bert.encoder.layer.0.") for name in changed)
+    assert "bert.encoder.layer.1.attention.self.query.weight" in changed
 
+
+def test_lora_of_frozen_layers_alone_is_refused() -> None:
+    import sentence_transformers
+
+    model = sentence_transformers.CrossEncoder(str(CROSS_ENCODER), device="cpu")
+    model.requires_grad_(False)
+    with pytest.raises(InputError, match=r"lora\.targets: every linear layer query or value is frozen"):
+        add_lora(model, LoRA(targets=("value", "query")))
+
+
+def test_frozen_weights_stay(tmp_path: Path) -> None:
     values = recipe_values(tmp_path, freeze={"embeddings": True, "layers": 1}, held_out=None)
     train(recipe_of(values))
     before, after = _weights(CROSS_ENCODER), _weights(tmp_path / "model")
@@ -320,8 +497,6 @@ def test_frozen_weights_stay(tmp_path: Path) -> None:
 
 
 def test_weights_go_back_to_the_base_by_its_share(tmp_path: Path) -> None:
-    from training_inputs import CROSS_ENCODER
-
     train(recipe_of(recipe_values(tmp_path, held_out=None)))
     values = recipe_values(tmp_path, held_out=None, base_share=0.25, output=str(tmp_path / "mixed"))
     train(recipe_of(values))

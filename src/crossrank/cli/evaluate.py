@@ -20,6 +20,7 @@ from crossrank.cli.loading import (
     LongDocumentsOption,
     LongQuery,
     Precision,
+    ThenOption,
     ThreadsOption,
     Where,
 )
@@ -61,6 +62,7 @@ SEARCH_OPTIONS = (
         "split",
         "retriever",
         "reranker",
+        "then",
         "depth",
         "top_k",
         "fuse",
@@ -96,6 +98,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Which judgements of the collection.")] = "test",
     retriever: RetrieverOption = RetrieverName.auto,
     reranker: SearchRerankerOption = NO_RERANKER,
+    then: ThenOption = None,
     depth: DepthOption = 100,
     top_k: Annotated[
         int | None,
@@ -188,6 +191,7 @@ def evaluate(
             depth=depth,
             fuse=fuse,
             filter=filter,
+            then=then,
             long_query=long_query,
             long_documents=long_documents,
             precision=precision,

@@ -36,6 +36,7 @@ __all__ = [
 _PANEL = "Rerankers made of a large language model"
 _OF_OTHER_RERANKERS = (
     "reranker",
+    "then",
     "label",
     "exit_layer",
     "finish",

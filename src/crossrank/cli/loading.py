@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -35,11 +36,13 @@ __all__ = [
     "PrecisionOption",
     "RerankerOption",
     "RevisionOption",
+    "ThenOption",
     "ThreadsOption",
     "Where",
     "open_bi_encoder",
     "open_index",
     "open_late_interaction",
+    "open_next",
     "open_reranker",
 ]
 
@@ -127,6 +130,13 @@ RerankerOption = Annotated[
     str, typer.Option("--reranker", "-r", help="A built-in model, a folder, or a hub name.")
 ]
 RevisionOption = Annotated[str | None, typer.Option(help="Commit, tag or branch of a model from the hub.")]
+ThenOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME:DEPTH",
+        help="A reranker for the best DEPTH of the one before it; may be given again for the next.",
+    ),
+]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Threads for the model; default: the cores this process may use.")
 ]
@@ -184,6 +194,22 @@ def open_reranker(
             f"{name} is a {type(model).__name__}, which does not score pairs: it compares documents"
         )
     return model
+
+
+def open_next(then: Sequence[str] | None, **options: Any) -> list[tuple[Any, int]]:
+    """Open the rerankers of `ThenOption`, each with its depth.
+
+    Args:
+        then: NAME:DEPTH each; None for none.
+        options: of `open_reranker`.
+    """
+    stages = []
+    for given in then or ():
+        name, _, depth = given.rpartition(":")
+        if not name or not depth.isascii() or not depth.isdigit() or int(depth) < 1:
+            raise typer.BadParameter(f"--then takes NAME:DEPTH, such as {DEFAULT_RERANKER}:15, not {given!r}")
+        stages.append((name, int(depth)))
+    return [(open_reranker(name, **options), depth) for name, depth in stages]
 
 
 def open_late_interaction(

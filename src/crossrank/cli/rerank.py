@@ -51,8 +51,10 @@ from crossrank.cli.loading import (
     PrecisionOption,
     RerankerOption,
     RevisionOption,
+    ThenOption,
     ThreadsOption,
     Where,
+    open_next,
     open_reranker,
 )
 from crossrank.cli.output import (
@@ -95,6 +97,7 @@ def rerank(
         Path, typer.Option("--input", "-i", help="Read from this file instead of standard input.")
     ] = STDIN,
     reranker: RerankerOption = DEFAULT_RERANKER,
+    then: ThenOption = None,
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="How many to keep.")] = None,
     min_probability: MinProbabilityOption = None,
     label: LabelOption = None,
@@ -125,6 +128,8 @@ def rerank(
     or `{"text": ..., "title": ..., "id": ...}`.
 
     Example: `crossrank rerank "who wrote Hamlet" "A hamlet is a village." "Hamlet is by Shakespeare."`
+
+    Example: `crossrank rerank -r crossrank-tiny --then crossrank-mini:15 "who wrote Hamlet" < passages.txt`
 
     Example: `crossrank rerank --llm listwise --llm-model qwen3-8b --base-url http://localhost:8000/v1
     "who wrote Hamlet" < passages.txt`
@@ -177,6 +182,18 @@ def rerank(
     with opened as model:
         if exit_layer is not None and finish is not None:
             model = _finishing(model, exit_layer, finish)  # noqa: PLW2901
+        later = open_next(
+            then,
+            precision=precision,
+            threads=threads,
+            long_query=long_query,
+            long_documents=long_documents,
+            where=Where(backend, device),
+        )
+        if later:
+            from crossrank.composition.cascade import Cascade
+
+            model = Cascade(model, later, name=f"{model.name}, then {', '.join(then or ())}")  # noqa: PLW2901
         if min_probability is not None and getattr(model, "calibration", None) is None:
             why = getattr(model, "why_uncalibrated", f"{model.name} has none")
             raise InputError(f"--min-probability needs probabilities, and {why}")

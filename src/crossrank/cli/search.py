@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,9 +36,11 @@ from crossrank.cli.loading import (
     LongQuery,
     MinProbabilityOption,
     Precision,
+    ThenOption,
     ThreadsOption,
     Where,
     open_index,
+    open_next,
     open_reranker,
 )
 from crossrank.cli.output import (
@@ -56,6 +58,7 @@ from crossrank.errors import CrossrankError, InputError
 from crossrank.types import Ranking, Run
 
 if TYPE_CHECKING:
+    from crossrank.depths import Depth
     from crossrank.models.reranker import Reranker
     from crossrank.pipeline import Searcher
     from crossrank.retrieval.fusion import Fusion
@@ -150,7 +153,16 @@ def refuse_idle_options(ctx: typer.Context, *, retriever: RetrieverName, reranke
     if reranker == NO_RERANKER:
         refuse(
             ctx,
-            *("fuse", "budget_ms", "label", "long_documents", "precision", "revision", "min_probability"),
+            *(
+                "then",
+                "fuse",
+                "budget_ms",
+                "label",
+                "long_documents",
+                "precision",
+                "revision",
+                "min_probability",
+            ),
             because="there is no reranker (--reranker)",
         )
         if retriever is not RetrieverName.late:
@@ -174,6 +186,7 @@ def open_searcher(
     depth: int,
     fuse: Fuse,
     filter: str | None,
+    then: Sequence[str] | None,
     long_query: LongQuery,
     long_documents: LongDocuments,
     precision: Precision,
@@ -206,22 +219,25 @@ def open_searcher(
             )
         )
         first = index_retriever(index, retriever.value)
-        second: Reranker | None = None
+        stages: list[tuple[Reranker, Depth]] = []
         if llm is not None:
-            second = stack.enter_context(open_llm(llm))
+            stages = [(stack.enter_context(open_llm(llm)), depth)]
         elif reranker != NO_RERANKER:
-            opened = open_reranker(
-                reranker,
-                precision=precision,
-                threads=threads,
-                revision=revision,
-                label=label,
-                long_query=long_query,
-                long_documents=long_documents,
-                where=where,
-            )
-            second = from_index(index, opened)
-        yield Searcher(first, second, depth=depth, fuse=_formula(fuse), min_probability=min_probability)
+            options: dict[str, Any] = {
+                "precision": precision,
+                "threads": threads,
+                "long_query": long_query,
+                "long_documents": long_documents,
+                "where": where,
+            }
+            opened = open_reranker(reranker, revision=revision, label=label, **options)
+            stages = [
+                (from_index(index, each), most)
+                for each, most in [(opened, depth), *open_next(then, **options)]
+            ]
+        yield Searcher(
+            first, stages or None, depth=depth, fuse=_formula(fuse), min_probability=min_probability
+        )
 
 
 def _formula(fuse: Fuse) -> Fusion | None:
@@ -266,6 +282,7 @@ def search(
     tag: Annotated[str, typer.Option(help="Name of the run, its last column.")] = "crossrank",
     retriever: RetrieverOption = RetrieverName.auto,
     reranker: SearchRerankerOption = DEFAULT_RERANKER,
+    then: ThenOption = None,
     depth: DepthOption = 100,
     fuse: FuseOption = Fuse.none,
     top_k: Annotated[
@@ -344,6 +361,7 @@ def search(
         depth=depth,
         fuse=fuse,
         filter=filter,
+        then=then,
         long_query=long_query,
         long_documents=long_documents,
         precision=precision,

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,7 +55,9 @@ def train(
 
     for module in ("torch", "sentence_transformers", "accelerate", "datasets"):
         require(module, "train")
-    overrides = [*(settings or []), *([] if output is None else [f"output='{output}'"])]
+    overrides = [*(settings or [])]
+    if output is not None:
+        overrides.append(f"output={dumps(str(output), ensure_ascii=False)}")  # JSON is YAML
     wanted = read_recipe(recipe, overrides)
     is_first = os.environ.get("RANK", "0") == "0"  # of several processes the first one speaks
     if wanted.held_out is None and is_first:

@@ -40,12 +40,14 @@ def freeze(model: Any, choice: Freeze) -> None:
 def add_lora(model: Any, choice: LoRA) -> None:
     """Give a model low-rank adapters; they are trained, and a head, and nothing else.
 
+    Layers that `freeze` has taken out of training get none.
+
     Args:
         model: of sentence-transformers, over a transformer.
         choice: of the recipe.
 
     Raises:
-        InputError: targets that the model has not.
+        InputError: targets that the model has not, or that are all frozen.
         MissingExtraError: peft is not there.
     """
     peft = require("peft", "train")
@@ -53,18 +55,24 @@ def add_lora(model: Any, choice: LoRA) -> None:
     backbone = _backbone(whole)
     prefix = next((f"{name}." for name, child in whole.named_children() if child is backbone), "")
     head = whole.get_output_embeddings()  # of models that answer with a token
-    linear = [
-        prefix + name
+    linear = {
+        prefix + name: part
         for name, part in backbone.named_modules()
         if isinstance(part, nn.Linear) and part is not head
-    ]
-    targets = linear
-    if choice.targets is not None:
-        targets = [name for name in linear if name.rpartition(".")[2] in choice.targets]
-        missing = {*choice.targets} - {name.rpartition(".")[2] for name in linear}
-        if missing:
-            known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-            raise InputError(f"lora.targets: there is no linear layer {min(missing)!r}; there are {known}")
+    }
+    known = {_last(name) for name in linear}
+    wanted = known if choice.targets is None else {*choice.targets}
+    if wanted - known:
+        raise InputError(
+            f"lora.targets: there is no linear layer {min(wanted - known)!r}; there are "
+            f"{', '.join(sorted(known))}"
+        )
+    targets = [name for name, part in linear.items() if _last(name) in wanted and part.weight.requires_grad]
+    if not targets:
+        raise InputError(
+            f"lora.targets: every linear layer {' or '.join(sorted(wanted))} is frozen; name others, or "
+            "freeze less"
+        )
     config = peft.LoraConfig(
         r=choice.rank, lora_alpha=choice.alpha, lora_dropout=choice.dropout, target_modules=targets
     )
@@ -91,6 +99,11 @@ def count_trained(model: nn.Module) -> tuple[int, int]:
     """Return how many parameters are trained, and how many there are."""
     sizes = [(each.numel(), each.requires_grad) for each in model.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+
+
+def _last(name: str) -> str:
+    """Return the last part of a module's dotted name."""
+    return name.rpartition(".")[2]
 
 
 def _backbone(transformer: Any) -> Any:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from crossrank.errors import require
 from crossrank.markdown import markdown_table
+from crossrank.models.hub import BUILT_IN
 from crossrank.training.examples import TrainingData
 from crossrank.training.held_out import HeldOutSet
 from crossrank.training.preparation import Prepared
 from crossrank.training.recipes import Recipe
+from crossrank.training.students import student_of
 
 if TYPE_CHECKING:
     from crossrank.training.train import TrainingReport
@@ -82,11 +84,12 @@ def write_card(
 
 def _front_matter(recipe: Recipe) -> list[str]:
     is_encoder = recipe.student.kind == "bi_encoder"
-    base = [] if Path(recipe.student.base).exists() else [f"base_model: {recipe.student.base}"]
+    base = recipe.student.base
+    is_on_hub = base not in BUILT_IN and not Path(base).exists()
     return [
-        *base,
+        *([f"base_model: {base}"] if is_on_hub else []),
         f"pipeline_tag: {'sentence-similarity' if is_encoder else 'text-ranking'}",
-        "library_name: sentence-transformers",
+        f"library_name: {student_of(recipe.student).library}",
         "tags: [crossrank]",
     ]
 

@@ -1,4 +1,4 @@
-"""What is added to sentence-transformers' trainers: checkpoints that are whole or not there, and counting."""
+"""What is added to sentence-transformers' trainers: whole checkpoints, counting, one GPU a process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crossrank.errors import TrainingStoppedError
 from crossrank.training.run_folder import RunFolder
 from crossrank.whole_files import write_whole
 
-__all__ = ["WEIGHTS", "load_weights", "save_weights", "trainer_class"]
+__all__ = ["WEIGHTS", "arguments_class", "load_weights", "save_weights", "trainer_class"]
 
 WEIGHTS = "weights.pt"
 
@@ -24,6 +24,24 @@ def save_weights(model: torch.nn.Module, path: Path) -> None:
 def load_weights(model: torch.nn.Module, path: Path) -> None:
     """Read what `save_weights` wrote."""
     model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def arguments_class(base: type[Any]) -> type[Any]:
+    """Return arguments of a trainer that uses one GPU of a process, whatever their number.
+
+    transformers would spread a single process over all of them by `DataParallel`: steps of as many times the
+    rows, of a wrapper that losses cannot score with.
+
+    Args:
+        base: the arguments of one of sentence-transformers' trainers.
+    """
+
+    class OneGPUArguments(base):  # type: ignore[misc]
+        @property
+        def n_gpu(self) -> int:
+            return min(1, int(super().n_gpu))
+
+    return OneGPUArguments
 
 
 def trainer_class(base: type[Any], run: RunFolder) -> type[Any]:

@@ -233,13 +233,11 @@ def _text(row: Mapping[str, Any], name: str) -> str:
 def _label(value: Any) -> Label:
     if isinstance(value, str):
         try:
-            return float(value)  # of a CSV file, where everything is text
+            value = float(value)  # of a CSV file, where everything is text
         except ValueError:
-            return value
-    if isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, (int, float)) or not abs(value) < float("inf"):
-        raise InputError(f"label must be a number or the name of a class, not {value!r:.80}")
+            return str(value)
+    if not isinstance(value, (bool, int, float)) or not abs(value) < float("inf"):
+        raise InputError(f"label must be a finite number or the name of a class, not {value!r:.80}")
     return float(value)
 
 

@@ -210,7 +210,7 @@ class Measurements(TrainerCallback):  # type: ignore[misc]
         self._check(found, step)
         self.measured[step] = found.value
         if self.best_step == step:
-            save_weights(model, self._run.best_path)
+            save_weights(model, self._run.best_path(step))
         return found
 
     def _check(self, found: Measured, step: int) -> None:
@@ -233,7 +233,10 @@ class Measurements(TrainerCallback):  # type: ignore[misc]
 
     def _left(self) -> str:
         checkpoint = self._run.last_checkpoint()
-        kept = [f"the weights of step {self.best_step} are in {self._run.best_path}"] if self.measured else []
+        kept = []
+        if self.measured:
+            best_path = self._run.best_path(self.best_step)
+            kept.append(f"the weights of step {self.best_step} are in {best_path}")
         if checkpoint is not None:
             kept.append(f"the last good checkpoint is {checkpoint}")
         return f"; {', '.join(kept)}" if kept else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +35,8 @@ class Measured:
     Attributes:
         value: of the measure.
         per_query: query id -> value; empty for measures over all pairs together.
-        deviation: standard deviation of the scores within lists, averaged; 0 is a model that says the same
+        deviation: standard deviation of the scores within lists, averaged; for pairs of sentences that of all
+            pairs, and of a classifier that of the class where it is largest. 0 is a model that says the same
             of everything.
     """
 
@@ -71,6 +74,12 @@ class HeldOutSet:
         """How many pairs are scored at each measurement."""
         return sum(map(len, self.documents))
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of what decides a measurement: queries, candidates with their texts, judgements."""
+        decides = (self.queries, self.document_ids, self.documents, self.qrels, self.labels)
+        return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+
     def measured(self, scores: Sequence[Scores]) -> Measured:
         """Return the measure of these scores.
 
@@ -80,7 +89,7 @@ class HeldOutSet:
         if self.measure in PAIR_MEASURES:
             joined = np.concatenate([*scores])
             value = self._accuracy(joined) if self.measure == "accuracy" else self._spearman(joined)
-            return Measured(value, {}, float(joined.std()))
+            return Measured(value, {}, float(joined.std(axis=0).max()))
         run = {
             query_id: dict(zip(ids, map(float, found), strict=True))
             for query_id, ids, found in zip(self.queries, self.document_ids, scores, strict=True)

@@ -347,7 +347,7 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
     Raises:
         InputError: see `read_recipe`.
     """
-    from crossrank.training.losses.table import loss_named, options_of
+    from crossrank.training.losses.table import check_caching, loss_named, options_of
     from crossrank.training.students import student_of
 
     options: dict[str, Any] = {}
@@ -357,7 +357,9 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
         values = {**values, "loss": loss}
     recipe = read_fields(Recipe, values)
     recipe = dataclasses.replace(recipe, loss=dataclasses.replace(recipe.loss, options=options))
-    options_of(recipe.loss, loss_named(recipe.loss, student_of(recipe.student).family))
+    named = loss_named(recipe.loss, student_of(recipe.student).family)
+    options_of(recipe.loss, named)
+    check_caching(recipe.schedule.gradient_cache, named)
     return recipe
 
 

@@ -2,10 +2,12 @@
 
     OUTPUT/                 at the end: the model, README.md, recipe.yaml, metrics.png
     OUTPUT/training/        run.json (what the run is made with), metrics.jsonl (a line a measurement),
-                            and until the end checkpoint-STEP/ and best.pt (weights of the best measurement)
+                            and until the end checkpoint-STEP/ and best-STEP.pt (weights of the best
+                            measurement)
 
 Every file appears whole or not at all. The metrics are also what a resumed run knows of the past: lines
-after the checkpoint it starts from are taken back.
+after the checkpoint it starts from are taken back, and so are best weights. Those that were best before are
+therefore kept until there is a checkpoint of the step that surpassed them.
 """
 
 from __future__ import annotations
@@ -35,13 +37,11 @@ class RunFolder:
     Attributes:
         output: where the model goes.
         folder: where the run keeps what it needs.
-        best_path: weights of the best measurement.
     """
 
     def __init__(self, output: Path) -> None:
         self.output = output
         self.folder = output / "training"
-        self.best_path = self.folder / "best.pt"
         self._run_path = self.folder / "run.json"
         self._metrics_path = self.folder / "metrics.jsonl"
 
@@ -138,15 +138,25 @@ class RunFolder:
         lines = self._metrics_path.read_bytes().split(b"\n")[:-1]  # what has no end was being written
         return [json.loads(line) for line in lines]
 
+    def best_path(self, step: int) -> Path:
+        """Return where the weights of a step are, if its measurement was the best until then."""
+        return self.folder / f"best-{step}.pt"
+
+    def _best_steps(self) -> list[int]:
+        """Return the steps whose weights are kept, the last and best one at the end."""
+        return sorted(_step_of(path.stem) for path in self.folder.glob("best-*.pt"))
+
     def take_back(self, step: int) -> None:
-        """Forget metrics of later steps: they will be measured again."""
+        """Forget metrics and best weights of later steps: they will be measured again."""
+        for later in [each for each in self._best_steps() if each > step]:
+            self.best_path(later).unlink()
         kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
         write_whole(self._metrics_path, lambda path: path.write_text("".join(kept), encoding="utf-8"))
 
     def last_checkpoint(self) -> Path | None:
         """Return the checkpoint of the highest step; parts of one that was being written are removed."""
         shutil.rmtree(self.staging, ignore_errors=True)
-        found = {int(path.name.rpartition("-")[2]): path for path in self.folder.glob("checkpoint-*")}
+        found = {_step_of(path.name): path for path in self.folder.glob("checkpoint-*")}
         return found[max(found)] if found else None
 
     @property
@@ -155,7 +165,7 @@ class RunFolder:
         return self.folder / _STAGING
 
     def commit_checkpoint(self, written: Path) -> None:
-        """Give a whole checkpoint its place, and remove earlier ones."""
+        """Give a whole checkpoint its place, and remove earlier ones, and weights that are no longer best."""
         place = self.folder / written.name
         shutil.rmtree(place, ignore_errors=True)
         os.replace(written, place)
@@ -163,6 +173,8 @@ class RunFolder:
         for path in self.folder.glob("checkpoint-*"):
             if path != place:
                 shutil.rmtree(path)
+        for surpassed in self._best_steps()[:-1]:
+            self.best_path(surpassed).unlink()
 
     def finish(self, exported: Path) -> None:
         """Move the files of the result to their place and remove what the run needed.
@@ -180,7 +192,8 @@ class RunFolder:
         self.note(finished=True)
         for path in self.folder.glob("checkpoint-*"):
             shutil.rmtree(path)
-        self.best_path.unlink(missing_ok=True)
+        for step in self._best_steps():
+            self.best_path(step).unlink()
 
     def _forget(self) -> None:
         """Remove a run, and the files of its model; others are left and refused."""
@@ -190,6 +203,11 @@ class RunFolder:
             path = self.output / name
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         shutil.rmtree(self.folder)
+
+
+def _step_of(name: str) -> int:
+    """Return the step that ends a name."""
+    return int(name.rpartition("-")[2])
 
 
 def _differing(earlier: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:

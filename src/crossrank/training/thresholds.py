@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.checks import check_count
+from crossrank.errors import InputError
 from crossrank.models.calibration import Aim, Floats, ProbabilityMap, Threshold
 
 __all__ = ["choose_threshold"]
@@ -53,7 +54,8 @@ def choose_threshold(
         The threshold; None where no score reaches a wanted precision.
 
     Raises:
-        InputError: a number of samples that is none.
+        InputError: a number of samples that is none, or so few that no score of theirs reaches what is
+            wanted, which leaves no interval.
     """
     check_count(resamples, "resamples")
     everything = np.ones(len(scores))
@@ -74,6 +76,11 @@ def choose_threshold(
         place = choice(weights)
         if place is not None:
             places.append(place)
+    if not places:
+        raise InputError(
+            f"the threshold for {aim} {wanted:g} has no interval: no score reaches it in any of the "
+            f"{resamples:,} resamples; give more resamples, or more judged queries"
+        )
     precision, recall = _measured(scores, relevant, everything, score)
     return Threshold(
         aim=aim,

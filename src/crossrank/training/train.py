@@ -29,7 +29,7 @@ from crossrank.training.adapting import add_lora, count_trained, freeze, merge_l
 from crossrank.training.attention import faster_attention
 from crossrank.training.bases import base_folder
 from crossrank.training.card import write_card
-from crossrank.training.checkpointing import load_weights, trainer_class
+from crossrank.training.checkpointing import arguments_class, load_weights, trainer_class
 from crossrank.training.examples import TrainingData, read_examples
 from crossrank.training.exits import ExitLoss, measured_exits
 from crossrank.training.forms import FORMS
@@ -233,7 +233,7 @@ def _run(
 def _take_best(made: _Ingredients, run: RunFolder, measurements: Measurements | None) -> Comparison | None:
     """Give the model the weights that were measured best, and compare it with the base."""
     if measurements is not None:
-        load_weights(made.model, run.best_path)
+        load_weights(made.model, run.best_path(measurements.best_step))
     else:
         made.interpolation.apply(made.model)
     if made.recipe.lora is not None:
@@ -325,7 +325,9 @@ class _Ingredients:
             self.held_out = open_held_out(recipe.held_out, recipe.seed, recipe.student.classes)
         choice = recipe.student
         folder = opened.enter_context(base_folder(choice.base, self.student.hub_kind, choice.revision))
-        self._base_digests = {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
+        # modules of sentence-transformers are in subfolders
+        weights = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.safetensors")}
+        self._base_digests = {name: file_digest(weights[name]) for name in sorted(weights)}
         transformers.set_seed(recipe.seed)
         self.model = self.student.open(choice, folder, recipe.lengths)
         if self.loss.activation:
@@ -348,6 +350,8 @@ class _Ingredients:
         """What decides the result, for the record of the run."""
         recipe = {key: value for key, value in self.recipe.as_dict().items() if key != "output"}
         decides = {"recipe": recipe, "data": dict(self.data.digests), "base": self._base_digests}
+        if self.held_out is not None:
+            decides["held_out"] = {self.held_out.name: self.held_out.digest}
         several = int(processes().num_processes)
         return decides if several == 1 else {**decides, "processes": several}
 
@@ -395,7 +399,7 @@ class _Ingredients:
             module = MatryoshkaLoss(self.model, module, [*self.recipe.loss.matryoshka])
         if self.recipe.student.exits:
             module = ExitLoss(module, self.recipe.student.exit_weight)
-        if self.loss.caches_itself:
+        if self.loss.has_mini_batches:
             return module
         cache = schedule.gradient_cache
         return PackedLoss(
@@ -423,7 +427,7 @@ class _Ingredients:
             options["prompts"] = {name: prompt for name, prompt in prompts.items() if prompt}
         return trainer_class(trainer_base, run)(
             model=self.model,
-            args=arguments(
+            args=arguments_class(arguments)(
                 output_dir=str(run.folder),
                 per_device_train_batch_size=schedule.lists_per_step,
                 gradient_accumulation_steps=schedule.accumulate,

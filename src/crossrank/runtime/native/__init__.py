@@ -35,7 +35,7 @@ VARIABLE = "CROSSRANK_NATIVE"
 """Environment variable: "off" leaves the library out, "auto" (the default) takes it where it runs."""
 
 _SOURCE = Path(__file__).with_name("bert_layer.c")
-_NEEDS = {"avx512f", "avx512_vnni"}
+_NEEDS = {"fma", "avx512f", "avx512_vnni"}  # whoever has VNNI in 512 bits has BW, DQ and VL, too
 _PANEL = 64  # as in the library: features of a product that are computed together
 _LINEAR_FIELDS, _LAYER_FIELDS = 10, 10  # numbers in its structs
 _ALIGNMENT = 64

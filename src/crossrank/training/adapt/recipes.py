@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ PARTS: tuple[Part, ...] = ("bi_encoder", "reranker")
 """What is trained, in this order."""
 
 MEASUREMENTS = 5
-"""While a model is trained, beside that of the base."""
+"""While a model is trained, at most, beside that of the base."""
 
 DEV_QUERIES = 200
 """That are measured on, at most."""
@@ -74,7 +75,7 @@ def recipe_for(
             "depth": min(settings.depth, MEASURED_DEPTH),
             "queries": dev_queries,
             "measure": settings.measure,
-            "every": max(1, steps // MEASUREMENTS),
+            "every": math.ceil(steps / MEASUREMENTS),
         },
         # passages longer than what is read are no fault of the labels, and after a fall the best weights are
         # taken, or the old model's own

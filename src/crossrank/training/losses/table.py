@@ -14,7 +14,7 @@ from crossrank.errors import InputError
 from crossrank.training.recipes import LossChoice
 from crossrank.training.typed_fields import limited, read_fields
 
-__all__ = ["LOSSES", "Family", "Loss", "loss_named", "options_of"]
+__all__ = ["LOSSES", "Family", "Loss", "check_caching", "loss_named", "options_of"]
 
 Family: TypeAlias = str
 """What a student computes: "scorer" (a score for each pair), "encoder" (a vector for each text), "comparer"
@@ -147,7 +147,8 @@ class Loss:
         build: makes it; takes the model in training, the options, and the recipe's token budget.
         meaning: one line for messages and docs.
         no_duplicates: other rows of a step are negatives, so no two rows may share a text.
-        caches_itself: it has mini-batches, and where its name says so gradient caching, of its own.
+        has_mini_batches: it has mini-batches of its own, and is run as it is.
+        caches_itself: these are gradient caching; without, all their graphs are kept.
         activation: what makes a probability of the outputs it trains, by its name in torch.nn; the model
             ends with it, whatever the base ended with. "" leaves what the base has.
     """
@@ -159,6 +160,7 @@ class Loss:
     build: Callable[[Any, Any, int], Any]
     meaning: str
     no_duplicates: bool = False
+    has_mini_batches: bool = False
     caches_itself: bool = False
     activation: str = ""
 
@@ -341,6 +343,7 @@ _ENCODER_LOSSES = (
         *("cached_mnr", "encoder", "tuples", Scale, _cached_mnr),
         "mnr with gradient caching (Gao et al. 2021, arXiv:2101.06983)",
         no_duplicates=True,
+        has_mini_batches=True,
         caches_itself=True,
     ),
     Loss(
@@ -365,24 +368,25 @@ _MULTI_VECTOR_LOSSES = (
         *("mnr", "multi_vector", "tuples", MaxSimScale, _maxsim_mnr),
         "softmax of the positive's MaxSim among all documents of a step",
         no_duplicates=True,
-        caches_itself=True,
+        has_mini_batches=True,
     ),
     Loss(
         *("cached_mnr", "multi_vector", "tuples", MaxSimScale, _maxsim_cached_mnr),
         "mnr with gradient caching (Gao et al. 2021, arXiv:2101.06983)",
         no_duplicates=True,
+        has_mini_batches=True,
         caches_itself=True,
     ),
     Loss(
         *("margin_mse", "multi_vector", "scored_tuples", NoOptions, _maxsim_margin),
         "squared error to the teacher's margin",
-        caches_itself=True,
+        has_mini_batches=True,
     ),
     Loss(
         *("kl", "multi_vector", "scored_tuples", MaxSimDistillation, _maxsim_kl),
         "divergence from the teacher's distribution over a positive and its negatives (ColBERTv2, Santhanam "
         "et al. 2022, arXiv:2112.01488)",
-        caches_itself=True,
+        has_mini_batches=True,
     ),
 )
 
@@ -415,3 +419,21 @@ def options_of(choice: LossChoice, loss: Loss) -> Any:
         InputError: an option that it has not, or of another type.
     """
     return read_fields(loss.options, choice.options, "loss")
+
+
+def check_caching(gradient_cache: bool | str, loss: Loss) -> None:
+    """Refuse gradient caching for a loss whose own mini-batches are run without it.
+
+    Args:
+        gradient_cache: of the recipe's schedule.
+        loss: of the recipe.
+
+    Raises:
+        InputError: it is asked for and would not be done.
+    """
+    if gradient_cache is True and loss.has_mini_batches and not loss.caches_itself:
+        cached = [each.name for each in LOSSES.values() if each.family == loss.family and each.caches_itself]
+        raise InputError(
+            f"schedule.gradient_cache is true, and for this kind of student the loss {loss.name} has "
+            f"mini-batches of its own that are not cached: leave it out, or take {' or '.join(cached)}"
+        )
