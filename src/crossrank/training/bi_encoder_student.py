@@ -25,7 +25,7 @@ class BiEncoderStudent:
     family = "encoder"
     joins_texts = False
     hub_kind: Kind = "bi-encoder"
-    library = "sentence-transformers"
+    hub_library = "sentence-transformers"
     options: tuple[str, ...] = ()
 
     def open(self, choice: StudentChoice, folder: Path, lengths: Lengths) -> Any:

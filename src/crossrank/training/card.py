@@ -89,7 +89,7 @@ def _front_matter(recipe: Recipe) -> list[str]:
     return [
         *([f"base_model: {base}"] if is_on_hub else []),
         f"pipeline_tag: {'sentence-similarity' if is_encoder else 'text-ranking'}",
-        f"library_name: {student_of(recipe.student).library}",
+        f"library_name: {student_of(recipe.student).hub_library}",
         "tags: [crossrank]",
     ]
 

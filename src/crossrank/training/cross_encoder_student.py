@@ -29,7 +29,7 @@ class CrossEncoderStudent:
     family = "scorer"
     joins_texts = True
     hub_kind: Kind = "cross-encoder"
-    library = "sentence-transformers"
+    hub_library = "sentence-transformers"
     options: tuple[str, ...] = ("classes",)
 
     def open(self, choice: StudentChoice, folder: Path, lengths: Lengths) -> Any:

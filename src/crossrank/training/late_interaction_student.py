@@ -30,7 +30,7 @@ class LateInteractionStudent:
     family = "multi_vector"
     joins_texts = False
     hub_kind: Kind = "late-interaction"
-    library = "sentence-transformers"
+    hub_library = "sentence-transformers"
     options: tuple[str, ...] = ("dimensions",)
 
     def open(self, choice: StudentChoice, folder: Path, lengths: Lengths) -> Any:

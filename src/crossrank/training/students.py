@@ -64,7 +64,7 @@ class Student(Protocol):
             document) and gives "scores".
         joins_texts: query and document share an input (and `max_length`); false where each is read alone.
         hub_kind: what a base is looked for as: `crossrank.models.hub.resolve`.
-        library: which has a class for what `export` writes; the card names it.
+        hub_library: which has a class for what `export` writes; the card names it.
         options: what it may be told beside its base: "classes", "dimensions".
     """
 
@@ -72,7 +72,7 @@ class Student(Protocol):
     family: Family
     joins_texts: bool
     hub_kind: Kind
-    library: str
+    hub_library: str
     options: tuple[str, ...]
 
     def open(self, choice: StudentChoice, folder: Path, lengths: Lengths) -> Any:

@@ -46,7 +46,7 @@ class MonoT5Student:
     family: Family = "scorer"
     joins_texts = True
     hub_kind: Kind = "cross-encoder"
-    library = "transformers"
+    hub_library = "transformers"
     options: tuple[str, ...] = ()
     _prompt = MONO_PROMPT
     _fields: tuple[str, ...] = ("query", "document")
