@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from crossrank.benchmarking.bench import BenchReport, bench
+from crossrank.benchmarking.bench import BenchReport, _differences, bench
 from crossrank.benchmarking.contestants import Contestant, ContestantError, padding_waste
 from crossrank.benchmarking.fidelity import judge, read_judged
 from crossrank.benchmarking.forms import set_max_length
@@ -20,6 +23,8 @@ from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.hub import resolve
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.tokenization import Tokenizer
+
+Scores = npt.NDArray[np.float32]
 
 
 def test_contestants_take_turns_and_every_round_is_kept() -> None:
@@ -38,6 +43,30 @@ def test_contestants_take_turns_and_every_round_is_kept() -> None:
     assert (summary["median_s"], summary["min_s"]) == (sorted(of_a)[2], min(of_a))
     assert summary["cpu_median_s"] == 10 * summary["median_s"]
     assert summary["peak_mb"] == 5.0
+
+
+def test_a_contestant_that_fails_on_judged_queries_is_named(collection: Path) -> None:
+    def fake(name: str, noise: float, *, fails_after: int | None = None) -> SimpleNamespace:
+        calls = itertools.count()
+
+        def give(variant: str, pairs: list[tuple[str, str]]) -> Scores:
+            if next(calls) == fails_after:
+                raise ContestantError("out of memory")
+            return np.arange(len(pairs), dtype=np.float32) + noise
+
+        return SimpleNamespace(name=name, variants=[""], give=give)
+
+    running = [
+        *(fake("crossrank float32", 0.0), fake("steady", 0.5)),
+        fake("fails on the second", 0.5, fails_after=2),
+    ]
+    judged = [read_judged(collection, run="first", depth=3)]
+    judged.append(read_judged(collection, depth=12)._replace(name="all"))
+    left_out: dict[str, str] = {}
+    found, failed = _differences(running, judged, left_out, lambda: None)
+    assert failed == {"fails on the second"}  # though the first collection says that it is near
+    assert {name: len(of) for name, of in found.items()} == {"steady": 2, "fails on the second": 1}
+    assert list(left_out.values()) == ["out of memory"]
 
 
 def test_what_runs_here_is_timed_here() -> None:

@@ -44,6 +44,16 @@ def test_rerank_and_score_run_where_they_are_told(run) -> None:
     assert scores != pytest.approx(expected, abs=1e-5)  # in bf16
 
 
+def test_early_exits_need_no_backend_where_torch_is_the_choice(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSRANK_BACKEND", "torch")  # as "auto" is with a GPU
+    command = ["rerank", "who wrote it", *DOCUMENTS, "--exit-layer", 2, "--finish", 1, "--json"]
+    hits = json.loads(run(*command).stdout)["hits"]
+    assert [hit["stage"] for hit in hits] == ["crossrank-mini", "crossrank-mini@2", "crossrank-mini@2"]
+    refused = run(*command, "--backend", "torch")
+    assert refused.exit_code != 0
+    assert "open it with --backend onnx" in refused.stderr
+
+
 def test_encode_runs_where_it_is_told(run, tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(DOCUMENTS), encoding="utf-8")
