@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crossrank import BM25, Collection, read_run, write_run
-from crossrank.training.negatives import Source, mine
+from crossrank.training.negatives import Filters, Source, mine
 from crossrank.types import Run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -137,6 +137,29 @@ def test_an_index_and_a_run_file(run, collection: Path, tmp_path: Path) -> None:
     assert json.loads(result.stdout)["negatives"] == {"first": 3, "bm25": 2}
 
 
+def test_a_source_may_state_its_own_window(run, collection: Path, tmp_path: Path) -> None:
+    command = ["mine", collection, "--near-duplicates", 0, "--depth", 50, "--skip-top", 1]
+    sources = ["--source", "bm25:1:1-2", "--source", "bm25:1", "--source", "bm25:1:3-5:random"]
+    result = run(*command, "--to", tmp_path / "cli.jsonl", *sources)
+    assert result.exit_code == 0, result.stderr
+    judged = Collection.open(collection)
+    documents = list(judged.documents())
+    first_stage = BM25(documents)
+    mine(
+        judged.queries(),
+        judged.qrels("train"),
+        documents,
+        [
+            Source(first_stage, 1, name="bm25 1-2", depth=2),
+            Source(first_stage, 1, skip_top=1, depth=50),
+            Source(first_stage, 1, name="bm25 3-5", skip_top=2, depth=5, sampling="random"),
+        ],
+        tmp_path / "library.jsonl",
+        filters=Filters(near_duplicates=None),
+    )
+    assert (tmp_path / "cli.jsonl").read_bytes() == (tmp_path / "library.jsonl").read_bytes()
+
+
 def test_an_interrupted_command_goes_on(run, collection: Path, tmp_path: Path, monkeypatch) -> None:
     command = ["mine", collection, "--to", tmp_path / "n.jsonl"]
 
@@ -162,6 +185,11 @@ def test_an_interrupted_command_goes_on(run, collection: Path, tmp_path: Path, m
     [
         (["--source", "bm25"], "FROM:COUNT"),
         (["--source", "bm25:0"], "FROM:COUNT"),
+        (["--source", "bm25:4:5-2"], "ranks 5 to 2 are no window"),
+        (["--source", "bm25:4:0-2"], "ranks 0 to 2 are no window"),
+        (["--source", "bm25:4:1-2:worst"], "FROM:COUNT:FIRST-LAST:ORDER"),
+        (["--source", "random:4:1-2"], "random documents have no rank"),
+        (["--source", "bm25:4:1-2", "--skip-top", "1"], "every --source states its ranks"),
         (["--source", "splade:4"], "no such run file"),
         (["--keep-suspects"], "there is no teacher"),
         (["--suspect-from", "0"], "there is no teacher"),

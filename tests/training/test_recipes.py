@@ -94,6 +94,14 @@ def test_a_number_that_yaml_takes_for_a_text_is_a_number(tmp_path: Path) -> None
             ),
             r"schedule\.gradient_cache is true, .* the loss kl has .* or take cached_mnr$",
         ),
+        (
+            _changed(
+                student={"kind": "bi_encoder", "base": "b"},
+                loss={"name": "cached_mnr"},
+                schedule={"steps": 10, "gradient_cache": False},
+            ),
+            r"schedule\.gradient_cache is false, .* cached_mnr always caches: leave it out, or take mnr$",
+        ),
         (_changed(held_out={"split": "dev"}), r"held_out: give one of collection and file"),
         ({**SMALL, "student": "mini"}, r"student must be a mapping of kind, base"),
     ],

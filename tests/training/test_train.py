@@ -32,6 +32,7 @@ from crossrank.training.run_folder import RunFolder
 from crossrank.training.train import TrainingReport, plan, train
 
 PROCESS = Path(__file__).with_name("training_process.py")
+GOLDEN_BI = Path(__file__).parents[1] / "models" / "golden_bi"
 PAIRS = [("cat 3", "the old cat is in the city"), ("dog", "where is the river"), ("bird", "new light")]
 
 
@@ -446,6 +447,53 @@ def test_a_bi_encoder_is_trained_and_loads_to_the_same_vectors(tmp_path: Path, l
         texts, normalize_embeddings=True
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_bi_encoder_without_more_layers_is_one_of_plain_transformers(tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    student = {"kind": "bi_encoder", "base": str(GOLDEN_BI / "mean")}
+    train(
+        recipe_of(recipe_values(tmp_path, student=student, loss={"name": "mnr"}, lengths={"max_length": 32}))
+    )
+    model = tmp_path / "model"
+    texts = [document for _, document in PAIRS]
+    prompted = [f"d : {text}" for text in texts]  # as the model's folder says
+    inputs = AutoTokenizer.from_pretrained(model)(prompted, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        vectors = AutoModel.from_pretrained(model).eval()(**inputs).last_hidden_state
+    mask = inputs["attention_mask"].unsqueeze(-1)
+    means = torch.nn.functional.normalize((vectors * mask).sum(1) / mask.sum(1), dim=1).numpy()
+    ours = BiEncoder(model, precision="float32").encode_documents(texts)
+    np.testing.assert_allclose(ours, means, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "max_length"), [("mean", 32), ("mean", 8), ("last_norm", 8)])
+def test_tokens_of_prompts_are_counted(tmp_path: Path, name: str, max_length: int) -> None:
+    import sentence_transformers
+
+    base = GOLDEN_BI / name
+    student = {"kind": "bi_encoder", "base": str(base)}
+    values = recipe_values(
+        tmp_path, student=student, lengths={"max_length": max_length}, loss={"name": "mnr"}, held_out=None
+    )
+    found = plan(recipe_of(values)).prepared
+    model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+
+    def read(what: str, texts: list[str], limit: int) -> list[int]:
+        model.max_seq_length = limit
+        return model.preprocess(texts, prompt=model.prompts[what])["attention_mask"].sum(1).tolist()
+
+    queries = [row["query"] for row in rows]
+    documents = [text for row in rows for text in row["documents"]]
+    assert found.num_tokens == sum(
+        read("query", queries, max_length) + read("document", documents, max_length)
+    )
+    cut = [count > max_length for count in read("document", documents, 32)]
+    assert found.cut_documents == sum(cut)
+    assert found.cut_queries == sum(count > max_length for count in read("query", queries, 32))
+    assert (found.cut_queries > 0) == (max_length < 32)
 
 
 def test_lora_trains_few_weights_and_ends_as_a_plain_model(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -47,6 +48,9 @@ __all__ = ["in_memory", "mine"]
 
 _RETRIEVERS: tuple[Literal["bm25", "dense", "hybrid"], ...] = ("bm25", "dense", "hybrid")
 _RANDOM = "random"
+_SOURCE = re.compile(
+    r"(?P<from>.+?):(?P<count>\d+)(:(?P<first>\d+)-(?P<last>\d+)(:(?P<order>top|random|spread))?)?"
+)
 
 
 class SamplingName(str, Enum):
@@ -75,10 +79,11 @@ class FormName(str, Enum):
 
 @dataclass(frozen=True)
 class _Stated:
-    """A source as `--source` states it: one of the names above or a run file, and a count."""
+    """A source as `--source` states it: a name above or a run file, a count, and what of a window."""
 
     first_stage: str
     count: int
+    window: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def needs_vectors(self) -> bool:
@@ -98,6 +103,7 @@ def mine(
         list[str] | None,
         typer.Option(
             help="FROM:COUNT, negatives a query; FROM is bm25, dense, hybrid, random, or a TREC run file. "
+            "FROM:COUNT:11-50 looks at these ranks alone, FROM:COUNT:11-50:random tries them in that order. "
             "Repeatable; default bm25:4."
         ),
     ] = None,
@@ -116,10 +122,14 @@ def mine(
     model_revision: Annotated[
         str | None, typer.Option(help="Commit, tag or branch of a bi-encoder from the hub.")
     ] = None,
-    skip_top: Annotated[int, typer.Option(min=0, help="First hits that are passed over.")] = 0,
-    depth: Annotated[int, typer.Option("--depth", "-d", min=1, help="The last rank looked at.")] = 100,
+    skip_top: Annotated[
+        int, typer.Option(min=0, help="First hits that are passed over, where --source states no ranks.")
+    ] = 0,
+    depth: Annotated[
+        int, typer.Option("--depth", "-d", min=1, help="The last rank looked at, where --source states none.")
+    ] = 100,
     sampling: Annotated[
-        SamplingName, typer.Option(help="Which hits between the two are tried first.")
+        SamplingName, typer.Option(help="Which hits of the window are tried first, likewise.")
     ] = SamplingName.top,
     teacher: Annotated[
         str | None, typer.Option(help="Reranker that scores candidates: built-in, a folder, a hub name.")
@@ -199,6 +209,8 @@ def mine(
         refuse(ctx, "model", "model_revision", because="no source is dense or hybrid")
     if all(each.first_stage == _RANDOM for each in stated):
         refuse(ctx, "skip_top", "sampling", because="random documents have no rank")
+    elif all(each.window or each.first_stage == _RANDOM for each in stated):
+        refuse(ctx, "skip_top", because="every --source states its ranks")
     if skip_top >= depth:
         raise typer.BadParameter(f"--skip-top {skip_top} leaves nothing of --depth {depth}")
     check_output(to, form.value)
@@ -285,17 +297,29 @@ def mine(
 
 
 def _parsed(text: str) -> _Stated:
-    first_stage, _, count = text.rpartition(":")
-    if not first_stage or not count.isdecimal() or int(count) < 1:
+    forms = "FROM:COUNT, FROM:COUNT:FIRST-LAST or FROM:COUNT:FIRST-LAST:ORDER"
+    found = _SOURCE.fullmatch(text)
+    count = int(found["count"]) if found else 0
+    if not found or count < 1:
         raise typer.BadParameter(
-            f"--source {text}: give FROM:COUNT, such as bm25:4, with FROM one of "
+            f"--source {text}: give {forms}, such as bm25:4 or bm25:4:11-50:random, with FROM one of "
             f"{', '.join((*_RETRIEVERS, _RANDOM))}, or a TREC run file"
         )
-    stated = _Stated(first_stage, int(count))
-    if stated.is_run and not Path(first_stage).is_file():
+    window: dict[str, Any] = {}
+    if found["last"]:
+        first, last = int(found["first"]), int(found["last"])
+        if not 1 <= first <= last:
+            raise typer.BadParameter(f"--source {text}: ranks {first} to {last} are no window; the best is 1")
+        window = {"skip_top": first - 1, "depth": last}
+    if found["order"]:
+        window["sampling"] = found["order"]
+    stated = _Stated(found["from"], count, window)
+    if stated.first_stage == _RANDOM and window:
+        raise typer.BadParameter(f"--source {text}: random documents have no rank; give random:{count}")
+    if stated.is_run and not Path(stated.first_stage).is_file():
         raise typer.BadParameter(
-            f"--source {text}: {first_stage!r} is none of {', '.join((*_RETRIEVERS, _RANDOM))}, and there is "
-            "no such run file"
+            f"--source {text}: {stated.first_stage!r} is none of {', '.join((*_RETRIEVERS, _RANDOM))}, and "
+            "there is no such run file"
         )
     return stated
 
@@ -327,9 +351,10 @@ def _source(
     from crossrank.evaluation.trec import read_run
     from crossrank.training.negatives import Source
 
-    name = stated.first_stage
+    name, window = stated.first_stage, {**window, **stated.window}
     if name == _RANDOM:
         return Source("random", stated.count, depth=window["depth"])
+    ranks = f" {window['skip_top'] + 1}-{window['depth']}" if stated.window else ""  # a stage may come twice
     if stated.is_run:
-        return Source(read_run(name, queries), stated.count, name=Path(name).stem, **window)
-    return Source(retrievers[name], stated.count, **window)
+        return Source(read_run(name, queries), stated.count, name=Path(name).stem + ranks, **window)
+    return Source(retrievers[name], stated.count, name=name + ranks, **window)

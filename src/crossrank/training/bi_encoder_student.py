@@ -49,9 +49,8 @@ class BiEncoderStudent:
     def text_lengths(self, model: Any) -> TokenizerLengths:
         """Return what counts tokens of single texts."""
         tokenizer = model.tokenizer
-        return TokenizerLengths(
-            tokenizer, int(model.max_seq_length), tokenizer.num_special_tokens_to_add(pair=False)
-        )
+        num_special = tokenizer.num_special_tokens_to_add(pair=False)
+        return TokenizerLengths(tokenizer, int(model.max_seq_length), num_special, model.prompts)
 
     def preprocess_options(self) -> Mapping[str, Any]:
         """Return nothing: texts are read alone."""

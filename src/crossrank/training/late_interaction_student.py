@@ -88,13 +88,14 @@ class LateInteractionStudent:
         return MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
 
     def text_lengths(self, model: Any) -> TokenizerLengths:
-        """Return what counts tokens of documents."""
+        """Return what counts tokens of single texts; a document's length holds for both."""
         tokenizer, length = model.tokenizer, int(model.max_seq_length)
         stated = model[0].document_length
         return TokenizerLengths(
             tokenizer,
             length if stated is None else min(length, int(stated)),
             tokenizer.num_special_tokens_to_add(pair=False),
+            model.prompts,
         )
 
     def preprocess_options(self) -> Mapping[str, Any]:

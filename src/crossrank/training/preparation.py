@@ -83,9 +83,12 @@ def prepare(
     size, seed = recipe.schedule.list_size, recipe.seed
     lists = [each.cut(size, seed) for each in lists]
     room = lengths.max_length - lengths.num_special
-    most = recipe.lengths.max_query_length or (room // 2 if joins_texts else room)
-    if most > room:
-        raise InputError(f"lengths.max_query_length is {most}, and an input has room for {room} tokens")
+    query_room = room if joins_texts else lengths.max_length - lengths.num_query_special
+    if min(room, query_room) < 1:
+        raise InputError(f"lengths.max_length {lengths.max_length} leaves no room beside the model's prompts")
+    most = recipe.lengths.max_query_length or (room // 2 if joins_texts else query_room)
+    if most > query_room:
+        raise InputError(f"lengths.max_query_length is {most}, and an input has room for {query_room} tokens")
     tokens = _counted([text for each in lists for text in (each.query, *each.documents)], lengths)
     cut = {each.query for each in lists if tokens[each.query] > most}
     num_tokens = longest = cut_documents = num_positives = cut_positives = num_pairs = 0
@@ -93,7 +96,7 @@ def prepare(
         query_tokens = min(tokens[each.query], most)
         positives = {*each.positives}
         if not joins_texts:
-            num_tokens += query_tokens + lengths.num_special
+            num_tokens += query_tokens + lengths.num_query_special
         for i, document in enumerate(each.documents):
             left = room - query_tokens if joins_texts else room
             read = min(tokens[document], left)

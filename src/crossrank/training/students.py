@@ -37,12 +37,14 @@ class TextLengths(Protocol):
 
     Attributes:
         max_length: tokens of an input, special ones included.
-        num_special: special tokens (and those of a prompt) of an input: of query and document, or of one
-            text where each is read alone.
+        num_special: special tokens (and those of a prompt) of an input: of query and document, or of a
+            document where each is read alone.
+        num_query_special: the same of a query that is read alone.
     """
 
     max_length: int
     num_special: int
+    num_query_special: int
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text, without special ones, uncut."""

@@ -201,7 +201,7 @@ class PromptLengths:
 
     def __init__(self, tokenizer: PromptTokenizer, max_length: int, taken: int = 0) -> None:
         self.max_length = max_length
-        self.num_special = tokenizer.num_special_tokens + taken
+        self.num_special = self.num_query_special = tokenizer.num_special_tokens + taken
         self._tokenizer = tokenizer
 
     def count(self, texts: Sequence[str]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,17 @@ class TokenizerLengths:
         tokenizer: of the model.
         max_length: tokens of an input, special ones included.
         num_special: special tokens of an input.
+        prompts: name -> text, of a model that reads queries and documents alone: what it puts before them.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int, num_special: int) -> None:
-        self.max_length = max_length
-        self.num_special = num_special
+    def __init__(
+        self, tokenizer: Any, max_length: int, num_special: int, prompts: Mapping[str, str] | None = None
+    ) -> None:
         self._tokenizer = tokenizer
+        self.max_length = max_length
+        query, document = self.count([(prompts or {}).get(name) or "" for name in ("query", "document")])
+        self.num_special = num_special + document
+        self.num_query_special = num_special + query
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text, without special ones, uncut."""

@@ -422,15 +422,20 @@ def options_of(choice: LossChoice, loss: Loss) -> Any:
 
 
 def check_caching(gradient_cache: bool | str, loss: Loss) -> None:
-    """Refuse gradient caching for a loss whose own mini-batches are run without it.
+    """Refuse gradient caching of a loss whose own mini-batches are run without it, and the other way round.
 
     Args:
         gradient_cache: of the recipe's schedule.
         loss: of the recipe.
 
     Raises:
-        InputError: it is asked for and would not be done.
+        InputError: what is asked for would not be done.
     """
+    if gradient_cache is False and loss.caches_itself:
+        raise InputError(
+            f"schedule.gradient_cache is false, and the loss {loss.name} always caches: leave it out, or "
+            f"take {loss.name.removeprefix('cached_')}"
+        )
     if gradient_cache is True and loss.has_mini_batches and not loss.caches_itself:
         cached = [each.name for each in LOSSES.values() if each.family == loss.family and each.caches_itself]
         raise InputError(
