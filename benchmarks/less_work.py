@@ -208,20 +208,28 @@ def ranked(method: Method, on: Played) -> dict[str, Ranking]:
 
     if method.confidence is None:
         return cascade([depth for _, depth in method.stages[1:]], on.rows)
+    found: dict[str, Ranking] = {}
+    for own, rule in calibrated(method, on):
+        found |= cascade([rule], own)
+    return {query_id: found[query_id] for query_id in on.rows}
+
+
+def calibrated(method: Method, on: Played) -> list[tuple[Rows, Margin]]:
+    """Both halves of the queries, each with the margin that the other one gives."""
     (early, _), (last, _) = method.stages
+    assert method.confidence is not None  # checked by the caller
     halves: list[dict[str, tuple[str, list[Document]]]] = [{}, {}]
     for query_id, row in on.rows.items():
         halves[hashlib.sha256(query_id.encode()).digest()[0] % 2][query_id] = row
-    found: dict[str, Ranking] = {}
+    most = max(len(texts) for _, texts in on.rows.values())
+    found: list[tuple[Rows, Margin]] = []
     for own, other in (halves, halves[::-1]):
         values = [
             [[on.scores[stage][query, each.full_text] for each in texts] for query, texts in other.values()]
             for stage in (early, last)
         ]
-        most = max(len(texts) for _, texts in on.rows.values())
-        rule = Margin.calibrated(values[0], values[1], confidence=method.confidence, most=most)
-        found |= cascade([rule], own)
-    return {query_id: found[query_id] for query_id in on.rows}
+        found.append((own, Margin.calibrated(values[0], values[1], confidence=method.confidence, most=most)))
+    return found
 
 
 def operations_of(
@@ -293,16 +301,24 @@ def compared(
     return result
 
 
-def runnable(method: Method, model: CrossEncoder, tiny: CrossEncoder | None) -> Any:
-    """What a user would make for this method; None where it has no fixed settings."""
+def runnable(method: Method, model: CrossEncoder, tiny: CrossEncoder | None, on: Played) -> dict[str, Any]:
+    """What a user would make for this method, for each query."""
     (first, _), *then = method.stages
     if method.confidence is not None:
-        return None
+        halves = [
+            (own, EarlyExit(model, int(first), [(model.num_layers, rule)]))
+            for own, rule in calibrated(method, on)
+        ]
+        return {query_id: made for own, made in halves for query_id in own}
+    made: Any
     if first == TINY:
-        return None if tiny is None else Cascade(tiny, [(model, depth) for _, depth in then])
-    if first == FIRST:
-        return FirstOnly(model, int(then[0][1]))  # type: ignore[arg-type]
-    return EarlyExit(model, int(first), [(int(layer), depth) for layer, depth in then])
+        assert tiny is not None  # there are no such methods without
+        made = Cascade(tiny, [(model, depth) for _, depth in then])
+    elif first == FIRST:
+        made = FirstOnly(model, int(then[0][1]))  # type: ignore[arg-type]
+    else:
+        made = EarlyExit(model, int(first), [(int(layer), depth) for layer, depth in then])
+    return dict.fromkeys(on.rows, made)
 
 
 class FirstOnly:
@@ -325,15 +341,17 @@ def timed(
 ) -> None:
     """Add milliseconds a query, and the time budgets, whose quality depends on them."""
     for on in all_played:
-        rows = list(on.rows.values())[: args.timed]
+        rows = list(on.rows.items())[: args.timed]
         known = result[on.name]["methods"]
         contestants: dict[str, Callable[[], object]] = {
-            "whole model": lambda rows=rows: [model.rank(*row) for row in rows]
+            "whole model": lambda rows=rows: [model.rank(*row) for _, row in rows]
         }
         for method in methods(model, args.depth, tiny=tiny is not None):
-            reranker = runnable(method, model, tiny)
-            if reranker is not None and method.name in known:
-                contestants[method.name] = lambda made=reranker, rows=rows: [made.rank(*row) for row in rows]
+            if method.name in known:
+                made = runnable(method, model, tiny, on)
+                contestants[method.name] = lambda made=made, rows=rows: [
+                    made[q].rank(*row) for q, row in rows
+                ]
         for call in contestants.values():
             call()  # warm
         timings = harness.interleave(contestants, args.rounds)
