@@ -4,6 +4,7 @@ Weights are random, since time does not depend on them; shapes are those of well
 bi-encoder's row is one query against vectors that are there already. nDCG@10 is that of the built-in model of
 the shape, int8, which reranks the candidates of a judged collection; the MRR@10 on MS MARCO dev that is
 quoted beside a shape is what the cards of these checkpoints on the hub state, and was not measured here.
+With --device there is a column of that GPU, in bf16 by torch.
 
     python benchmarks/model_shapes.py --judged ../shared/data/msmarco_dl19 --run bm25.top100 \
         --qrels ../shared/data/msmarco_dl19/qrels_full_official.txt --page docs/performance.md
@@ -169,6 +170,11 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             model = CrossEncoder(folder, precision=precision, threads=args.threads, progress=False)
             rows[name][precision] = _timed(partial(model.score, pairs), args.rounds)
             del model
+        if args.device:
+            options = {"precision": "bf16", "backend": "torch", "device": args.device}
+            model = CrossEncoder(folder, **options, threads=args.threads, progress=False)
+            rows[name]["bf16"] = _timed(partial(model.score, pairs), args.rounds)
+            del model
         shutil.rmtree(folder)
     judged = None
     if args.judged is not None:
@@ -179,13 +185,14 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                 rows[name]["ndcg@10"] = round(value, 4)
     return {
         "benchmark": "model_shapes",
-        "machine": harness.machine("crossrank", "onnxruntime", "tokenizers"),
+        "machine": harness.machine("crossrank", "onnxruntime", "tokenizers", *["torch"] * bool(args.device)),
         "load_average_before": load,
         "settings": {
             "profile": args.profile,
             "documents": args.documents,
             "threads": args.threads,
             "rounds": args.rounds,
+            "device": args.device and _device(args.device),
             "judged": judged and judged.name,
         },
         "shapes": rows,
@@ -203,10 +210,12 @@ def table(result: Mapping[str, Any]) -> str:
         "dev, as the checkpoint's card states it.",
         "",
     ]
-    columns = ["", "shape of", "int8 ms", "float32 ms", "int8 MB", "float32 MB", "nDCG@10", "MRR@10 stated"]
+    device = settings["device"]
+    timed = {"int8": "int8 ms", "float32": "float32 ms"} | ({"bf16": f"bf16 ms, {device}"} if device else {})
+    columns = ["", "shape of", *timed.values(), "int8 MB", "float32 MB", "nDCG@10", "MRR@10 stated"]
     rows = []
     for name, row in result["shapes"].items():
-        times = [_milliseconds(row[each]["median_s"]) if each in row else "" for each in ("int8", "float32")]
+        times = [_milliseconds(row[each]["median_s"]) if each in row else "" for each in timed]
         sizes = [f"{row[each]:,.0f}" if each in row else "" for each in ("int8_mb", "float32_mb")]
         quality = f"{row['ndcg@10']:.3f}" if "ndcg@10" in row else ""
         rows.append([name, row["checkpoint"], *times, *sizes, quality, str(row.get("stated_mrr") or "")])
@@ -220,6 +229,12 @@ def _search(model: BiEncoder, query: str, vectors: np.ndarray) -> np.ndarray:
 def _timed(call: Any, rounds: int) -> dict[str, Any]:
     call()
     return harness.interleave({"it": call}, rounds)["it"].summary()
+
+
+def _device(name: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(name) if name.startswith("cuda") else name
 
 
 def _milliseconds(seconds: float) -> str:
@@ -236,6 +251,7 @@ def main() -> None:
     parser.add_argument("--profile", choices=("short", "marco", "nq", "fixed"), default="marco")
     parser.add_argument("--documents", type=harness.at_least_one, default=100)
     parser.add_argument("--rounds", type=harness.at_least_one, default=5)
+    parser.add_argument("--device", help="torch's name of a GPU, such as cuda: times there, too")
     parser.add_argument("--judged", type=Path, help="collection in BEIR form, for nDCG@10")
     parser.add_argument("--run", help="rerank this run of the collection in place of BM25's candidates")
     parser.add_argument("--qrels", type=Path, help="judgements to use in place of the test split's")
