@@ -102,7 +102,12 @@ def evaluate(
     depth: DepthOption = 100,
     top_k: Annotated[
         int | None,
-        typer.Option("--top-k", "-k", min=1, help="Hits a query; default --depth or the deepest cutoff."),
+        typer.Option(
+            "--top-k",
+            "-k",
+            min=1,
+            help="Hits a query; default the most of 100, --depth and the deepest cutoff.",
+        ),
     ] = None,
     fuse: FuseOption = Fuse.none,
     filter: FilterOption = None,  # the option's name

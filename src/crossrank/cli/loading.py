@@ -124,7 +124,11 @@ MinProbabilityOption = Annotated[
     typer.Option(min=0, max=1, help="Leave out hits of less calibrated probability, and say how many."),
 ]
 PrecisionOption = Annotated[
-    Precision, typer.Option(help="auto takes int8 where it has passed its parity gate, and bf16 on a GPU.")
+    Precision,
+    typer.Option(
+        help="auto takes int8 where it has passed its parity gate, bf16 on a GPU, and before both what "
+        "`crossrank tune` found."
+    ),
 ]
 RerankerOption = Annotated[
     str, typer.Option("--reranker", "-r", help="A built-in model, a folder, or a hub name.")

@@ -200,7 +200,7 @@ def cluster(
 
     A row is a text in a cluster: `cluster` (0 is the largest), `score` (its cosine to the cluster's centre,
     which comes first), `id` and `text`. With --verify, pairs of borderline cosine must be confirmed by a
-    cross-encoder, and clusters are what the pairs that are left join (--method components).
+    cross-encoder, and clusters are what the pairs that are left join: it needs --method components.
 
     Example: `crossrank cluster questions.jsonl --threshold 0.8 --to clusters.csv`
     """
