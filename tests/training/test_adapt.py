@@ -22,6 +22,7 @@ from crossrank.training.adapt.adaptation import STAGES, AdaptationReport, adapt
 from crossrank.training.adapt.recipes import DEV_QUERIES, MEASUREMENTS, recipe_for
 from crossrank.training.adapt.settings import AdaptationSettings, TrainingSize
 from crossrank.training.adapt.sizing import Cost, Size, sized
+from crossrank.training.train import train
 
 SETTINGS = AdaptationSettings(
     reranker=str(CROSS_ENCODER),
@@ -173,8 +174,14 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same(
     def die(*arguments: Any, **options: Any) -> None:
         raise _Killed
 
-    # in mining, in the second training, and while it is measured
-    for module, name in ((lessons, "mine"), (trainings, "train"), (outcomes, "measure_adaptation")):
+    # in mining, in the first training, before the lists are scored again, and while it is measured
+    points = (
+        (lessons, "mine"),
+        (trainings, "train"),
+        (lessons, "write_whole"),
+        (outcomes, "measure_adaptation"),
+    )
+    for module, name in points:
         with monkeypatch.context() as patched:
             patched.setattr(module, name, die)
             with pytest.raises(_Killed):
@@ -313,8 +320,57 @@ def test_heads_of_the_old_reranker_are_trained_with_it(
     monkeypatch.setattr(trainings, "train", stop)
     old = GOLDEN / "bert_exits"
     report = adapt(corpus(), tmp_path / "out", dataclasses.replace(SETTINGS, reranker=str(old)))
-    assert [each.student.exits for each in recipes] == [None, CrossEncoder(old).exit_layers]
+    assert [each.student.exits for each in recipes] == [CrossEncoder(old).exit_layers, None]
     assert report.reranker == str(old)
+
+
+@pytest.mark.parametrize(
+    ("loss", "steps", "by"),
+    [
+        ("kl", 40, "scores of the new reranker"),
+        ("kl", 0, "scores of the old reranker"),
+        ("mnr", 40, "labels"),
+    ],
+)
+def test_the_bi_encoder_learns_from_the_new_reranker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, steps: int, by: str
+) -> None:
+    settings = dataclasses.replace(
+        SETTINGS,
+        steps=max(steps, 1),
+        significance=1.0,
+        bi_encoder_training=TrainingSize(1e-3, 4, 3, loss),
+        reranker_training=TrainingSize(3e-3 if steps else 0.0, 8, 4, "lce"),
+    )
+    files = {}
+    folder = tmp_path / "out" / "training"
+    new = []
+
+    def note(recipe: Any, **options: Any) -> Any:
+        files[recipe.student.kind] = Path(recipe.data[0].file).name
+        if recipe.student.kind == "bi_encoder" and steps:
+            new.append(CrossEncoder(folder / "reranker", long_query="truncate"))
+        return train(recipe, **options)
+
+    monkeypatch.setattr(trainings, "train", note)
+    report = adapt(corpus(), tmp_path / "out", settings)
+    assert report.stages["taught"]["by"] == by
+    is_new = by == "scores of the new reranker"
+    learned_from = "taught.jsonl" if is_new else "negatives.jsonl"
+    assert files == {"cross_encoder": "negatives.jsonl", "bi_encoder": learned_from}
+    assert f"It learned from the {by}." in report.report.read_text(encoding="utf-8")
+    assert (folder / "taught.jsonl").is_file() == is_new
+    if not is_new:
+        return
+    mined, taught = (
+        [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+        for name in ("negatives.jsonl", "taught.jsonl")
+    )
+    assert report.stages["taught"]["pairs"] == sum(len(row["documents"]) for row in mined)
+    for before, after in zip(mined, taught, strict=True):
+        expected = new[0].score([(after["query"], text) for text in after["documents"]])
+        assert after["teacher_scores"] == pytest.approx(expected.tolist(), abs=1e-4)
+        assert {**after, "teacher_scores": before["teacher_scores"]} == before
 
 
 def test_a_budget_is_measured_and_kept_to(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
     OUTPUT/                 at the end: report.md, adaptation.json, and the models that are better:
                             bi_encoder/, reranker/
     OUTPUT/training/        run.json (what the run is made with, and the result of each stage that is done),
-                            collection/ (the pseudo-queries in BEIR form), negatives.jsonl, and of a
-                            generator generated.json; until the end also vectors of texts, measurements, and
-                            the models in training
+                            collection/ (the pseudo-queries in BEIR form), negatives.jsonl (with the old
+                            reranker's scores), taught.jsonl (with the new one's, if it learnt anything), and
+                            of a generator generated.json; until the end also vectors of texts, scores,
+                            measurements, and the models in training
 
 Stages follow one another, and each is done once: a run that was killed goes on with the stage it was in, and
 encoding, mining, training and measuring within it. Importing this module needs the extra `train`.
@@ -27,7 +28,7 @@ from crossrank.errors import InputError
 from crossrank.evaluation.collections import Collection
 from crossrank.retrieval.retriever import as_documents
 from crossrank.training.adapt.generated import Generator
-from crossrank.training.adapt.lessons import draw_queries, mine_negatives
+from crossrank.training.adapt.lessons import draw_queries, mine_negatives, score_lists
 from crossrank.training.adapt.outcomes import calibrate_reranker, make_int8, measure
 from crossrank.training.adapt.recipes import PARTS
 from crossrank.training.adapt.report import negatives_found, write_report
@@ -46,8 +47,9 @@ STAGES = {
     "queries": "making pseudo-queries",
     "negatives": "mining negatives",
     "steps": "sizing the trainings",
-    "bi_encoder": "training the bi-encoder",
     "reranker": "training the reranker",
+    "taught": "scoring the lists by the new reranker",
+    "bi_encoder": "training the bi-encoder",
     "quantized": "making int8 forms",
     "measured": "measuring before and after",
     "calibrated": "calibrating",
@@ -215,8 +217,9 @@ class _Adaptation:
             "queries": lambda: draw_queries(work, self._generator, self._generated),
             "negatives": lambda: mine_negatives(work),
             "steps": lambda: size_trainings(work, self._judged),
-            "bi_encoder": lambda: train_part(work, "bi_encoder", self._on_training),
             "reranker": lambda: train_part(work, "reranker", self._on_training),
+            "taught": lambda: score_lists(work),
+            "bi_encoder": lambda: train_part(work, "bi_encoder", self._on_training),
             "quantized": lambda: make_int8(work),
             "measured": lambda: measure(work, self._judged),
             "calibrated": lambda: calibrate_reranker(work),

@@ -1,4 +1,4 @@
-"""What models are to learn from: pseudo-queries of the documents, and negatives for them."""
+"""What models are to learn from: pseudo-queries of the documents, negatives for them, and their scores."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from crossrank.training.adapt.generated import Generator, generate
 from crossrank.training.adapt.pseudo_queries import draw_pseudo_queries
 from crossrank.training.adapt.workspace import Workspace
 from crossrank.training.examples import draw
+from crossrank.training.losses.table import LOSSES
 from crossrank.training.negatives import Filters, Source, mine
 from crossrank.types import Document
 from crossrank.whole_files import write_whole
 
-__all__ = ["draw_queries", "mine_negatives"]
+__all__ = ["draw_queries", "mine_negatives", "score_lists"]
 
 _TYPICAL_QUERIES = 256
 
@@ -156,3 +157,24 @@ def _typical_score(work: Workspace) -> float:
     ]
     # rounded: part of what a resumed run is compared by
     return round(float(np.median(work.old_reranker.score(pairs))), 3)
+
+
+def score_lists(work: Workspace) -> dict[str, Any]:
+    """Give the mined lists the scores of the new reranker: what the bi-encoder learns from.
+
+    Where training gave none, the lists stay with the old one's, which mining has left there; a loss of labels
+    alone needs none.
+    """
+    if LOSSES["encoder", work.settings.bi_encoder_training.loss].form != "scored_tuples":
+        return {"by": "labels", "pairs": 0}
+    if not work.is_trained("reranker"):
+        return {"by": "scores of the old reranker", "pairs": 0}
+    rows = [json.loads(line) for line in work.negatives.read_text(encoding="utf-8").splitlines()]
+    teacher = work.open_reranker(work.model_folder("reranker"), cache=work.scores)
+    pairs = [(row["query"], text) for row in rows for text in row["documents"]]
+    scores = iter(teacher.score(pairs).tolist())
+    for row in rows:
+        row["teacher_scores"] = [next(scores) for _ in row["documents"]]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_whole(work.taught, lambda part: part.write_text(text, encoding="utf-8"))
+    return {"by": "scores of the new reranker", "pairs": len(pairs)}

@@ -15,7 +15,7 @@ __all__ = ["DEV_QUERIES", "MEASURED_DEPTH", "MEASUREMENTS", "PARTS", "Part", "re
 Part = Literal["bi_encoder", "reranker"]
 
 PARTS: tuple[Part, ...] = ("bi_encoder", "reranker")
-"""What is trained, in this order."""
+"""What is trained; the reranker first, which the other learns from."""
 
 MEASUREMENTS = 5
 """While a model is trained, at most, beside that of the base."""

@@ -61,7 +61,8 @@ def write_report(
     lines += _negatives(stages["negatives"])
     lines += ["## Training", ""]
     for part in PARTS:
-        lines += [_training(part, stages[part], measure), ""]
+        taught = f" It learned from the {stages['taught']['by']}." if part == "bi_encoder" else ""
+        lines += [_training(part, stages[part], measure) + taught, ""]
         if any("loss" in line for line in metrics[part]):
             plot_metrics(metrics[part], figures / f"{part}.png", measure)
             lines += [f"![Loss and {measure} on the dev queries, by step](figures/{part}.png)", ""]

@@ -23,9 +23,9 @@ class TrainingSize:
         learning_rate: the highest.
         lists_per_step: queries an update.
         list_size: documents a query.
-        loss: of `crossrank.training.losses.table`. "kl" learns from the old reranker, whose scores are in the
-            mined lists (as GPL does; Wang et al. 2022, arXiv:2112.07577), the contrastive ones from which
-            document a query was made of.
+        loss: of `crossrank.training.losses.table`. "kl" learns from a reranker's scores of the mined lists
+            (as in GPL; Wang et al. 2022, arXiv:2112.07577), which are the new reranker's when the bi-encoder
+            is trained; the contrastive ones from which document a query was made of.
         loss_options: what else the recipe's loss has.
     """
 

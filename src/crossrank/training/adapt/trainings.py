@@ -27,6 +27,9 @@ OnTraining: TypeAlias = Callable[[], AbstractContextManager[Callable[[Progress],
 _INT8_PAIRS = 7000
 """Pairs that take as long to score as int8 forms to make and check."""
 
+_FLOAT32_PAIR = 3
+"""How many times as long a pair takes in float32, which the new reranker is in when it scores, as in int8."""
+
 _TIMED_QUERIES = 4
 
 
@@ -83,7 +86,7 @@ def _recipe(work: Workspace, part: Part, output: Path, size: Size) -> Recipe:
         part,
         work.settings,
         collection=work.collection,
-        negatives=work.negatives,
+        negatives=work.taught if part == "bi_encoder" and work.taught.is_file() else work.negatives,
         output=output,
         steps=size.steps,
         dev_queries=size.dev_queries,
@@ -95,7 +98,7 @@ def _recipe(work: Workspace, part: Part, output: Path, size: Size) -> Recipe:
 
 
 def _later_s(work: Workspace, judged: tuple[Path, str] | None) -> float:
-    """Reckon what comes after the trainings: int8 forms, measuring, calibrating.
+    """Reckon what comes beside the trainings: scoring the lists anew, int8 forms, measuring, calibrating.
 
     The corpus is encoded again by the new bi-encoder; each of three searches reranks all candidates.
     """
@@ -121,6 +124,9 @@ def _later_s(work: Workspace, judged: tuple[Path, str] | None) -> float:
         encoded += 2 * sum(1 for _ in other.documents()) / len(work.documents)
     num_pairs = 3 * work.settings.depth * queries + _INT8_PAIRS
     num_pairs += CALIBRATED_DEPTH * len(collection.queries("dev"))
+    negatives = work.stages["negatives"]
+    listed: int = negatives["rows"] + sum(negatives["negatives"].values())
+    num_pairs += listed * (_FLOAT32_PAIR if work.old_reranker.precision == "int8" else 1)
     return encoded * work.seconds.get("queries", 0.0) + num_pairs * pair_s
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Sequence
 from functools import cached_property
@@ -27,7 +28,8 @@ CALIBRATED_DEPTH = 20
 """Candidates a query that a reranker is calibrated on."""
 
 _VECTORS = "vectors.sqlite3"
-_VECTORS_BYTES = 16 * 2**30  # no limit but the disk's: they are in memory, too
+_SCORES = "scores.sqlite3"
+_MOST_BYTES = 16 * 2**30  # no limit but the disk's: what is in them is in memory, too
 
 
 class Workspace:
@@ -44,7 +46,8 @@ class Workspace:
         run: the folder, and what is noted in it.
         folder: what is made on the way.
         collection: the folder of the pseudo-queries in BEIR form.
-        negatives: the file of mined negatives.
+        negatives: the file of mined negatives, with the old reranker's scores.
+        taught: the same with the new one's.
         measurements: the file of systems that are measured already.
         old_bi_encoder: to begin with.
         old_reranker: to begin with.
@@ -70,6 +73,7 @@ class Workspace:
         self.folder = self.run.folder
         self.collection = self.folder / "collection"
         self.negatives = self.folder / "negatives.jsonl"
+        self.taught = self.folder / "taught.jsonl"
         self.measurements = self.folder / "measurements.jsonl"
         self.old_bi_encoder = BiEncoder(settings.bi_encoder, threads=threads, progress=progress)
         self.old_reranker = self.open_reranker(settings.reranker)
@@ -94,7 +98,12 @@ class Workspace:
     @cached_property
     def vectors(self) -> ScoreCache:
         """Where vectors of texts are kept."""
-        return ScoreCache(self.folder / _VECTORS, max_items=1, max_bytes=_VECTORS_BYTES)
+        return ScoreCache(self.folder / _VECTORS, max_items=1, max_bytes=_MOST_BYTES)
+
+    @cached_property
+    def scores(self) -> ScoreCache:
+        """Where the new reranker's scores of the mined lists are kept."""
+        return ScoreCache(self.folder / _SCORES, max_items=1, max_bytes=_MOST_BYTES)
 
     def searching(self, documents: Sequence[Document]) -> Search:
         """Return first stages over other documents."""
@@ -116,9 +125,10 @@ class Workspace:
         """Whether training gave a model that is not its base."""
         return bool(self.stages[part]["status"] == "trained")
 
-    def open_reranker(self, name: str | Path) -> CrossEncoder:
+    def open_reranker(self, name: str | Path, *, cache: ScoreCache | None = None) -> CrossEncoder:
         """Open a reranker as all stages do: too long queries are cut."""
-        return CrossEncoder(name, long_query="truncate", threads=self.threads, progress=self.progress)
+        options = {"threads": self.threads, "progress": self.progress}
+        return CrossEncoder(name, long_query="truncate", cache=cache, **options)  # type: ignore[arg-type]
 
     def model_folder(self, part: Part) -> Path:
         """Where a model is trained."""
@@ -136,13 +146,15 @@ class Workspace:
     def clear(self) -> None:
         """Remove what was only needed on the way."""
         self.close()
-        for path in (self.measurements, *self.folder.glob(f"{_VECTORS}*")):
+        kept = (self.folder.glob(f"{name}*") for name in (_VECTORS, _SCORES))
+        for path in (self.measurements, *itertools.chain(*kept)):
             path.unlink(missing_ok=True)
         for part in PARTS:
             shutil.rmtree(self.model_folder(part), ignore_errors=True)
             shutil.rmtree(self.int8_folder(part), ignore_errors=True)
 
     def close(self) -> None:
-        """Close the file of vectors."""
-        if "vectors" in self.__dict__:
-            self.vectors.close()
+        """Close the files of vectors and of scores."""
+        for name in ("vectors", "scores"):
+            if name in self.__dict__:
+                getattr(self, name).close()
