@@ -18,7 +18,7 @@ is made, so all see the same weights. Beside pairs a second is what autograd hel
     ... fused           with torch's fused attention (attention: sdpa)
     ... frozen          without gradients for embeddings and the two lowest layers (freeze)
 
-    python benchmarks/train_speed.py
+    python benchmarks/train_speed.py --page docs/training.md
     python benchmarks/train_speed.py --only trainings --mini-batches 16 64 256
     python benchmarks/train_speed.py --lists 2 --documents 4 --rounds 1 --train-steps 3 --mini-batches 4
 """
@@ -268,32 +268,52 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     }
 
 
-def print_trainings(result: dict[str, Any]) -> None:
-    rows = [
-        {
-            "training": name + (" (best)" if name == result["best_of_trainer"] else ""),
-            "pairs/s": f"{found['pairs_per_s']:.1f}",
-            "median s a step": f"{found['median_s']:.3f}",
-            "precision": found["precision"],
-            "times its defaults": f"{found['against_defaults']:.2f}",
-            "times its best": f"{found['against_best']:.2f}",
-        }
-        for name, found in result["contestants"].items()
+def text(result: dict[str, Any]) -> str:
+    """The page's tables, as Markdown."""
+    settings = result["settings"]
+    lines = [
+        f"By `benchmarks/train_speed.py`, {settings['threads']} threads, {harness.machine_line(result)}. "
+        f"Steps of {settings['lists']} queries with {settings['documents']} documents each "
+        f"({settings['profile']}), up to {settings['max_length']} tokens; medians.",
     ]
-    harness.table("trainings", rows)
-
-
-def print_steps(result: dict[str, Any]) -> None:
-    rows = [
-        {
-            "step": name,
-            "pairs/s": f"{found['pairs_per_s']:.1f}",
-            "median s": f"{found['median_s']:.3f}",
-            "held for the backward pass": f"{found['saved_bytes'] / 1e6:.0f} MB",
-        }
-        for name, found in result["contestants"].items()
-    ]
-    harness.table("a training step", rows)
+    if "trainings" in result:
+        found = result["trainings"]
+        columns = [
+            "training",
+            "pairs/s",
+            "s a step",
+            "precision",
+            "times the peer's defaults",
+            "times its best",
+        ]
+        rows = [
+            [
+                name + (" (its best)" if name == found["best_of_trainer"] else ""),
+                f"{each['pairs_per_s']:.1f}",
+                f"{each['median_s']:.2f}",
+                each["precision"],
+                f"{each['against_defaults']:.2f}",
+                f"{each['against_best']:.2f}",
+            ]
+            for name, each in found["contestants"].items()
+        ]
+        lines += ["", f"Load average before: {found['load_average_before']}.", ""]
+        lines += harness.markdown_table(columns, rows)
+    if "steps" in result:
+        found = result["steps"]
+        columns = ["a step without its update", "pairs/s", "s", "held for the backward pass"]
+        rows = [
+            [
+                name,
+                f"{each['pairs_per_s']:.1f}",
+                f"{each['median_s']:.2f}",
+                f"{each['saved_bytes'] / 1e6:,.0f} MB",
+            ]
+            for name, each in found["contestants"].items()
+        ]
+        lines += ["", f"Load average before: {found['load_average_before']}.", ""]
+        lines += harness.markdown_table(columns, rows)
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -313,6 +333,7 @@ def main() -> None:
         default=[4, 16, 64],
         help="of the peer's trainer beside its default, in pairs",
     )
+    harness.page_option(parser)
     args = parser.parse_args()
     if args.train_steps < 3:
         parser.error("--train-steps must be 3 or more: the first and the last are not timed")
@@ -321,6 +342,7 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     result: dict[str, Any] = {
+        "benchmark": "train_speed",
         "settings": {
             name: getattr(args, name)
             for name in ("threads", "lists", "documents", "max_length", "token_budget", "profile", "rounds")
@@ -330,12 +352,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         if args.only != "steps":
             result["trainings"] = trainings(args, Path(scratch, "trainings"))
-            print_trainings(result["trainings"])
         if args.only != "trainings":
             result["steps"] = run(args, Path(scratch, "steps"))
-            print_steps(result["steps"])
-    harness.print_machine(result)
-    harness.write("train_speed", result, args.output)
+    harness.publish("train_speed", result, text(result), args)
 
 
 if __name__ == "__main__":
