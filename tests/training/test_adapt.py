@@ -20,6 +20,7 @@ from crossrank.errors import InputError, TrainingStoppedError
 from crossrank.training.adapt import lessons, outcomes, trainings
 from crossrank.training.adapt.adaptation import STAGES, AdaptationReport, adapt
 from crossrank.training.adapt.recipes import DEV_QUERIES, MEASUREMENTS, recipe_for
+from crossrank.training.adapt.report import verdict
 from crossrank.training.adapt.settings import AdaptationSettings, TrainingSize
 from crossrank.training.adapt.sizing import Cost, Size, sized
 from crossrank.training.train import train
@@ -145,6 +146,41 @@ def test_the_report_says_what_came_of_it(adapted) -> None:
     whole = json.loads((adapted.output / "adaptation.json").read_text(encoding="utf-8"))
     assert whole["use"] == {"bi_encoder": adapted.bi_encoder, "reranker": adapted.reranker}
     assert {*whole["stages"]} == {*STAGES}
+    (measured,) = whole["stages"]["measured"]
+    first = "BM25 + bi-encoder after" if adapted.kept["bi_encoder"] else "BM25 + bi-encoder before"
+    is_enough = measured["systems"][first] >= measured["systems"]["search with what is kept"]
+    assert ("the first stage alone is no worse**" in text) == is_enough
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(("search", "is_said"), [(0.49, True), (0.5, True), (0.51, False)])
+def test_a_first_stage_that_is_enough_is_named(kept: bool, search: float, is_said: bool) -> None:
+    systems = {"BM25 + bi-encoder before": 0.4 if kept else 0.5, "BM25 + bi-encoder after": 0.5}
+    systems["search with what is kept" if kept else "search before"] = search
+    training = {"status": "nothing better"}
+    whole = {
+        "stages": {
+            "measured": [
+                {"name": "questions", "systems": {"search before": 0.0, **systems}, "comparisons": {}}
+            ],
+            "bi_encoder": training,
+            "reranker": training,
+        },
+        "settings": {"measure": "nDCG@10", "bi_encoder": "old", "reranker": "old", "significance": 0.05},
+        "kept": {"bi_encoder": False, "reranker": False},
+    }
+    if kept:
+        whole["kept"]["bi_encoder"] = True
+        change = {"value": 0.1, "low": 0.05, "high": 0.15}
+        compared = {
+            "mean": {"value": 0.5},
+            "other_mean": {"value": 0.4},
+            "difference": change,
+            "p_value": 0.01,
+        }
+        whole["stages"]["measured"][0]["comparisons"] = {"bi_encoder": compared, "bi_encoder_alone": compared}
+    line = f"nDCG@10 0.5000 for BM25 and the bi-encoder, {search:.4f} with the reranker"
+    assert any(line in each for each in verdict(whole)) == is_said
 
 
 def test_a_model_that_is_not_better_is_not_kept_and_that_is_said(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from crossrank.training.negatives import Filters, Source, mine
 from crossrank.types import Document
 from crossrank.whole_files import write_whole
 
-__all__ = ["draw_queries", "mine_negatives", "score_lists"]
+__all__ = ["draw_queries", "is_distilled", "mine_negatives", "score_lists"]
 
 _TYPICAL_QUERIES = 256
 
@@ -159,13 +159,18 @@ def _typical_score(work: Workspace) -> float:
     return round(float(np.median(work.old_reranker.score(pairs))), 3)
 
 
+def is_distilled(work: Workspace) -> bool:
+    """Whether the bi-encoder learns from a reranker's scores, rather than from labels alone."""
+    return LOSSES["encoder", work.settings.bi_encoder_training.loss].form == "scored_tuples"
+
+
 def score_lists(work: Workspace) -> dict[str, Any]:
     """Give the mined lists the scores of the new reranker: what the bi-encoder learns from.
 
     Where training gave none, the lists stay with the old one's, which mining has left there; a loss of labels
     alone needs none.
     """
-    if LOSSES["encoder", work.settings.bi_encoder_training.loss].form != "scored_tuples":
+    if not is_distilled(work):
         return {"by": "labels", "pairs": 0}
     if not work.is_trained("reranker"):
         return {"by": "scores of the old reranker", "pairs": 0}

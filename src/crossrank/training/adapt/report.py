@@ -77,7 +77,7 @@ def write_report(
 
 
 def verdict(whole: Mapping[str, Any]) -> list[str]:
-    """Return what came of it in sentences, one for each model and one for each measurement."""
+    """Return what came of it in sentences: of each model, of each measurement, of doing without reranker."""
     stages, settings = whole["stages"], whole["settings"]
     decisive = stages["measured"][0]
     measure = settings["measure"]
@@ -103,7 +103,22 @@ def verdict(whole: Mapping[str, Any]) -> list[str]:
             found.append(
                 f"The search on {measured['name']}: {_change(search, measure, settings['significance'])}"
             )
+        if without := _without_reranker(measured, measure, new_first_stage=whole["kept"]["bi_encoder"]):
+            found.append(without)
     return found
+
+
+def _without_reranker(measured: Mapping[str, Any], measure: str, *, new_first_stage: bool) -> str:
+    """Return a warning where the first stage alone orders no worse than the search with its reranker."""
+    systems = measured["systems"]
+    alone = systems[f"BM25 + bi-encoder {'after' if new_first_stage else 'before'}"]
+    search = systems.get("search with what is kept", systems["search before"])
+    if alone < search:
+        return ""
+    return (
+        f"**On {measured['name']} the first stage alone is no worse**: {measure} {alone:.4f} for BM25 and "
+        f"the bi-encoder, {search:.4f} with the reranker. Search without it, or mix both (`--fuse`)."
+    )
 
 
 def _shown(comparisons: Mapping[str, Any], part: str, measure: str) -> str:

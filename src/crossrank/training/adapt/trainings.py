@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from crossrank.errors import TrainingStoppedError
 from crossrank.evaluation.collections import Collection
+from crossrank.training.adapt.lessons import is_distilled
 from crossrank.training.adapt.recipes import DEV_QUERIES, PARTS, Part, recipe_for
 from crossrank.training.adapt.sizing import Size, longest, sized, tried
 from crossrank.training.adapt.workspace import CALIBRATED_DEPTH, Workspace
@@ -124,9 +125,10 @@ def _later_s(work: Workspace, judged: tuple[Path, str] | None) -> float:
         encoded += 2 * sum(1 for _ in other.documents()) / len(work.documents)
     num_pairs = 3 * work.settings.depth * queries + _INT8_PAIRS
     num_pairs += CALIBRATED_DEPTH * len(collection.queries("dev"))
-    negatives = work.stages["negatives"]
-    listed: int = negatives["rows"] + sum(negatives["negatives"].values())
-    num_pairs += listed * (_FLOAT32_PAIR if work.old_reranker.precision == "int8" else 1)
+    if is_distilled(work):
+        negatives = work.stages["negatives"]
+        listed: int = negatives["rows"] + sum(negatives["negatives"].values())
+        num_pairs += listed * (_FLOAT32_PAIR if work.old_reranker.precision == "int8" else 1)
     return encoded * work.seconds.get("queries", 0.0) + num_pairs * pair_s
 
 
