@@ -83,7 +83,7 @@ def _ended_with(folder: Path) -> tuple[Any, str, dict[str, bytes]]:
     report = (output / "report.md").read_text(encoding="utf-8").replace(str(folder), "")
     report = re.sub(r"## Time.*?(?=## )", "", re.sub(r", [\d,]+ s with", "", report), flags=re.S)
     training = output / "training"
-    files = [*sorted((training / "collection").rglob("*.*")), training / "negatives.jsonl"]
+    files = [*sorted((training / "collection").rglob("*.*")), *training.glob("*.jsonl")]
     bytes_of = {str(path.relative_to(training)): path.read_bytes() for path in files if path.is_file()}
     return _without_seconds(json.loads(found)), report, bytes_of
 
@@ -101,9 +101,9 @@ def test_a_command_that_is_killed_again_and_again_ends_with_the_same_report(tmp_
         # texts are encoded and written down; their queries are not
         "crossrank.training.adapt.vectors:RememberedEncoder._encode:1": "making pseudo-queries",
         "crossrank.training.journal:Journal.append:1": "mining negatives",
-        "crossrank.training.run_folder:RunFolder.commit_checkpoint:2": "training the bi-encoder",
-        # the bi-encoder's folder is whole, and that it is has not been noted
-        "crossrank.training.run_folder:RunFolder.finish:1": "training the bi-encoder",
+        "crossrank.training.run_folder:RunFolder.commit_checkpoint:2": "training the reranker",
+        # the reranker's folder is whole, and that it is has not been noted
+        "crossrank.training.run_folder:RunFolder.finish:1": "training the reranker",
         "crossrank.training.adapt.measuring:_Measurer._measured:3": "measuring before and after",
         "crossrank.training.adapt.adaptation:write_report:1": "calibrating",
     }
