@@ -17,6 +17,7 @@ from training_inputs import BI_ENCODER, CROSS_ENCODER, GOLDEN, WORDS
 
 from crossrank import BiEncoder, Collection, CrossEncoder, Document, evaluate
 from crossrank.errors import InputError, TrainingStoppedError
+from crossrank.evaluation.trec import numbered_lines
 from crossrank.training.adapt import lessons, outcomes, trainings
 from crossrank.training.adapt.adaptation import STAGES, AdaptationReport, adapt
 from crossrank.training.adapt.recipes import DEV_QUERIES, MEASUREMENTS, recipe_for
@@ -389,7 +390,9 @@ def test_the_bi_encoder_learns_from_the_new_reranker(
         return train(recipe, **options)
 
     monkeypatch.setattr(trainings, "train", note)
-    report = adapt(corpus(), tmp_path / "out", settings)
+    # what Python takes for the end of a line, and JSON lines do not
+    documents = [dataclasses.replace(each, text=each.text.replace(". ", ".\u2028")) for each in corpus()]
+    report = adapt(documents, tmp_path / "out", settings)
     assert report.stages["taught"]["by"] == by
     is_new = by == "scores of the new reranker"
     learned_from = "taught.jsonl" if is_new else "negatives.jsonl"
@@ -399,9 +402,10 @@ def test_the_bi_encoder_learns_from_the_new_reranker(
     if not is_new:
         return
     mined, taught = (
-        [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+        [json.loads(line) for _, line in numbered_lines(folder / name)]
         for name in ("negatives.jsonl", "taught.jsonl")
     )
+    assert "\u2028" in (folder / "taught.jsonl").read_text(encoding="utf-8")
     assert report.stages["taught"]["pairs"] == sum(len(row["documents"]) for row in mined)
     for before, after in zip(mined, taught, strict=True):
         expected = new[0].score([(after["query"], text) for text in after["documents"]])

@@ -48,9 +48,6 @@ __all__ = ["in_memory", "mine"]
 
 _RETRIEVERS: tuple[Literal["bm25", "dense", "hybrid"], ...] = ("bm25", "dense", "hybrid")
 _RANDOM = "random"
-_SOURCE = re.compile(
-    r"(?P<from>.+?):(?P<count>\d+)(:(?P<first>\d+)-(?P<last>\d+)(:(?P<order>top|random|spread))?)?"
-)
 
 
 class SamplingName(str, Enum):
@@ -59,6 +56,12 @@ class SamplingName(str, Enum):
     top = "top"
     random = "random"
     spread = "spread"
+
+
+_SOURCE = re.compile(
+    r"(?P<from>.+?):(?P<count>\d+)(:(?P<first>\d+)-(?P<last>\d+)"
+    rf"(:(?P<order>{'|'.join(each.value for each in SamplingName)}))?)?"
+)
 
 
 class PositiveScoreName(str, Enum):

@@ -12,13 +12,14 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from crossrank.evaluation.trec import numbered_lines, write_qrels
 from crossrank.training.adapt.pseudo_queries import PseudoQuery, withhold
 from crossrank.training.examples import draw
 from crossrank.types import Document
 
-__all__ = ["SPLITS", "documents_without", "sources_of", "split_of", "write_collection"]
+__all__ = ["SPLITS", "documents_without", "sources_of", "split_of", "write_collection", "write_rows"]
 
 SPLITS = ("train", "dev", "test")
 
@@ -56,11 +57,11 @@ def write_collection(
     staging = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(staging, ignore_errors=True)
     (staging / "qrels").mkdir(parents=True)
-    _write(
+    write_rows(
         staging / "corpus.jsonl",
         ({"_id": each.id, "title": each.title, "text": each.text} for each in documents),
     )
-    _write(
+    write_rows(
         staging / "queries.jsonl",
         ({"_id": each.id, "text": each.text, "source": each.source} for each in queries),
     )
@@ -79,6 +80,7 @@ def sources_of(folder: Path) -> dict[str, str]:
     return {row["_id"]: row["source"] for row in rows}
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file of JSON lines."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

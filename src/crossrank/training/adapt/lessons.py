@@ -11,7 +11,14 @@ import numpy as np
 
 from crossrank.errors import InputError
 from crossrank.evaluation.collections import Collection
-from crossrank.training.adapt.collection import SPLITS, documents_without, split_of, write_collection
+from crossrank.evaluation.trec import numbered_lines
+from crossrank.training.adapt.collection import (
+    SPLITS,
+    documents_without,
+    split_of,
+    write_collection,
+    write_rows,
+)
 from crossrank.training.adapt.filtering import round_trip, without_near_duplicates
 from crossrank.training.adapt.generated import Generator, generate
 from crossrank.training.adapt.pseudo_queries import draw_pseudo_queries
@@ -174,12 +181,11 @@ def score_lists(work: Workspace) -> dict[str, Any]:
         return {"by": "labels", "pairs": 0}
     if not work.is_trained("reranker"):
         return {"by": "scores of the old reranker", "pairs": 0}
-    rows = [json.loads(line) for line in work.negatives.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for _, line in numbered_lines(work.negatives)]
     teacher = work.open_reranker(work.model_folder("reranker"), cache=work.scores)
     pairs = [(row["query"], text) for row in rows for text in row["documents"]]
     scores = iter(teacher.score(pairs).tolist())
     for row in rows:
         row["teacher_scores"] = [next(scores) for _ in row["documents"]]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_whole(work.taught, lambda part: part.write_text(text, encoding="utf-8"))
+    write_whole(work.taught, lambda part: write_rows(part, rows))
     return {"by": "scores of the new reranker", "pairs": len(pairs)}

@@ -127,8 +127,9 @@ class Workspace:
 
     def open_reranker(self, name: str | Path, *, cache: ScoreCache | None = None) -> CrossEncoder:
         """Open a reranker as all stages do: too long queries are cut."""
-        options = {"threads": self.threads, "progress": self.progress}
-        return CrossEncoder(name, long_query="truncate", cache=cache, **options)  # type: ignore[arg-type]
+        return CrossEncoder(
+            name, long_query="truncate", cache=cache, threads=self.threads, progress=self.progress
+        )
 
     def model_folder(self, part: Part) -> Path:
         """Where a model is trained."""
