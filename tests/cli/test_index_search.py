@@ -477,7 +477,7 @@ def test_rerankers_one_after_another_read_texts(run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("then", ["name", "name:", ":3", "name:0", "name:two", "name:-1"])
 def test_then_takes_a_name_and_a_depth(run, then: str) -> None:
-    failed = run("rerank", "cat", "a cat", "-r", RERANKER, "--then", then)
+    failed = run("rerank", "cat", "a cat", "-r", "no-such-model", "--then", then)  # said before one is opened
     assert failed.exit_code == 2
     assert "NAME:DEPTH" in failed.stderr
 

@@ -190,6 +190,8 @@ def test_an_interrupted_command_goes_on(run, collection: Path, tmp_path: Path, m
         (["--source", "bm25:4:1-2:worst"], "FROM:COUNT:FIRST-LAST:ORDER"),
         (["--source", "random:4:1-2"], "random documents have no rank"),
         (["--source", "bm25:4:1-2", "--skip-top", "1"], "every --source states its ranks"),
+        (["--source", "bm25:4:1-2", "--depth", "10"], "--depth would do nothing: every --source"),
+        (["--source", "bm25:4:1-2:spread", "--sampling", "top"], "every --source states its order"),
         (["--source", "splade:4"], "no such run file"),
         (["--keep-suspects"], "there is no teacher"),
         (["--suspect-from", "0"], "there is no teacher"),

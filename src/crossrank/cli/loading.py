@@ -134,10 +134,28 @@ RerankerOption = Annotated[
     str, typer.Option("--reranker", "-r", help="A built-in model, a folder, or a hub name.")
 ]
 RevisionOption = Annotated[str | None, typer.Option(help="Commit, tag or branch of a model from the hub.")]
+
+
+def _next(given: str) -> tuple[str, int]:
+    """Name and depth that a value of --then states."""
+    name, _, depth = given.rpartition(":")
+    if not name or not depth.isascii() or not depth.isdigit() or int(depth) < 1:
+        raise typer.BadParameter(f"--then takes NAME:DEPTH, such as {DEFAULT_RERANKER}:15, not {given!r}")
+    return name, int(depth)
+
+
+def _check_next(then: list[str] | None) -> list[str] | None:
+    """Refuse a wrong --then before any model is opened."""
+    for given in then or ():
+        _next(given)
+    return then
+
+
 ThenOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME:DEPTH",
+        callback=_check_next,
         help="A reranker for the best DEPTH of the one before it; may be given again for the next.",
     ),
 ]
@@ -207,13 +225,7 @@ def open_next(then: Sequence[str] | None, **options: Any) -> list[tuple[Any, int
         then: NAME:DEPTH each; None for none.
         options: of `open_reranker`.
     """
-    stages = []
-    for given in then or ():
-        name, _, depth = given.rpartition(":")
-        if not name or not depth.isascii() or not depth.isdigit() or int(depth) < 1:
-            raise typer.BadParameter(f"--then takes NAME:DEPTH, such as {DEFAULT_RERANKER}:15, not {given!r}")
-        stages.append((name, int(depth)))
-    return [(open_reranker(name, **options), depth) for name, depth in stages]
+    return [(open_reranker(name, **options), depth) for name, depth in map(_next, then or ())]
 
 
 def open_late_interaction(

@@ -210,10 +210,14 @@ def mine(
             refuse(ctx, "positive_score", because="there is neither a margin nor a teacher")
     if not any(each.needs_vectors for each in stated):
         refuse(ctx, "model", "model_revision", because="no source is dense or hybrid")
-    if all(each.first_stage == _RANDOM for each in stated):
+    ranked = [each for each in stated if each.first_stage != _RANDOM]
+    if not ranked:
         refuse(ctx, "skip_top", "sampling", because="random documents have no rank")
-    elif all(each.window or each.first_stage == _RANDOM for each in stated):
-        refuse(ctx, "skip_top", because="every --source states its ranks")
+    if all(each.window for each in ranked):
+        # of a random source the depth is how many are drawn to choose from
+        refuse(ctx, "skip_top", *(["depth"] * (ranked == stated)), because="every --source states its ranks")
+    if all("sampling" in each.window for each in ranked):
+        refuse(ctx, "sampling", because="every --source states its order")
     if skip_top >= depth:
         raise typer.BadParameter(f"--skip-top {skip_top} leaves nothing of --depth {depth}")
     check_output(to, form.value)
@@ -230,7 +234,7 @@ def mine(
     )
     if teacher is None:
         try:
-            check_scored(filters, [each.first_stage for each in stated if each.first_stage != _RANDOM])
+            check_scored(filters, [each.first_stage for each in ranked])
         except InputError as error:
             raise typer.BadParameter(in_options(str(error))) from None
     judged = Collection.open(collection)
