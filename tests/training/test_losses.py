@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer import losses as encoder_losses
+from sentence_transformers.sentence_transformer.modules import Normalize
 from training_inputs import BI_ENCODER, CROSS_ENCODER, WORDS
 
 from crossrank.errors import InputError
@@ -177,6 +178,22 @@ def test_cached_gradients_are_those_of_the_plain_form_with_dropout(
     assert any(not torch.equal(plain[name], other[name]) for name in plain)  # dropout was on
 
 
+def test_cached_gradients_over_classes_are_those_of_the_plain_form_with_dropout() -> None:
+    model = CrossEncoder(
+        str(CROSS_ENCODER), num_labels=3, device="cpu", model_kwargs={"ignore_mismatched_sizes": True}
+    )
+    loss = loss_named(LossChoice("ce"), "scorer")
+    columns, _ = _inputs(loss.form)
+    classes = torch.tensor([0, 2, 1, 2])
+
+    def packed(*, cache: bool) -> PackedLoss:
+        inner = loss.build(model, options_of(LossChoice("ce", {"label_smoothing": 0.1}), loss), 32)
+        return PackedLoss(inner, token_budget=32, cache=cache)
+
+    plain = _gradients(model, lambda: packed(cache=False)(columns, classes), seed=3)
+    _close(plain, _gradients(model, lambda: packed(cache=True)(columns, classes), seed=3))
+
+
 @pytest.mark.parametrize("name", SCORER_NAMES)
 def test_packing_changes_neither_loss_nor_gradients(cross_encoder: CrossEncoder, name: str) -> None:
     choice = LossChoice(name)
@@ -228,6 +245,29 @@ def test_encoder_losses_are_cached_alike(name: str, dimensions: list[int] | None
 
     plain = _gradients(model, lambda: packed(cache=False)(features, labels), seed=1)
     _close(plain, _gradients(model, lambda: packed(cache=True)(features, labels), seed=1))
+
+
+@pytest.mark.parametrize("base", ["bare", "normalised"])
+def test_an_encoder_learns_margins_of_the_size_of_logits(base: str) -> None:
+    model = SentenceTransformer(str(BI_ENCODER), device="cpu")
+    if base == "normalised":
+        model.append(Normalize())
+    texts = [["what is new", "old news"], ["a cat", "the city"], ["the old city", "a river"]]
+    features = [model.preprocess(column) for column in texts]
+    margins = torch.tensor([[6.0], [5.0]])  # of plain cosines, 2 at most, the error would stay above 9
+    loss = loss_named(LossChoice("margin_mse"), "encoder")
+    built = loss.build(model, options_of(LossChoice("margin_mse"), loss), 0)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model.eval()  # without dropout
+    for _ in range(60):
+        optimiser.zero_grad()
+        error = built(features, margins)
+        error.backward()
+        optimiser.step()
+    assert error.item() < 0.5
+    vectors = [model(dict(each))["sentence_embedding"] for each in features]
+    cosines = [torch.cosine_similarity(vectors[0], each) for each in vectors[1:]]
+    torch.testing.assert_close(20 * (cosines[0] - cosines[1]), margins[:, 0], rtol=0.2, atol=0)
 
 
 def test_caching_bounds_what_is_saved_however_long_the_lists(cross_encoder: CrossEncoder) -> None:

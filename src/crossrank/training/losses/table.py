@@ -99,6 +99,18 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class MarginScale:
+    """Options of margin_mse for encoders.
+
+    Attributes:
+        scale: what cosines are multiplied by, so that their margins, 2 at most, can be those of a
+            cross-encoder's logits; 1 for a teacher whose scores are cosines.
+    """
+
+    scale: float = limited(20.0, least=0.0)
+
+
+@dataclass(frozen=True)
 class CosineDistillation:
     """Options of kl for encoders.
 
@@ -234,8 +246,13 @@ def _cached_mnr(model: Any, options: Scale, budget: int) -> Any:
     return losses.CachedMultipleNegativesRankingLoss(model, scale=options.scale, mini_batch_num_tokens=budget)
 
 
-def _encoder_margin(model: Any, options: NoOptions, budget: int) -> Any:
-    return _encoder_losses().MarginMSELoss(model)
+def _encoder_margin(model: Any, options: MarginScale, budget: int) -> Any:
+    from sentence_transformers.util import pairwise_cos_sim
+
+    def similarity(one: Any, other: Any) -> Any:
+        return options.scale * pairwise_cos_sim(one, other)
+
+    return _encoder_losses().MarginMSELoss(model, similarity_fct=similarity)
 
 
 def _encoder_kl(model: Any, options: CosineDistillation, budget: int) -> Any:
@@ -347,8 +364,8 @@ _ENCODER_LOSSES = (
         caches_itself=True,
     ),
     Loss(
-        *("margin_mse", "encoder", "scored_tuples", NoOptions, _encoder_margin),
-        "squared error to the teacher's margin",
+        *("margin_mse", "encoder", "scored_tuples", MarginScale, _encoder_margin),
+        "squared error of the scaled cosines' margin to the teacher's",
     ),
     Loss(
         *("kl", "encoder", "scored_tuples", CosineDistillation, _encoder_kl),
