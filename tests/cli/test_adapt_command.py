@@ -54,6 +54,32 @@ def test_queries_of_ones_own_generator_are_read(run, tmp_path: Path) -> None:
     assert [*json.loads(result.stdout)["stages"]["queries"]["kept"]] == ["generated"]
 
 
+def test_a_generator_is_a_function_of_a_module_in_this_folder(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    code = "def ask(texts):\n    return [[' '.join(text.split()[:4])] for text in texts]\nnumber = 4\n"
+    (tmp_path / "my_questions.py").write_text(code, encoding="utf-8")
+    arguments = (*_arguments(tmp_path), "--source", "generated", "--json", "--generator")
+    for wrong in ("my_questions", "my_questions:number", "my_questions:answer", "my_answers:ask"):
+        refused = run(*arguments, wrong)
+        assert refused.exit_code == 2
+        assert f"--generator {wrong}" in " ".join(refused.stderr.replace("│", " ").split())
+    result = run(*arguments, "my_questions:ask")
+    assert result.exit_code == 0, result.stderr
+    assert [*json.loads(result.stdout)["stages"]["queries"]["kept"]] == ["generated"]
+
+
+def test_a_generator_whose_queries_would_not_be_used_is_refused(run, tmp_path: Path) -> None:
+    queries = write_jsonl(tmp_path / "queries.jsonl", [{"document_id": "0", "query": "a cat"}])
+    refused = run(*_arguments(tmp_path), "--queries", queries, "--source", "title")
+    assert refused.exit_code == 1
+    assert "sources are without 'generated'" in " ".join(refused.stderr.split())
+    both = run(*_arguments(tmp_path), "--queries", queries, "--generator", "my_questions:ask")
+    assert both.exit_code == 2
+
+
 def test_options_that_do_not_go_together_are_refused(run, tmp_path: Path) -> None:
     arguments = _arguments(tmp_path)
     both = run(*arguments, "--budget-minutes", "5")

@@ -98,6 +98,25 @@ def test_the_result_gives_the_same_scores_in_crossrank_sentence_transformers_and
     np.testing.assert_allclose(ours, logits, atol=1e-5)
 
 
+def test_the_recipe_beside_a_model_states_what_the_machine_chose(tmp_path: Path) -> None:
+    values = recipe_values(tmp_path, precision="auto")
+    del values["schedule"]["token_budget"]
+    result = train(recipe_of(values))
+    written = read_recipe(tmp_path / "model" / "recipe.yaml")
+    assert written.precision == result.precision
+    assert written.precision in ("float32", "bf16")
+    assert written.schedule.token_budget == recipe_of(values).schedule.padded_tokens(on_cpu=True)
+
+
+def test_queries_that_give_no_row_are_counted(tmp_path: Path) -> None:
+    values = recipe_values(tmp_path, student={"kind": "bi_encoder", "base": str(BI_ENCODER)})
+    short = lists(3, seed=7, negatives=1)  # rows are as wide as most have negatives: three
+    write_jsonl(tmp_path / "train.jsonl", lists(32) + short)
+    values["loss"] = {"name": "mnr"}
+    prepared = plan(recipe_of(values)).prepared
+    assert (prepared.num_lists, prepared.unused, prepared.num_rows) == (35, 3, 32)
+
+
 def test_a_run_leaves_its_card_recipe_metrics_and_plot_and_no_checkpoints(trained: Path) -> None:
     model = trained / "model"
     card = (model / "README.md").read_text(encoding="utf-8")

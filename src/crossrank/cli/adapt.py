@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pkgutil
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -11,6 +13,9 @@ from crossrank.cli.loading import DEFAULT_BI_ENCODER, DEFAULT_RERANKER, JsonOpti
 from crossrank.cli.output import console, emit_json, messages, resumable
 from crossrank.cli.train import quieten, shown
 from crossrank.cli.usage import refuse
+
+if TYPE_CHECKING:
+    from crossrank.training.adapt.generated import Generator
 
 __all__ = ["adapt"]
 
@@ -53,6 +58,15 @@ def adapt(
         Path | None,
         typer.Option(help="Queries that your own generator made: JSON lines of document_id and query."),
     ] = None,
+    generator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Or your generator itself: a Python function that takes a list of texts and gives a list of "
+            "queries for each, such as one around a seq2seq or large language model. Modules of this folder "
+            "are found.",
+        ),
+    ] = None,
     per_document: Annotated[int, typer.Option(min=1, help="Queries made of a document.")] = 2,
     max_queries: Annotated[int, typer.Option(min=1, help="Queries of all documents.")] = 3000,
     round_trip_top: Annotated[
@@ -88,8 +102,11 @@ def adapt(
         require(module, "train")
     if steps is not None and budget_minutes is not None:
         raise typer.BadParameter("give one of --steps and --budget-minutes")
+    if queries is not None and generator is not None:
+        raise typer.BadParameter("give one of --queries and --generator")
     if judged is None:
         refuse(ctx, "split", because="there are no judgements (--judged)")
+    own = None if generator is None else _imported(generator)
     quieten()
     from crossrank.store.readers import DocumentReader
     from crossrank.training.adapt.adaptation import adapt as adapt_models
@@ -116,6 +133,7 @@ def adapt(
             list(DocumentReader(corpus)),
             output,
             settings,
+            generator=own,
             generated=None if queries is None else read_generated(queries),
             judged=None if judged is None else (judged, split),
             overwrite=replace,
@@ -132,3 +150,15 @@ def adapt(
         f"search with --model {result.bi_encoder} and --reranker {result.reranker}; figures: {result.report}",
         markup=False,
     )
+
+
+def _imported(name: str) -> Generator:
+    """The function that MODULE:FUNCTION names."""
+    sys.path.insert(0, str(Path.cwd()))  # a command's path begins with the folder it is installed in
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise typer.BadParameter(f"--generator {name}: {error}") from error
+    if ":" not in name or not callable(found):
+        raise typer.BadParameter(f"--generator {name} must name a function, as MODULE:FUNCTION")
+    return cast("Generator", found)

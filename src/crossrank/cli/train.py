@@ -154,6 +154,7 @@ def _print_plan(found: TrainingPlan) -> None:
     for file, count in found.files.items():
         shown.add_row(f"  of {file}", f"{count:,}")
     shown.add_row("  left out: held out, too", f"{prepared.left_out:,}")
+    shown.add_row("  that give no row", f"{prepared.unused:,}")
     shown.add_row("  cut", f"{prepared.cut_queries:,}")
     shown.add_row("pairs of query and document", f"{prepared.num_pairs:,}", style="bold")
     shown.add_row("  whose document is cut", f"{prepared.cut_documents:,}")

@@ -65,8 +65,9 @@ def write_card(
             words=2,
         ),
         "",
-        f"Queries: {prepared.num_lists:,}; left out, since they are held out: {prepared.left_out:,}. Pairs "
-        f"of query and document: {prepared.num_pairs:,}. Tokens an epoch: {prepared.num_tokens:,}. Cut: "
+        f"Queries: {prepared.num_lists:,}; left out, since they are held out: {prepared.left_out:,}; "
+        f"that give no row, for lack of positives or negatives: {prepared.unused:,}. Pairs of query and "
+        f"document: {prepared.num_pairs:,}. Tokens an epoch: {prepared.num_tokens:,}. Cut: "
         f"{prepared.cut_documents:,} of the documents, {prepared.cut_queries:,} of the queries. Positives "
         f"that were not read whole: {prepared.cut_positives:,} of {prepared.num_positives:,}.",
         "",

@@ -103,7 +103,7 @@ class _IndexCorpus:
     @cached_property
     def _ids(self) -> list[str]:
         # The order on disk changes when files are merged.
-        return sorted(document.id for document in self._index.documents())
+        return sorted(self._index.ids())
 
     @cached_property
     def fingerprint(self) -> Any:

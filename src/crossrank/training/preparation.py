@@ -30,6 +30,8 @@ class Prepared:
         num_positives: pairs of a query and a positive.
         cut_positives: those of them whose query or document is cut.
         left_out: queries that were left out since they are held out.
+        unused: queries that give no row: without a positive or a negative, with fewer negatives than rows
+            have, or with equal labels, as the form needs.
     """
 
     columns: Columns
@@ -43,6 +45,7 @@ class Prepared:
     num_positives: int
     cut_positives: int
     left_out: int
+    unused: int
 
     @property
     def cut_share(self) -> float:
@@ -110,9 +113,11 @@ def prepare(
             cut_positives += i in positives and (is_cut or each.query in cut)
     lists = [_with_query(each, lengths, most) if each.query in cut else each for each in lists]
     columns = columns_of(form, lists, list_size=size, seed=seed, classes=recipe.student.classes)
+    asked = next(iter(columns.values()))
+    used = {*asked}
     return Prepared(
         columns=columns,
-        num_rows=len(next(iter(columns.values()))),
+        num_rows=len(asked),
         num_lists=len(lists),
         num_pairs=num_pairs,
         num_tokens=num_tokens,
@@ -122,6 +127,7 @@ def prepare(
         num_positives=num_positives,
         cut_positives=cut_positives,
         left_out=left_out,
+        unused=sum(each.query not in used for each in lists),
     )
 
 

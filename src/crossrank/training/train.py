@@ -14,9 +14,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -108,7 +108,7 @@ class TrainingReport:
     output: Path
     num_steps: int
     stopped_early: bool
-    precision: str
+    precision: Literal["float32", "bf16"]
     measure: str
     baseline: float | None
     best: float | None
@@ -248,7 +248,10 @@ def _export(made: _Ingredients, run: RunFolder, found: TrainingReport) -> None:
     made.model.to("cpu")
     made.student.export(made.model, exported)
     plot_metrics(run.metrics(), exported / "metrics.png", found.measure)
-    write_card(exported, made.recipe, made.data, made.prepared, report=found, held_out=made.held_out)
+    # what depends on the machine is written as it was here
+    schedule = replace(made.recipe.schedule, token_budget=made.token_budget)
+    recipe = replace(made.recipe, precision=found.precision, schedule=schedule)
+    write_card(exported, recipe, made.data, made.prepared, report=found, held_out=made.held_out)
     run.note(result={**asdict(found), "output": str(found.output)})
     run.finish(exported)
 

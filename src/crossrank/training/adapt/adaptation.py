@@ -147,6 +147,8 @@ def adapt(
     """
     if generator is not None and generated is not None:
         raise InputError("give a generator or generated queries, not both")
+    if "generated" not in settings.sources and (generator is not None or generated is not None):
+        raise InputError("sources are without 'generated', so a generator's queries would not be used")
     run = _Adaptation(
         Workspace(as_documents(documents), Path(output), settings, threads=threads, progress=progress),
         generator=generator,
