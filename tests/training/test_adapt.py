@@ -42,6 +42,16 @@ SETTINGS = AdaptationSettings(
     reranker_training=TrainingSize(1e-3, 4, 4, "lce"),
 )
 
+BETTER = dataclasses.replace(
+    SETTINGS,
+    significance=1.0,  # the most there is: any gain at all is kept
+    steps=60,
+    max_epochs=20.0,
+    seed=2,
+    bi_encoder_training=TrainingSize(3e-3, 8, 2, "mnr"),
+    reranker_training=TrainingSize(3e-3, 8, 4, "lce"),
+)
+
 
 def corpus(count: int = 60) -> list[Document]:
     """Documents about two or three things each, which their titles name."""
@@ -59,17 +69,7 @@ def corpus(count: int = 60) -> list[Document]:
 
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory: pytest.TempPathFactory) -> AdaptationReport:
-    # a p-value of 1 is the most there is: any gain at all is kept
-    settings = dataclasses.replace(
-        SETTINGS,
-        significance=1.0,
-        steps=60,
-        max_epochs=20.0,
-        seed=2,
-        bi_encoder_training=TrainingSize(3e-3, 8, 2, "mnr"),
-        reranker_training=TrainingSize(3e-3, 8, 4, "lce"),
-    )
-    return adapt(corpus(100), tmp_path_factory.mktemp("adapted") / "out", settings)
+    return adapt(corpus(100), tmp_path_factory.mktemp("adapted") / "out", BETTER)
 
 
 def test_the_pseudo_queries_are_a_collection_that_is_split_by_document(adapted) -> None:
@@ -182,6 +182,26 @@ def test_a_first_stage_that_is_enough_is_named(kept: bool, search: float, is_sai
         whole["stages"]["measured"][0]["comparisons"] = {"bi_encoder": compared, "bi_encoder_alone": compared}
     line = f"nDCG@10 0.5000 for BM25 and the bi-encoder, {search:.4f} with the reranker"
     assert any(line in each for each in verdict(whole)) == is_said
+
+
+def test_a_model_whose_int8_form_fails_the_gate_stays_float32_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crossrank.runtime import quantization
+
+    monkeypatch.setattr(quantization, "LIMITS", {**quantization.LIMITS, "mean_delta_in_std": 0.0})
+    result = adapt(corpus(100), tmp_path / "out", BETTER)
+    forms = result.stages["quantized"]
+    assert forms
+    assert not any(found["passed"] for found in forms.values())
+    text = result.report.read_text(encoding="utf-8")
+    for part in forms:
+        assert f"{part.replace('_', '-').capitalize()}: stays float32; limits broken: " in text
+    assert any(result.kept.values()), "these settings and seeds are to keep something"
+    if result.kept["reranker"]:
+        assert CrossEncoder(result.reranker).precision == "float32"
+    if result.kept["bi_encoder"]:
+        assert BiEncoder(result.bi_encoder).precision == "float32"
 
 
 def test_a_model_that_is_not_better_is_not_kept_and_that_is_said(tmp_path: Path) -> None:
