@@ -13,13 +13,14 @@ as `crossrank evaluate-pairs` does, whose Spearman correlation with the cosine i
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import harness
 import numpy as np
+import numpy.typing as npt
 
 from crossrank import BiEncoder, Collection, Dense, Searcher, evaluate
 from crossrank.evaluation.measures import Evaluation
@@ -51,6 +52,30 @@ def searched(folder: Path, model: BiEncoder, args: argparse.Namespace) -> Evalua
     return evaluate(found, qrels, [MEASURE])
 
 
+def _gains(found: Evaluation, other: Evaluation) -> npt.NDArray[np.float64]:
+    """What each query gains."""
+    return np.array(
+        [values[MEASURE] - other.per_query[query_id][MEASURE] for query_id, values in found.per_query.items()]
+    )
+
+
+def mean_gain(gains: Sequence[npt.NDArray[np.float64]], resamples: int = 10_000) -> dict[str, float]:
+    """The mean of collections' mean gains: its bootstrap interval, over queries within collections, and p.
+
+    The collections are taken as they are; p is that of Fisher's randomisation test of all queries' signs.
+    """
+    draws = np.random.default_rng(0)
+    means, chance = np.zeros(resamples), np.zeros(resamples)
+    for column in gains:
+        for row in range(resamples):
+            means[row] += draws.choice(column, len(column)).mean() / len(gains)
+            chance[row] += (column * draws.choice((-1.0, 1.0), len(column))).mean() / len(gains)
+    value = float(np.mean([column.mean() for column in gains]))
+    low, high = np.quantile(means, (0.025, 0.975))
+    as_far = int((np.abs(chance) >= abs(value)).sum())
+    return {"value": value, "low": float(low), "high": float(high), "p": (as_far + 1) / (resamples + 1)}
+
+
 def as_markdown(result: Mapping[str, Any]) -> str:
     """A table of a row a collection, and one of their mean."""
     first, *others = result["models"]
@@ -72,8 +97,11 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     for name, key in [("mean of these", "mean"), *((f"{name}, Spearman", name) for name in first["pairs"])]:
         values = [model["mean"] if key == "mean" else model["pairs"][key] for model in result["models"]]
         cells = [name, f"{values[0]:.4f}"]
-        for value in values[1:]:
+        for value, model in zip(values[1:], others, strict=True):
             cells += [f"{value:.4f}", f"{value - values[0]:+.4f}", ""]
+            if key == "mean":
+                gain = model["gain"]
+                cells[-2:] = [f"{cells[-2]} ({gain['low']:+.4f} to {gain['high']:+.4f})", f"{gain['p']:.4f}"]
         rows.append(cells)
     told = f"By `benchmarks/bi_encoders.py`, {harness.machine_line(result)}."
     return "\n".join([told, "", *harness.markdown_table(columns, rows)])
@@ -107,6 +135,7 @@ def main() -> None:
         name, _, folder = spec.rpartition("=")
         model = BiEncoder(folder, threads=args.threads)
         row: dict[str, Any] = {"name": name or model.name, "precision": model.precision, "collections": {}}
+        gains = []
         for place, path in named.items():
             found = searched(path, model, args)
             row["collections"][place] = dict(found.means)
@@ -116,10 +145,12 @@ def main() -> None:
                     "difference": asdict(comparison.difference),
                     "p": comparison.p_value,
                 }
+                gains.append(_gains(found, baseline[place]))
             else:
                 baseline[place] = found
             harness.say(f"{row['name']}: {place} {found.means[MEASURE]:.4f}")
         row["mean"] = float(np.mean([each[MEASURE] for each in row["collections"].values()]))
+        row["gain"] = mean_gain(gains) if gains else None
         row["pairs"] = {}
         for path in args.pairs:
             pairs = list(read_labelled_pairs(path))

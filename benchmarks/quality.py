@@ -12,7 +12,8 @@ of the queries for the others.
     python benchmarks/quality.py ../shared/data/{msmarco_dl19,scifact,cranfield} --run bm25.top100 \
         --qrels ../shared/data/msmarco_dl19/qrels_full_official.txt --page docs/models.md
 
-With --output benchmarks/results/quality_tiny.json the page's section is "quality_tiny".
+With --output benchmarks/results/quality_tiny.json the page's section is "quality_tiny". `--beside
+crossrank-mini` also compares the first reranker with that one, over the same candidates.
 """
 
 from __future__ import annotations
@@ -126,7 +127,15 @@ def measured(folder: Path, rerankers: list[CrossEncoder], args: Any) -> dict[str
     systems, qrels = (reranked if is_given else searched)(collection, rerankers, args)
     found = {name: evaluate(run, qrels, MEASURES) for name, (run, _) in systems.items()}
     records: dict[str, Any] = {}
+    beside: dict[str, Any] = {}
     for name, (_, first) in systems.items():
+        if args.beside and first is not None:
+            other = f"{first} + {rerankers[-1].name}"
+            if name == other:
+                comparison = compare(found[f"{first} + {rerankers[0].name}"], found[name], MEASURE)
+                beside[first] = asdict(comparison)
+            if name in (other, f"{other}, fused", f"{other}, tuned"):
+                continue
         records[name] = dict(found[name].means)
         if first is not None:
             comparison = compare(found[name], found[first], MEASURE)
@@ -138,7 +147,7 @@ def measured(folder: Path, rerankers: list[CrossEncoder], args: Any) -> dict[str
     num_queries = len(found["BM25"].per_query)
     harness.say(f"{collection.name}: {num_queries} queries, {time.perf_counter() - start:.0f} s")
     depth = max(len(ranking) for ranking in systems["BM25"][0].values())
-    return {"queries": num_queries, "depth": depth, "systems": records}
+    return {"queries": num_queries, "depth": depth, "systems": records, "beside": beside}
 
 
 def as_markdown(result: Mapping[str, Any]) -> str:
@@ -158,7 +167,26 @@ def as_markdown(result: Mapping[str, Any]) -> str:
             rows.append(cells)
             shown = ""
     told = f"By `benchmarks/quality.py`, {harness.machine_line(result)}."
-    return "\n".join([told, "", *harness.markdown_table(columns, rows, words=2)])
+    lines = [told, "", *harness.markdown_table(columns, rows, words=2)]
+    if names := result["beside"]:
+        columns = ["collection", "candidates of", *names, "difference, 95 % interval", "p"]
+        rows = [
+            [name, first, *_beside(found)]
+            for name, collection in result["collections"].items()
+            for first, found in collection["beside"].items()
+        ]
+        lines += ["", f"Beside one another, {MEASURE}:", "", *harness.markdown_table(columns, rows, words=2)]
+    return "\n".join(lines)
+
+
+def _beside(found: Mapping[str, Any]) -> list[str]:
+    difference = found["difference"]
+    return [
+        f"{found['mean']['value']:.4f}",
+        f"{found['other_mean']['value']:.4f}",
+        f"{difference['value']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})",
+        f"{found['p_value']:.4f}",
+    ]
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
@@ -182,6 +210,7 @@ def main() -> None:
     parser.add_argument("--run", help="rerank this run, whole, of collections that come with it")
     parser.add_argument("--qrels", type=Path, help="judgements for those, in place of the split's")
     parser.add_argument("--reranker", nargs="+", default=["crossrank-mini"], help="folders or names")
+    parser.add_argument("--beside", help="a reranker that the first one is compared with, too")
     parser.add_argument("--bi-encoder", help="a bi-encoder's folder or name; the built-in one by default")
     parser.add_argument("--precision", default="auto", choices=["auto", "int8", "float32"])
     parser.add_argument("--threads", type=harness.at_least_one, default=2)
@@ -193,12 +222,13 @@ def main() -> None:
         CrossEncoder(
             name, precision=args.precision, threads=args.threads, long_query="truncate", cache=ScoreCache()
         )
-        for name in args.reranker
+        for name in [*args.reranker, *([args.beside] if args.beside else [])]
     ]
     result: dict[str, Any] = {
         "benchmark": "quality",
         "machine": harness.machine(*PACKAGES),
         "precision": args.precision,
+        "beside": [rerankers[0].name, rerankers[-1].name] if args.beside else [],
         "collections": {},
     }
     for folder in args.collections:

@@ -92,6 +92,7 @@ def by_recipe(material: Material, scratch: Path, steps: int, **schedule: Any) ->
     recipe = recipe_of(
         {
             "student": {"kind": "cross_encoder", "base": str(material.base)},
+            "held_out": None,
             "data": [{"file": str(data)}],
             "loss": {"name": "listnet"},
             "schedule": {"steps": steps, **size, "checkpoint_every": steps, **schedule},

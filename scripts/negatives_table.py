@@ -83,6 +83,7 @@ def train_arm(name: str, base: str, work: Path, steps: int | None) -> dict[str, 
     recipe = recipe_of(
         {
             "student": {"kind": "cross_encoder", "base": base},
+            "held_out": None,
             "data": [{"file": str(work / f"{name}.jsonl")}],
             "loss": {"name": "lce"},
             "schedule": {

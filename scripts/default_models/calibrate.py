@@ -52,9 +52,10 @@ def main() -> None:
     chosen = {name: queries[name] for name in in_hash_order(queries)[: args.questions]}
     documents = [document for document in collection.documents() if document.id.startswith("train-")]
     args.work.mkdir(parents=True, exist_ok=True)
-    kept = args.work / "calibration_candidates.json"
+    bi_encoder = BiEncoder()
+    kept = args.work / f"calibration_candidates_{bi_encoder.fingerprint[:16]}.json"
     if not kept.is_file():
-        hybrid = Hybrid([BM25(documents), Dense(documents, BiEncoder())])
+        hybrid = Hybrid([BM25(documents), Dense(documents, bi_encoder)])
         found = hybrid.retrieve(list(chosen.values()), DEPTH)
         rows = {name: list(ranking.document_ids) for name, ranking in zip(chosen, found, strict=True)}
         kept.write_text(json.dumps(rows), encoding="utf-8")

@@ -102,7 +102,8 @@ def test_a_number_that_yaml_takes_for_a_text_is_a_number(tmp_path: Path) -> None
             ),
             r"schedule\.gradient_cache is false, .* cached_mnr always caches: leave it out, or take mnr$",
         ),
-        (_changed(held_out={"split": "dev"}), r"held_out: give one of collection and file"),
+        (_changed(held_out={"split": "dev"}), r"held_out: split, candidates and depth are of a collection"),
+        (_changed(held_out={"file": "a", "collection": "b"}), r"held_out: give one of collection and file"),
         ({**SMALL, "student": "mini"}, r"student must be a mapping of kind, base"),
     ],
 )

@@ -27,7 +27,7 @@ from crossrank.errors import InputError, TrainingStoppedError
 from crossrank.training.adapting import add_lora
 from crossrank.training.cross_encoder_student import CrossEncoderStudent
 from crossrank.training.held_out import HeldOutSet, Measured
-from crossrank.training.recipes import LoRA, Recipe, read_recipe, recipe_of
+from crossrank.training.recipes import HeldOut, LoRA, Recipe, read_recipe, recipe_of
 from crossrank.training.run_folder import RunFolder
 from crossrank.training.train import TrainingReport, plan, train
 
@@ -434,6 +434,33 @@ def test_one_process_trains_on_one_of_several_gpus(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     report = train(recipe_of(recipe_values(tmp_path, held_out=None, schedule={"steps": 2})))
     assert report.num_pairs == 2 * 4 * 4  # steps, lists a step, documents
+
+
+def test_without_a_held_out_set_some_training_queries_are_one(tmp_path: Path) -> None:
+    values = recipe_values(tmp_path)
+    del values["held_out"]
+    found = plan(recipe_of(values))
+    assert (found.held_out, found.held_out_pairs) == ("the training data", 6 * 4)  # a fifth of 32 queries
+    assert (found.prepared.num_lists, found.prepared.left_out) == (26, 6)
+    result = train(recipe_of(values))
+    assert result.baseline is not None
+    assert result.comparison is not None
+    assert read_recipe(tmp_path / "model" / "recipe.yaml").held_out == HeldOut()
+
+
+def test_pairs_of_the_training_data_are_held_out_for_the_measure_that_is_asked_for(tmp_path: Path) -> None:
+    rows = [{"text1": f"a {i}", "text2": f"b {i}", "label": i % 5 / 4} for i in range(30)]
+    values = recipe_values(tmp_path, loss={"name": "bce"})
+    values["held_out"] = {"measure": "spearman"}
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    found = plan(recipe_of(values))
+    assert (found.held_out, found.held_out_pairs, found.prepared.num_lists) == ("the training data", 6, 24)
+    del values["held_out"]
+    with pytest.raises(InputError, match="say held_out: null to measure nothing"):
+        plan(recipe_of(values))
+    write_jsonl(tmp_path / "train.jsonl", rows[:1])
+    with pytest.raises(InputError, match="one query cannot be trained on and held out"):
+        plan(recipe_of(values))
 
 
 def test_held_out_queries_are_not_trained_on(tmp_path: Path) -> None:

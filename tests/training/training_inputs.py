@@ -63,7 +63,7 @@ def recipe_values(folder: Path, **changes: Any) -> dict[str, Any]:
             values[key] = {**values[key], **value}
         else:
             values[key] = value
-    return {key: value for key, value in values.items() if value is not None}
+    return {key: value for key, value in values.items() if value is not None or key == "held_out"}
 
 
 def write_recipe(folder: Path, **changes: Any) -> Path:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -114,27 +114,43 @@ class HeldOutSet:
         return float(np.mean((scores > 0) == (self._grades() > 0.5)))
 
 
-def open_held_out(choice: HeldOut, seed: int, classes: Sequence[str] | None = None) -> HeldOutSet:
+def open_held_out(
+    choice: HeldOut,
+    seed: int,
+    classes: Sequence[str] | None = None,
+    training: Sequence[TrainingList] = (),
+) -> HeldOutSet:
     """Return the set that a recipe names.
 
     Args:
         choice: of the recipe.
         seed: of the draw of queries.
         classes: names of the student's classes.
+        training: lists of the training data, which queries are taken of where the recipe names nothing else.
 
     Raises:
         InputError: a measure that is not known or does not fit, or nothing that is judged.
         FileFormatError: see `Collection` and `read_lists`.
     """
-    if choice.measure in PAIR_MEASURES:
-        if choice.file is None:
-            raise InputError(f"held_out.measure {choice.measure} is of pairs; name a file of them")
-        return _of_pairs(choice, seed, classes)
-    measure = str(parse_measure(choice.measure))
     if choice.collection is not None:
-        return _of_collection(choice, choice.collection, measure, seed)
-    assert choice.file is not None  # one of the two is there
-    return _of_lists(choice, choice.file, measure, seed)
+        if choice.measure in PAIR_MEASURES:
+            raise InputError(f"held_out.measure {choice.measure} is of pairs; name a file of them")
+        return _of_collection(choice, choice.collection, str(parse_measure(choice.measure)), seed)
+    if choice.file is not None:
+        name, training = choice.file, read_lists(Path(choice.file))
+    else:
+        name = "the training data"
+        choice = replace(choice, queries=choice.queries or _share(len(training)))
+    if choice.measure in PAIR_MEASURES:
+        return _of_pairs(choice, name, training, seed, classes)
+    return _of_lists(choice, name, training, str(parse_measure(choice.measure)), seed)
+
+
+def _share(count: int) -> int:
+    """How many of the training data's queries are held out."""
+    if count < 2:
+        raise InputError("one query cannot be trained on and held out; say held_out: null to measure nothing")
+    return min(200, max(count // 20, min(20, count // 5), 1))
 
 
 def _of_collection(choice: HeldOut, folder: str, measure: str, seed: int) -> HeldOutSet:
@@ -166,15 +182,21 @@ def _of_collection(choice: HeldOut, folder: str, measure: str, seed: int) -> Hel
     )
 
 
-def _of_lists(choice: HeldOut, file: str, measure: str, seed: int) -> HeldOutSet:
-    lists = [each for each in read_lists(Path(file)) if each.positives]
-    if not lists:
-        raise InputError(f"{file}: no query has a positive to be found")
+def _of_lists(
+    choice: HeldOut, source: str, lists: Sequence[TrainingList], measure: str, seed: int
+) -> HeldOutSet:
+    lists = [each for each in lists if each.positives]
+    if not any(len(each.documents) > 1 for each in lists):
+        raise InputError(
+            f"{source} has no query with a positive among other documents, so {measure} cannot be measured: "
+            "give held_out a file or a collection, for pairs of sentences held_out.measure spearman or "
+            "accuracy, or say held_out: null to measure nothing"
+        )
     drawn = _drawn({str(i): each.query for i, each in enumerate(lists)}, choice, seed)
     kept = [lists[int(name)] for name in drawn]
     ids = {name: [str(i) for i in range(len(each.documents))] for name, each in zip(drawn, kept, strict=True)}
     return HeldOutSet(
-        name=Path(file).name,
+        name=_shown(choice, source),
         measure=measure,
         queries=drawn,
         document_ids=[*ids.values()],
@@ -192,23 +214,31 @@ def _grades_of(of: TrainingList, ids: Sequence[str]) -> dict[str, int]:
     return grades
 
 
-def _of_pairs(choice: HeldOut, seed: int, classes: Sequence[str] | None) -> HeldOutSet:
-    assert choice.file is not None  # checked by the caller
-    lists = read_lists(Path(choice.file))
+def _shown(choice: HeldOut, source: str) -> str:
+    return source if choice.file is None else Path(source).name
+
+
+def _of_pairs(
+    choice: HeldOut,
+    source: str,
+    lists: Sequence[TrainingList],
+    seed: int,
+    classes: Sequence[str] | None,
+) -> HeldOutSet:
     drawn = _drawn({str(i): each.query for i, each in enumerate(lists)}, choice, seed)
     kept = [lists[int(name)] for name in drawn]
     labels = [label for each in kept for label in each.labels]
     if choice.measure == "spearman" and any(isinstance(label, str) for label in labels):
-        raise InputError(f"{choice.file} has names of classes; held_out.measure spearman is for numbers")
+        raise InputError(f"{source} has names of classes; held_out.measure spearman is for numbers")
     if choice.measure == "spearman" and len({*labels}) < 2:
-        raise InputError(f"{choice.file} has the same label everywhere; spearman is of different ones")
+        raise InputError(f"{source} has the same label everywhere; spearman is of different ones")
     if choice.measure == "accuracy" and classes:
         unknown = sorted({_class_name(label) for label in labels} - {*classes})
         if unknown:
             known = ", ".join(classes)
-            raise InputError(f"{choice.file} has label {unknown[0]!r}; student.classes are {known}")
+            raise InputError(f"{source} has label {unknown[0]!r}; student.classes are {known}")
     return HeldOutSet(
-        name=Path(choice.file).name,
+        name=_shown(choice, source),
         measure=choice.measure,
         queries=drawn,
         document_ids=[[str(i) for i in range(len(each.documents))] for each in kept],

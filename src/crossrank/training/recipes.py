@@ -205,13 +205,16 @@ class LoRA:
 class HeldOut:
     """What the model is measured on while it trains; never trained on.
 
+    Without `collection` and `file`, some queries of the training data are held out, with their documents.
+
     Attributes:
         collection: a folder in BEIR form: candidates of a first stage are reranked.
         file: or a file of lists or pairs like the training data: its documents are ranked.
         split: which judgements of the collection.
         candidates: "bm25", or the name of a run of the collection.
         depth: candidates a query.
-        queries: the most queries; they are drawn with the recipe's seed.
+        queries: the most queries; they are drawn with the recipe's seed. None takes all, and of training
+            data a twentieth: at least 20, or a fifth where there are few, and at most 200.
         measure: a measure of `crossrank.evaluation`, or "spearman" or "accuracy" for pairs of sentences.
         every: steps between two measurements, and between two checkpoints.
         patience: measurements without a new best after which training stops; None never.
@@ -228,8 +231,10 @@ class HeldOut:
     patience: int | None = limited(None, least=1)
 
     def __post_init__(self) -> None:
-        if (self.collection is None) == (self.file is None):
+        if self.collection is not None and self.file is not None:
             raise InputError("give one of collection and file")
+        if self.collection is None and (self.split, self.candidates, self.depth) != ("test", "bm25", 50):
+            raise InputError("split, candidates and depth are of a collection: name it")
 
 
 @dataclass(frozen=True)
@@ -259,7 +264,8 @@ class Recipe:
         loss: what is minimised.
         schedule: how long, how fast.
         output: the folder of the trained model; no part of what decides the result.
-        held_out: what it is measured on; None measures nothing (and guards nothing but the loss).
+        held_out: what it is measured on; by default some of the training data's queries. None measures
+            nothing, and guards nothing but the loss.
         seed: of draws, shuffling, dropout and new weights.
         lengths: how much of a text is read.
         precision: of the forward and backward pass; weights stay float32. auto takes bf16 where it is
@@ -279,7 +285,7 @@ class Recipe:
     loss: LossChoice
     schedule: Schedule
     output: str
-    held_out: HeldOut | None = None
+    held_out: HeldOut | None = field(default_factory=HeldOut)
     seed: int = limited(13, least=0)
     lengths: Lengths = field(default_factory=Lengths)
     precision: Literal["float32", "bf16", "auto"] = "auto"

@@ -325,7 +325,9 @@ class _Ingredients:
         self.data: TrainingData = read_examples(recipe.data, recipe.seed)
         self.held_out: HeldOutSet | None = None
         if recipe.held_out is not None:
-            self.held_out = open_held_out(recipe.held_out, recipe.seed, recipe.student.classes)
+            self.held_out = open_held_out(
+                recipe.held_out, recipe.seed, recipe.student.classes, self.data.lists
+            )
         choice = recipe.student
         folder = opened.enter_context(base_folder(choice.base, self.student.hub_kind, choice.revision))
         # modules of sentence-transformers are in subfolders
