@@ -15,6 +15,7 @@ is made, so all see the same weights. Beside pairs a second is what autograd hel
     packed              mini-batches by length, to a token budget (schedule.gradient_cache: false)
     cached              the same with gradient caching (true)
     ... bf16            under bf16 autocast (precision: bf16)
+    ... bf16 weights    a copy of the weights in bf16, as is kept beside float32 ones that are updated
     ... fused           with torch's fused attention (attention: sdpa)
     ... frozen          without gradients for embeddings and the two lowest layers (freeze)
 
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import itertools
 import json
 import statistics
@@ -196,7 +198,8 @@ def trainings(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     }
 
 
-def steps(model: Any, inputs: Any, labels: Any, budget: int) -> dict[str, Callable[[], None]]:
+def steps(model: Any, halved: Any, inputs: Any, labels: Any, budget: int) -> dict[str, Callable[[], None]]:
+    """Name of each contestant -> its step; `halved` is the model with its weights in bf16."""
     import torch
 
     from crossrank.training.adapting import freeze
@@ -205,22 +208,30 @@ def steps(model: Any, inputs: Any, labels: Any, budget: int) -> dict[str, Callab
     from crossrank.training.losses.listwise import ListwiseSoftmax
     from crossrank.training.recipes import Freeze
 
-    def packed(*, cache: bool) -> PackedLoss:
+    def packed(of: Any = model, *, cache: bool) -> PackedLoss:
         options = {"processing_kwargs": {"text": {"truncation": "only_second"}}}
-        loss = ListwiseSoftmax(model)
+        loss = ListwiseSoftmax(of)
         return PackedLoss(loss, token_budget=budget, cache=cache, preprocess_options=options)
 
     forms = {"plain": ListwiseSoftmax(model), "packed": packed(cache=False), "cached": packed(cache=True)}
     made = {}
 
-    def add(name: str, loss: Any, *, bf16: bool = False, frozen: bool = False, fused: bool = False) -> None:
+    def add(
+        name: str,
+        loss: Any,
+        of: Any = model,
+        *,
+        bf16: bool = False,
+        frozen: bool = False,
+        fused: bool = False,
+    ) -> None:
         def step() -> None:
-            model.requires_grad_(True)
+            of.requires_grad_(True)
             if frozen:
-                freeze(model, Freeze(embeddings=True, layers=2))
-            model.zero_grad(set_to_none=True)
+                freeze(of, Freeze(embeddings=True, layers=2))
+            of.zero_grad(set_to_none=True)
             autocast = torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
-            with contextlib.nullcontext() if fused else faster_attention(model):
+            with contextlib.nullcontext() if fused else faster_attention(of):
                 with autocast:
                     value = loss(inputs, labels)
                 value.backward()
@@ -231,6 +242,7 @@ def steps(model: Any, inputs: Any, labels: Any, budget: int) -> dict[str, Callab
         add(f"{name}, float32", loss)
         add(f"{name}, bf16", loss, bf16=True)
     add("packed, bf16, fused", forms["packed"], bf16=True, fused=True)
+    add("packed, bf16 weights", packed(halved, cache=False), halved)
     add("packed, float32, frozen", forms["packed"], frozen=True)
     add("packed, bf16, frozen", forms["packed"], bf16=True, frozen=True)
     return made
@@ -247,11 +259,13 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     model.train()
     num_pairs = args.lists * args.documents
     labels = [torch.tensor(each) for each in material.labels]
-    contestants = steps(model, (material.queries, material.documents), labels, args.token_budget)
+    halved = copy.deepcopy(model).bfloat16()
+    inputs = (material.queries, material.documents)
+    contestants = steps(model, halved, inputs, labels, args.token_budget)
     saved = {}
     for name, step in contestants.items():
         harness.say(f"warming up: {name}")
-        with SavedBytes(model) as held:
+        with SavedBytes(torch.nn.ModuleList([model, halved])) as held:
             step()
         saved[name] = held.peak
     load = harness.load_average()
