@@ -2,7 +2,8 @@
 
 Collections are folders in BEIR form. One that has the run `--run` (as msmarco_dl19 has
 `runs/bm25.top100.trec`) is not searched: its lists are reranked, whole, by `--qrels` where given, so that
-figures can be compared with those that others publish for the same lists.
+figures can be compared with those that others publish for the same lists; "bi-encoder" and "hybrid" are orders
+of the same documents.
 
 Every system that reranks is compared with the first stage it stands on: the difference of nDCG@10 with its
 95 % bootstrap interval, and the p-value of Fisher's randomisation test. "Fused" adds the reranker's scores to
@@ -84,11 +85,19 @@ def reranked(collection: Collection, rerankers: list[CrossEncoder], args: Any) -
     given = {query_id: ranking for query_id, ranking in collection.run(args.run).items() if query_id in qrels}
     queries = {query_id: text for query_id, text in collection.queries().items() if query_id in given}
     lists: list[list[Document]] = [[documents[hit.document_id] for hit in given[q]] for q in queries]
-    systems: Systems = {"BM25": (Run(given), None)}
+    model = BiEncoder(args.bi_encoder, precision=args.precision, threads=args.threads)
+    dense = {
+        query_id: Dense(found, model).retrieve([queries[query_id]], top_k=len(found))[0]
+        for query_id, found in zip(queries, lists, strict=True)
+    }
+    hybrid = {query_id: RRF()([given[query_id], dense[query_id]]) for query_id in queries}
+    runs: dict[str, Runs] = {"BM25": Run(given), "bi-encoder": Run(dense), "hybrid": Run(hybrid)}
+    systems: Systems = {name: (run, None) for name, run in runs.items()}
     for reranker in rerankers:
         rankings = reranker.rank_many(list(queries.values()), lists)
         run = Run(dict(zip(queries, rankings, strict=True)))
-        systems |= with_reranker("BM25", given, reranker.name, run, queries, qrels)
+        for name in ("BM25", "hybrid"):
+            systems |= with_reranker(name, runs[name], reranker.name, run, queries, qrels)
     return systems, qrels
 
 

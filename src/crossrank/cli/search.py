@@ -121,7 +121,9 @@ DepthOption = Annotated[int, typer.Option("--depth", "-d", min=1, help="How many
 FuseOption = Annotated[
     Fuse,
     typer.Option(
-        help="Order reranked documents by a mix of both stages, of ranks (rrf) or of scores (z-score)."
+        help="Order reranked documents by a mix of both stages, of ranks (rrf) or of scores (z-score). Over "
+        "hybrid candidates z-score is better than none on all seven collections where crossrank-mini was "
+        "measured."
     ),
 ]
 FilterOption = Annotated[
