@@ -2,8 +2,8 @@
 
 Collections are folders in BEIR form. One that has the run `--run` (as msmarco_dl19 has
 `runs/bm25.top100.trec`) is not searched: its lists are reranked, whole, by `--qrels` where given, so that
-figures can be compared with those that others publish for the same lists; "bi-encoder" and "hybrid" are orders
-of the same documents.
+figures can be compared with those that others publish for the same lists; there "bi-encoder" and "hybrid"
+are orders of the same documents.
 
 Every system that reranks is compared with the first stage it stands on: the difference of nDCG@10 with its
 95 % bootstrap interval, and the p-value of Fisher's randomisation test. "Fused" adds the reranker's scores to
