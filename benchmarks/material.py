@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from crossrank.benchmarking.forms import Forms, write_forms
 from crossrank.benchmarking.texts import cut, lengths
 from crossrank.models.hub import Kind
+from crossrank.models.quantize import calibration_inputs
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.tokenization import ModelInputs, Tokenizer
 
@@ -30,8 +30,7 @@ def folders(weights: Path | None, kind: Kind, scratch: Path) -> Forms:
         kind: what the model is.
         scratch: where to write.
     """
-    inputs = partial(_calibration_inputs, pairs=kind == "cross-encoder")
-    return write_forms(weights, kind, scratch, inputs)
+    return write_forms(weights, kind, scratch, partial(_calibration_inputs, kind=kind))
 
 
 def texts(targets: Sequence[int], tokenizer: Tokenizer) -> list[str]:
@@ -57,19 +56,11 @@ def queries(count: int) -> list[str]:
     return [row["text"] for row in _rows("queries.jsonl.gz")[:count]]
 
 
-def _calibration_inputs(checkpoint: Checkpoint, *, pairs: bool) -> list[ModelInputs]:
+def _calibration_inputs(checkpoint: Checkpoint, *, kind: Kind) -> list[ModelInputs]:
     tokenizer = Tokenizer(checkpoint)
-    passages = tokenizer.encode(texts(lengths("marco", _CALIBRATION_TEXTS).tolist(), tokenizer))
-    questions = tokenizer.encode(queries(_CALIBRATION_TEXTS))
-    inputs = []
-    for number, passage in enumerate(passages):
-        question = questions[number % len(questions)]
-        if pairs:
-            ids, types = tokenizer.join(question, passage)
-        else:
-            ids, types = tokenizer.wrap(passage if number % 3 else question)
-        inputs.append(ModelInputs(ids[None], np.ones((1, len(ids)), np.int64), types[None]))
-    return inputs
+    passages = texts(lengths("marco", _CALIBRATION_TEXTS).tolist(), tokenizer)
+    pairs = list(zip(itertools.cycle(queries(_CALIBRATION_TEXTS)), passages, strict=False))
+    return calibration_inputs(checkpoint, kind, pairs)
 
 
 def _rows(name: str) -> list[dict[str, str]]:

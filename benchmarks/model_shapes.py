@@ -29,10 +29,11 @@ from crossrank.benchmarking.fidelity import Judged, read_judged
 from crossrank.models.bi_encoder import BiEncoder
 from crossrank.models.cross_encoder import CrossEncoder
 from crossrank.models.hub import resolve
+from crossrank.models.quantize import calibration_inputs
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.int8 import INT8_FILE, write_parity
 from crossrank.runtime.quantization import calibrate, write_int8
-from crossrank.runtime.tokenization import ModelInputs, Tokenizer
+from crossrank.runtime.tokenization import Tokenizer
 
 
 class Shape(NamedTuple):
@@ -113,10 +114,8 @@ def write_model(shape: Shape, folder: Path) -> Path:
 def add_int8(folder: Path) -> None:
     """An int8 form for timing: with random weights there is nothing to hold a parity gate against."""
     checkpoint = Checkpoint.open(folder)
-    tokenizer = Tokenizer(checkpoint)
-    texts = tokenizer.encode(material.queries(8))
-    joined = [tokenizer.join(texts[0], text) for text in texts]
-    inputs = [ModelInputs(ids[None], np.ones((1, len(ids)), np.int64), types[None]) for ids, types in joined]
+    texts = material.queries(8)
+    inputs = calibration_inputs(checkpoint, "cross-encoder", [(texts[0], text) for text in texts])
     layers = calibrate(checkpoint, "logits", inputs, progress=False)
     write_int8(folder / INT8_FILE, checkpoint.tensors(), layers)
     write_parity(folder, {"passed": True})

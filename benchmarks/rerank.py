@@ -28,12 +28,12 @@ import harness
 import material
 
 from crossrank.benchmarking.bench import bench
+from crossrank.benchmarking.contestants import add_onnx_files
 from crossrank.benchmarking.fidelity import read_judged
 from crossrank.benchmarking.plots import plot_bench
 from crossrank.benchmarking.texts import PROFILES
 
 OURS = ("crossrank float32", "crossrank int8")
-EXPORTER = Path(__file__).parent / "export_onnx.py"
 JUDGED = harness.RESULTS / "rerank_judged.json"
 
 _TORCH = "torch==2.13.0"
@@ -136,11 +136,6 @@ def environments(names: list[str], folder: Path) -> tuple[dict[str, Path], dict[
     return found, failed
 
 
-def export(float32: Path, python: Path) -> None:
-    """Add the ONNX files that contestants read."""
-    subprocess.run([str(python), str(EXPORTER), str(float32)], check=True)
-
-
 def show(result: dict[str, Any]) -> None:
     for profile, measured in result["profiles"].items():
         harness.print_histogram(
@@ -153,7 +148,7 @@ def show(result: dict[str, Any]) -> None:
                 "median ms": f"{1000 * each['median_s']:,.0f}",
                 "minimum ms": f"{1000 * each['min_s']:,.0f}",
                 "CPU ms": f"{1000 * each['cpu_median_s']:,.0f}",
-                "peak MB": f"{each.get('peak_mb') or 0:,.0f}",
+                "peak MB": f"{each['peak_mb']:,.0f}" if "peak_mb" in each else "",
                 "padding": f"{each['padding']:.2f}",
                 "max |Δ|": f"{each['max_delta']:.1e}",
                 "alone |Δ|": f"{each['max_delta_alone']:.1e}",
@@ -260,7 +255,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         max_length=args.max_length,
         contestants=[*OURS, *interpreters],
         interpreters=interpreters,
-        prepare=partial(export, python=exporter),
+        prepare=partial(add_onnx_files, interpreter=exporter),
         judged=judged,
         known=json.loads(JUDGED.read_text(encoding="utf-8")) if JUDGED.exists() and not judged else None,
     )

@@ -14,7 +14,6 @@ SCRIPTS = sorted(
     for folder in ("benchmarks", "scripts", "scripts/default_models")
     for path in (ROOT / folder).glob("*.py")
     if "\ndef main(" in path.read_text(encoding="utf-8")
-    and path.name != "export_onnx.py"  # which rerank.py calls
 )
 EXTRAS = {"torch", "transformers", "sentence_transformers", "safetensors", "scipy", "yaml", "datasets"}
 

@@ -28,5 +28,6 @@ def test_mistakes_are_said_at_once(run: Callable[..., Result], tmp_path: Path) -
     assert "no profile 'long'" in run("bench", "--profile", "long", *SMALL).stderr
     assert "is not NAME=PYTHON" in run("bench", "--other", "rerankers", *SMALL).stderr
     assert "no contestant 'x'" in run("bench", "--other", "x=/usr/bin/python3", *SMALL).stderr
+    assert "cannot be run: No such file" in run("bench", "--export", tmp_path / "python", *SMALL).stderr
     assert "a picture's name ends in" in run("bench", "--to", tmp_path / "a.bmp", *SMALL).stderr
     assert "there is no folder" in run("bench", "--to", tmp_path / "no" / "a.json", *SMALL).stderr

@@ -21,6 +21,7 @@ from crossrank.benchmarking.texts import PROFILES, cut, english, lengths
 from crossrank.benchmarking.worker import CONTESTANTS, UNSORTED
 from crossrank.checks import as_strings, check_count
 from crossrank.errors import InputError
+from crossrank.models.quantize import calibration_inputs
 from crossrank.progress import track
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.limits import num_threads
@@ -53,7 +54,8 @@ class BenchReport:
         contestants: contestant -> versions of its libraries, its Python, seconds and memory of the loaded
             model.
         profiles: profile -> "tokens" (histogram), "load_average_before", "latency" and "throughput": label of
-            a contestant's variant -> figures, "curves" of nDCG@10 against milliseconds of those that `judged`
+            a contestant's variant -> figures (peak memory of defaults and bests, each in a process that runs
+            nothing else), "curves" of nDCG@10 against milliseconds of those that `judged`
             has, "control" and "ratios" of the latencies.
         judged: contestant -> collection -> what `Judged.difference` gives; none for exact scores.
         left_out: contestant -> why it could not run.
@@ -319,8 +321,16 @@ def _profile(
     for label, timing in timings.items():
         latency[label] |= {"is_best": label in fastest, **timing.summary()}
     best = {label: variants[label] for label, each in latency.items() if _is_shown(each)}
+    for label, (contestant, variant) in best.items():
+        try:  # in a process that has run nothing else: what was run before stays in arenas
+            peak = contestant.peak_mb(variant, one_query)
+        except ContestantError as error:
+            left_out[f"{label}: its memory"] = str(error)
+            continue
+        if peak is not None:
+            latency[label]["peak_mb"] = peak
     throughput: dict[str, dict[str, Any]] = {}
-    for label, timing in _timed(best, pairs, max(1, rounds // 2)).items():
+    for label, timing in _timed(best, pairs, min(rounds, max(3, rounds // 2))).items():
         throughput[label] = {**timing.summary(), "pairs_per_s": round(len(pairs) / timing.median_s, 1)}
     curved = {
         label: each
@@ -331,7 +341,7 @@ def _profile(
         label: {str(num_documents): latency[label]["median_s"]} for label in curved
     }
     for depth in (depth for depth in DEPTHS if depth < num_documents):
-        for label, timing in _timed(curved, one_query[:depth], max(1, rounds // 2)).items():
+        for label, timing in _timed(curved, one_query[:depth], min(rounds, max(3, rounds // 2))).items():
             seconds[label][str(depth)] = round(timing.median_s, 4)
     return {
         "mean_tokens": round(float(np.mean(sizes)), 1),
@@ -427,8 +437,5 @@ def _pairs(
 
 
 def _calibration_inputs(checkpoint: Checkpoint) -> list[ModelInputs]:
-    tokenizer = Tokenizer(checkpoint)
-    pairs = _pairs(tokenizer, "marco", english(), _CALIBRATION_PAIRS, 1)
-    queries, documents = (tokenizer.encode(texts) for texts in zip(*pairs, strict=True))
-    joined = [tokenizer.join(query, document) for query, document in zip(queries, documents, strict=True)]
-    return [ModelInputs(ids[None], np.ones((1, len(ids)), np.int64), types[None]) for ids, types in joined]
+    pairs = _pairs(Tokenizer(checkpoint), "marco", english(), _CALIBRATION_PAIRS, 1)
+    return calibration_inputs(checkpoint, "cross-encoder", pairs)

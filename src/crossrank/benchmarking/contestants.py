@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from crossrank.benchmarking import worker
+from crossrank.benchmarking import export_onnx, worker
 from crossrank.benchmarking.rounds import Measured
 from crossrank.errors import CrossrankError
 
-__all__ = ["Contestant", "ContestantError", "installed", "padding_waste"]
+__all__ = ["Contestant", "ContestantError", "add_onnx_files", "installed", "padding_waste"]
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -72,6 +73,9 @@ class Contestant:
         interpreter: str | Path = sys.executable,
     ) -> None:
         self.name = name
+        self._again = partial(
+            Contestant, name, folder, threads=threads, max_length=max_length, interpreter=interpreter
+        )
         self._process = subprocess.Popen(
             [str(interpreter), str(Path(worker.__file__))],
             stdin=subprocess.PIPE,
@@ -105,6 +109,12 @@ class Contestant:
         """Score the pairs that were given last."""
         found = self._ask({"variant": variant})
         return Measured(found["wall_s"], found["cpu_s"], found["peak_mb"])
+
+    def peak_mb(self, variant: str, pairs: Pairs) -> float | None:
+        """Most memory, in MB, of a new process that runs nothing else; None where it cannot be told."""
+        with self._again() as fresh:
+            fresh.give(variant, pairs)
+            return fresh.run(variant).peak_mb
 
     def close(self) -> None:
         """End the process."""
@@ -143,9 +153,34 @@ class Contestant:
         return found
 
 
-def installed() -> list[str]:
-    """The contestants whose libraries are installed here, crossrank first; none that needs an ONNX file."""
-    return [name for name in worker.CONTESTANTS if name not in _NEEDS_ONNX_FILE and worker.is_installed(name)]
+def installed(*, with_onnx_files: bool = False) -> list[str]:
+    """The contestants whose libraries are installed here, crossrank first.
+
+    Args:
+        with_onnx_files: with those that read the files of `add_onnx_files`.
+    """
+    left_out = () if with_onnx_files else _NEEDS_ONNX_FILE
+    return [name for name in worker.CONTESTANTS if name not in left_out and worker.is_installed(name)]
+
+
+def add_onnx_files(folder: Path, interpreter: str | Path) -> None:
+    """Export a model for the contestants that read ONNX files.
+
+    Args:
+        folder: the float32 model; the files are put into it.
+        interpreter: Python of an environment with torch, transformers, onnx and onnxruntime.
+
+    Raises:
+        ContestantError: it does not work; the message is the last line of what was said.
+    """
+    command = [str(interpreter), str(Path(export_onnx.__file__)), str(folder)]
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ContestantError(f"{interpreter} cannot be run: {error.strerror or error}") from error
+    if ran.returncode:
+        last = (ran.stderr.strip().splitlines() or [f"it ends with {ran.returncode}"])[-1]
+        raise ContestantError(f"{interpreter} cannot export the model to ONNX: {last}")
 
 
 def padding_waste(name: str, variant: str, num_tokens: Sequence[int], num_characters: Sequence[int]) -> float:

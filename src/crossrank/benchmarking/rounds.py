@@ -39,7 +39,6 @@ class Timing:
 
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
-    peak_mb: list[float] = field(default_factory=list)
 
     @property
     def median_s(self) -> float:
@@ -50,19 +49,15 @@ class Timing:
         """Add the rounds of another timing."""
         self.wall_s += other.wall_s
         self.cpu_s += other.cpu_s
-        self.peak_mb += other.peak_mb
 
     def summary(self) -> dict[str, Any]:
-        """Median, minimum, CPU seconds, peak memory, and every round."""
-        summary: dict[str, Any] = {
+        """Median, minimum, CPU seconds, and every round."""
+        return {
             "median_s": round(self.median_s, 4),
             "min_s": round(min(self.wall_s), 4),
             "cpu_median_s": round(statistics.median(self.cpu_s), 4),
             "rounds_s": [round(value, 4) for value in self.wall_s],
         }
-        if self.peak_mb:
-            summary["peak_mb"] = max(self.peak_mb)
-        return summary
 
 
 def interleave(
@@ -94,8 +89,6 @@ def interleave(
                 found = Measured(time.perf_counter() - wall, time.process_time() - cpu)
             timings[name].wall_s.append(found.wall_s)
             timings[name].cpu_s.append(found.cpu_s)
-            if found.peak_mb is not None:
-                timings[name].peak_mb.append(found.peak_mb)
     return timings
 
 

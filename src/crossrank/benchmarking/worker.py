@@ -19,7 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -166,7 +166,8 @@ def infinity(folder: Path, options: dict[str, Any], engine: str = "torch") -> di
         folder = _with_one_onnx_file(folder, folder.parent / "infinity")
     loop = asyncio.new_event_loop()
 
-    def scorer(batch_size: int) -> Scorer:
+    @cache
+    def engine_of(batch_size: int) -> Any:  # each holds a model of its own
         arguments = library.EngineArgs(
             model_name_or_path=str(folder),
             engine=engine,
@@ -179,19 +180,24 @@ def infinity(folder: Path, options: dict[str, Any], engine: str = "torch") -> di
         )
         running = library.AsyncEmbeddingEngine.from_args(arguments)
         loop.run_until_complete(running.astart())
+        return running
 
-        async def ask(pairs: list[tuple[str, str]]) -> list[float]:
-            scores = [0.0] * len(pairs)
-            for query, rows in _by_query(pairs):
-                documents = [pairs[row][1] for row in rows]
-                ranked, _ = await running.rerank(query=query, docs=documents, raw_scores=True)
-                for result in ranked:
-                    scores[rows[result.index]] = float(result.relevance_score)
-            return scores
+    async def ask(running: Any, pairs: list[tuple[str, str]]) -> list[float]:
+        scores = [0.0] * len(pairs)
+        for query, rows in _by_query(pairs):
+            documents = [pairs[row][1] for row in rows]
+            ranked, _ = await running.rerank(query=query, docs=documents, raw_scores=True)
+            for result in ranked:
+                scores[rows[result.index]] = float(result.relevance_score)
+        return scores
 
-        return lambda pairs: loop.run_until_complete(ask(pairs))
+    def scorer(batch_size: int) -> Scorer:
+        return lambda pairs: loop.run_until_complete(ask(engine_of(batch_size), pairs))
 
-    return {f"batches of {size}": scorer(size) for size in (32, 8)}
+    sizes = (32, 8)
+    scorers = {f"batches of {size}": scorer(size) for size in sizes}
+    engine_of(sizes[0])  # the default's is loaded now
+    return scorers
 
 
 CONTESTANTS: dict[str, tuple[Callable[[Path, dict[str, Any]], dict[str, Scorer]], tuple[str, ...]]] = {

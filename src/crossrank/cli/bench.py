@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_form
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,6 +50,14 @@ def bench(
             "Repeatable."
         ),
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PYTHON",
+            help="Export the model to ONNX by this Python (its environment has torch, transformers, onnx and "
+            "onnxruntime), for FlashRank, fastembed, infinity's optimum and ONNX Runtime's dynamic int8.",
+        ),
+    ] = None,
     judged: Annotated[
         list[Path] | None,
         typer.Option(help="Judged collection in BEIR form, to prove the class tolerance on. Repeatable."),
@@ -66,11 +75,12 @@ def bench(
 ) -> None:
     """Measure reranking on this machine: latency of one query and throughput of several.
 
-    Libraries that are installed in this environment (sentence-transformers, rerankers, infinity) take part
-    with the same weights, texts and threads, each at its default and at other batch sizes. Every figure has a
-    class: exact (no logit differs from float32 by 1e-4), tolerance (the 95 % interval of the difference of
-    nDCG@10 lies within 0.003 on every --judged collection; without one, within the int8 parity gate), or
-    approximate. A machine that does other things measures those, too: see the load average.
+    Libraries that are installed in this environment (sentence-transformers, rerankers, infinity; with
+    --export also those that read ONNX files) take part with the same weights, texts and threads, each at its
+    default and at other batch sizes. Every figure has a class: exact (no logit differs from float32 by
+    1e-4), tolerance (the 95 % interval of the difference of nDCG@10 lies within 0.003 on every --judged
+    collection; without one, within the int8 parity gate), or approximate. A machine that does other things
+    measures those, too: see the load average.
 
     Example: `crossrank bench --profile marco --rounds 9 --to bench.json --to bench.svg`
 
@@ -79,7 +89,7 @@ def bench(
     Example: `crossrank bench my-model --judged data/sample --judged-queries 100 --to bench.json`
     """
     from crossrank.benchmarking.bench import bench as measure
-    from crossrank.benchmarking.contestants import installed
+    from crossrank.benchmarking.contestants import add_onnx_files, installed
     from crossrank.benchmarking.fidelity import read_judged
     from crossrank.benchmarking.plots import plot_bench
     from crossrank.benchmarking.texts import PROFILES
@@ -92,7 +102,8 @@ def bench(
         elif not target.resolve().parent.is_dir():
             raise InputError(f"{target}: there is no folder {target.resolve().parent}; make it first")
     interpreters = dict(_name_and_python(each) for each in other or ())
-    found = [name for name in installed() if not alone or name.startswith("crossrank")]
+    here = installed(with_onnx_files=export is not None)
+    found = [name for name in here if not alone or name.startswith("crossrank")]
     report = measure(
         model,
         profiles=profile or list(PROFILES),
@@ -104,6 +115,7 @@ def bench(
         max_length=max_length,
         contestants=list(dict.fromkeys([*found, *interpreters])),
         interpreters=interpreters,
+        prepare=None if export is None else partial(add_onnx_files, interpreter=export),
         judged=[read_judged(folder, depth=depth, num_queries=judged_queries) for folder in judged or ()],
     )
     for target in targets:
@@ -136,6 +148,10 @@ def _print(report: BenchReport) -> None:
         out.print(shown)
         for pair, ratio in profile["ratios"].items():
             out.print(Text(f"{ratio:6.2f} × {pair}"))
+        for label, gain in profile["control"]["unsorted_against_sorted"].items():
+            out.print(Text(f"{gain:6.2f} × {label}: unsorted against sorted"))
+        if profile["curves"]:
+            out.print(_curves_table(profile["curves"]))
     if report.judged:
         out.print(_judged_table(report.judged))
     facts, settings = report.machine, report.settings
@@ -155,6 +171,17 @@ def _print(report: BenchReport) -> None:
     )
     for name, why in report.left_out.items():
         messages().print(Text(f"{name} was left out: {why}"))
+
+
+def _curves_table(curves: dict[str, dict[str, list[dict[str, float]]]]) -> Table:
+    columns = ("reranked", "ms", "nDCG@10")
+    shown = table("nDCG@10 against milliseconds", *columns, numeric=columns)
+    for label, collections in curves.items():
+        for collection, points in collections.items():
+            for point in points:
+                cells = (f"{point['depth']:.0f}", f"{point['ms']:,.1f}", f"{point['ndcg@10']:.4f}")
+                shown.add_row(Text(f"{label} on {collection}"), *cells)
+    return shown
 
 
 def _judged_table(judged: dict[str, dict[str, Any]]) -> Table:

@@ -1,10 +1,11 @@
-"""Export a cross-encoder to ONNX for the peers of rerank.py; runs in their environment, without crossrank.
+"""Export a cross-encoder to ONNX for libraries that read such files; runs as a script, without crossrank.
 
 Writes onnx/model.onnx (float32), onnx/model_dynamic_int8.onnx (`quantize_dynamic` with its defaults) and
 onnx/model_fused_dynamic_int8.onnx (the same, after ONNX Runtime's optimiser for transformers has fused
-attention, GELU and norms), and the file of special tokens that fastembed asks for.
+attention, GELU and norms), and the file of special tokens that fastembed asks for. Its environment needs
+torch, transformers, onnx and onnxruntime.
 
-    python benchmarks/export_onnx.py FOLDER
+    python export_onnx.py FOLDER
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import sys
 import warnings
 from pathlib import Path
 
+__all__ = ["main"]
+
 
 def main() -> None:
+    """Export the folder that the command line names."""
     import onnx
     import torch
     from onnxruntime.quantization import quantize_dynamic
