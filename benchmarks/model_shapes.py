@@ -217,7 +217,10 @@ def table(result: Mapping[str, Any]) -> str:
         times = [_milliseconds(row[each]["median_s"]) if each in row else "" for each in timed]
         sizes = [f"{row[each]:,.0f}" if each in row else "" for each in ("int8_mb", "float32_mb")]
         quality = f"{row['ndcg@10']:.3f}" if "ndcg@10" in row else ""
-        rows.append([name, row["checkpoint"], *times, *sizes, quality, str(row.get("stated_mrr") or "")])
+        shape = row["checkpoint"]
+        if name in SHAPES:  # whose card has the figure
+            shape = f"[{shape}](https://huggingface.co/{shape})"
+        rows.append([name, shape, *times, *sizes, quality, str(row.get("stated_mrr") or "")])
     return "\n".join([*lines, *harness.markdown_table(columns, rows, words=2)])
 
 

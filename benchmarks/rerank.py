@@ -10,7 +10,7 @@ of its own, whose file the others read:
 
     python benchmarks/rerank.py --profiles --judged data/sample
     python benchmarks/rerank.py --profiles marco nq
-    python benchmarks/rerank.py --profiles fixed --contestants sentence-transformers flashrank
+    python benchmarks/rerank.py --profiles fixed --contestants flashrank "onnxruntime dynamic int8"
 """
 
 from __future__ import annotations
