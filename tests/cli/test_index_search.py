@@ -473,9 +473,13 @@ def test_rerankers_one_after_another_read_texts(run, tmp_path: Path) -> None:
     texts = ["a cat", "the old city", "a river"]
     ranked = run("rerank", "where is the city", *texts, "-r", RERANKER, "--then", f"{other}:1", "--json")
     assert [hit["stage"] for hit in json.loads(ranked.stdout)["hits"]] == ["other", "bert", "bert"]
+    many = [f"city {i}" for i in range(18)]
+    ranked = run("rerank", "where is the city", *many, "-r", RERANKER, "--then", other, "--json")
+    stages = [hit["stage"] for hit in json.loads(ranked.stdout)["hits"]]
+    assert stages == ["other"] * 15 + ["bert"] * 3
 
 
-@pytest.mark.parametrize("then", ["name", "name:", ":3", "name:0", "name:two", "name:-1"])
+@pytest.mark.parametrize("then", ["name:", ":3", "name:0", "name:two", "name:-1"])
 def test_then_takes_a_name_and_a_depth(run, then: str) -> None:
     failed = run("rerank", "cat", "a cat", "-r", "no-such-model", "--then", then)  # said before one is opened
     assert failed.exit_code == 2

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from members import DOCUMENTS, Losing, PointwiseTable, Table
 
 from crossrank.composition.cascade import Cascade
 from crossrank.depths import Margin, TimeBudget
 from crossrank.errors import InputError, ModelOutputError
+from crossrank.evaluation.measures import evaluate
 from crossrank.pipeline import Searcher
 from crossrank.types import Hit, Ranking
 
@@ -31,6 +34,45 @@ def test_each_stage_orders_the_best_of_the_one_before():
     assert [hit.document for hit in ranking] == [DOCUMENTS[hit.index] for hit in ranking]
     assert list(ranking.timings_ms) == ["one", "two", "three"]
     assert [first.calls, second.calls, third.calls] == [[[4]], [[3]], [[2]]]
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_a_tuned_cascade_has_the_least_depth_from_which_on_nothing_is_lost(data) -> None:
+    pytest.importorskip("pytrec_eval")
+    scores = st.fixed_dictionaries(dict.fromkeys("abcd", st.integers(0, 5).map(float)))
+    first, second = Table("one", data.draw(scores)), Table("two", data.draw(scores))
+    queries = {"1": "q", "2": "r"}
+    documents = {"1": DOCUMENTS, "2": DOCUMENTS[:3]}
+    grades = st.fixed_dictionaries(dict.fromkeys("xyzw", st.integers(0, 2)))
+    qrels = {query_id: data.draw(grades) for query_id in queries}
+    within = data.draw(st.sampled_from([0.0, 0.1]))
+    tuned = Cascade.tuned([first, second], queries, documents, qrels, within=within)
+
+    def mean(depth: int) -> float:
+        rankings = Cascade(first, [(second, depth)]).rank_many([*queries.values()], [*documents.values()])
+        run = {
+            query_id: {hit.document_id: -float(hit.rank) for hit in ranking}
+            for query_id, ranking in zip(queries, rankings, strict=True)
+        }
+        return evaluate(run, qrels, ["nDCG@10"])["nDCG@10"]
+
+    assert tuned.curve == {depth: pytest.approx(mean(depth)) for depth in (1, 2, 3, 4)}
+    depth = tuned.stages[1].depth
+    assert all(tuned.curve[each] >= tuned.curve[4] - within for each in range(depth, 5))
+    assert depth == 1 or tuned.curve[depth - 1] < tuned.curve[4] - within
+    by_hand = Cascade(first, [(second, depth)])
+    assert tuned.rank("q", DOCUMENTS).document_ids == by_hand.rank("q", DOCUMENTS).document_ids
+
+
+def test_tuning_needs_two_rerankers_and_documents_with_ids() -> None:
+    first, second = Table("one", FIRST), Table("two", SECOND)
+    with pytest.raises(InputError, match="give two rerankers, the fast one first, not 1"):
+        Cascade.tuned([first], {"1": "q"}, {"1": DOCUMENTS}, {"1": {"x": 1}})
+    with pytest.raises(InputError, match="must be Documents"):
+        Cascade.tuned([first, second], {"1": "q"}, {"1": ["a"]}, {"1": {"x": 1}})
+    with pytest.raises(InputError, match="within"):
+        Cascade.tuned([first, second], {"1": "q"}, {"1": DOCUMENTS}, {"1": {"x": 1}}, within=-1)
 
 
 def test_many_queries_are_one_call_of_each_stage():

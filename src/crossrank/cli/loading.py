@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 DEFAULT_RERANKER = DEFAULT_MODELS["cross-encoder"]
+DEFAULT_NEXT_DEPTH = 15  # after crossrank-tiny, crossrank-mini loses nothing by it: docs/less-work.md
 DEFAULT_BI_ENCODER = DEFAULT_MODELS["bi-encoder"]
 
 
@@ -138,9 +139,13 @@ RevisionOption = Annotated[str | None, typer.Option(help="Commit, tag or branch 
 
 def _next(given: str) -> tuple[str, int]:
     """Name and depth that a value of --then states."""
-    name, _, depth = given.rpartition(":")
+    name, colon, depth = given.rpartition(":")
+    if not colon:
+        return given, DEFAULT_NEXT_DEPTH
     if not name or not depth.isascii() or not depth.isdigit() or int(depth) < 1:
-        raise typer.BadParameter(f"--then takes NAME:DEPTH, such as {DEFAULT_RERANKER}:15, not {given!r}")
+        raise typer.BadParameter(
+            f"--then takes NAME or NAME:DEPTH, such as {DEFAULT_RERANKER}:15, not {given!r}"
+        )
     return name, int(depth)
 
 
@@ -154,9 +159,10 @@ def _check_next(then: list[str] | None) -> list[str] | None:
 ThenOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME:DEPTH",
+        metavar="NAME[:DEPTH]",
         callback=_check_next,
-        help="A reranker for the best DEPTH of the one before it; may be given again for the next.",
+        help="A reranker for the best DEPTH (15, where none is given) of the one before it; may be given "
+        "again for the next.",
     ),
 ]
 ThreadsOption = Annotated[
@@ -222,7 +228,7 @@ def open_next(then: Sequence[str] | None, **options: Any) -> list[tuple[Any, int
     """Open the rerankers of `ThenOption`, each with its depth.
 
     Args:
-        then: NAME:DEPTH each; None for none.
+        then: NAME or NAME:DEPTH each; None for none.
         options: of `open_reranker`.
     """
     return [(open_reranker(name, **options), depth) for name, depth in map(_next, then or ())]

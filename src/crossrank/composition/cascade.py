@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
-from crossrank.checks import as_list
-from crossrank.composition.members import as_given, numbered, rank_all, unscored
+from crossrank.checks import as_list, as_number
+from crossrank.composition.members import as_given, judged_candidates, numbered, rank_all, unscored
 from crossrank.depths import Depth
 from crossrank.errors import InputError
+from crossrank.evaluation.measures import Measure, evaluate
 from crossrank.models.requests import RankVerbs, Requests
 from crossrank.models.reranker import Reranker, asked_once
 from crossrank.stage_runner import OnError, StageRunner
 from crossrank.stages import Search, Stage, check_reranker, placed, stages_of
-from crossrank.types import Ranking
+from crossrank.types import Document, Qrels, Ranking
 
 __all__ = ["Cascade", "rank_in_stages"]
 
@@ -43,6 +44,7 @@ class Cascade(RankVerbs):
 
     Attributes:
         stages: the members with their names and depths.
+        curve: of one that was `tuned`, depth -> mean of the measure on its judged queries; else empty.
 
     Raises:
         InputError: something that is no reranker, or a depth that is below 1 or grows.
@@ -69,11 +71,65 @@ class Cascade(RankVerbs):
         if on_error not in get_args(OnError):
             raise InputError(f'on_error must be "degrade" or "raise", not {on_error!r}')
         self.name = name
+        self.curve: Mapping[int, float] = {}
         self.stages: tuple[Stage, ...] = tuple(
             stages_of([(first, sys.maxsize), *as_list(then, "then")], sys.maxsize, name)
         )
         self._runner = StageRunner(name, on_error, clock)
         self._clock = clock
+
+    @classmethod
+    def tuned(
+        cls,
+        rerankers: Sequence[Reranker],
+        queries: Mapping[str, str],
+        documents: Mapping[str, Sequence[Document]],
+        qrels: Qrels,
+        measure: str | Measure = "nDCG@10",
+        *,
+        within: float = 0.003,
+        name: str = "cascade",
+    ) -> Cascade:
+        """Return the cascade of two whose depth is the least that loses next to nothing on judged queries.
+
+        That is the smallest depth from which on none has a mean more than `within` below that of the second
+        reranker alone. `curve` has the mean at every depth: look at what is lost and saved. On other queries
+        the loss may be another; with few judged queries it is mostly chance.
+
+        Args:
+            rerankers: two; the second sees the best of what the first has ordered. Here, each orders all
+                candidates once.
+            queries: query id -> text.
+            documents: query id -> candidates, with ids that the judgements know.
+            qrels: judgements. Use queries that are not measured on later: a dev split.
+            measure: whose mean is looked at.
+            within: what the mean may lose, at least 0.
+            name: of the cascade.
+
+        Raises:
+            InputError: other than two rerankers, a query without candidates, candidates with one id twice, no
+                judged query, or `within` below 0.
+        """
+        within = as_number(within, "within", 0)
+        rerankers = as_list(rerankers, "rerankers")
+        if len(rerankers) != 2:
+            raise InputError(f"give two rerankers, the fast one first, not {len(rerankers)}")
+        for each in rerankers:
+            check_reranker(each)
+        texts, candidates = judged_candidates(queries, documents)
+        first, then = (rank_all(each, texts, candidates) for each in rerankers)
+        curve: dict[int, float] = {}
+        for depth in range(1, max(map(len, candidates), default=0) + 1):
+            run = {
+                query_id: _in_stages(one, other, depth)
+                for query_id, one, other in zip(queries, first, then, strict=True)
+            }
+            [curve[depth]] = evaluate(run, qrels, [measure]).means.values()
+        wanted = curve.get(len(curve), 0.0) - within
+        least = max((depth for depth, mean in curve.items() if mean < wanted), default=0) + 1
+        cascade = cls(rerankers[0], [(rerankers[1], least)], name=name)
+        cascade.curve = curve
+        return cascade
 
     @property
     def asked_once(self) -> bool:
@@ -86,6 +142,14 @@ class Cascade(RankVerbs):
     def __repr__(self) -> str:
         then = ", ".join(f"{stage.name} of {stage.depth!r}" for stage in self.stages[1:])
         return f"Cascade({', then '.join(filter(None, (self.stages[0].name, then)))})"
+
+
+def _in_stages(first: Ranking, then: Ranking, depth: int) -> dict[str, float]:
+    """Document id -> a score that falls with its rank, where the best `depth` are ordered anew."""
+    scores = {hit.document_id: hit.score for hit in then}
+    ids = first.document_ids
+    order = [*sorted(ids[:depth], key=lambda document_id: -scores[document_id]), *ids[depth:]]
+    return {document_id: float(-rank) for rank, document_id in enumerate(order)}
 
 
 def rank_in_stages(

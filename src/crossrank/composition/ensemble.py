@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossrank.checks import as_list
-from crossrank.composition.members import as_given, numbered, rank_all
+from crossrank.composition.members import as_given, judged_candidates, numbered, rank_all
 from crossrank.errors import InputError, ModelOutputError
 from crossrank.evaluation.trec import descending_scores
 from crossrank.models.requests import RankVerbs, Requests, check_pairs
@@ -111,20 +111,9 @@ class Ensemble(RankVerbs):
                 no judged query.
         """
         ensemble = cls(rerankers, name=name)
-        if missing := [query_id for query_id in queries if query_id not in documents]:
-            raise InputError(f"there are no documents for query {missing[0]!r}")
-        requests = Requests.several(queries.values(), [documents[query_id] for query_id in queries], None)
-        candidates = []
-        for query_id, given in zip(queries, requests.documents, strict=True):
-            candidates.append([each for each in given if isinstance(each, Document)])
-            if len(candidates[-1]) != len(given):
-                raise InputError(
-                    f"the documents of query {query_id!r} must be Documents, whose ids are judged"
-                )
-            if len({each.id for each in candidates[-1]}) != len(given):
-                raise InputError(f"the documents of query {query_id!r} have one id twice")
+        texts, candidates = judged_candidates(queries, documents)
         runs = {
-            own_name: dict(zip(queries, _rankings(member, requests.queries, candidates), strict=True))
+            own_name: dict(zip(queries, _rankings(member, texts, candidates), strict=True))
             for own_name, member in zip(ensemble.member_names, ensemble.rerankers, strict=True)
         }
         ensemble.fusion = tune(runs, qrels, measure, normalisation=normalisation, steps=steps)

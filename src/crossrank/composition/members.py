@@ -7,14 +7,15 @@ positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from crossrank.errors import ModelOutputError
+from crossrank.errors import InputError, ModelOutputError
+from crossrank.models.requests import Requests
 from crossrank.models.reranker import Reranker
 from crossrank.types import Document, Hit, Ranking
 
-__all__ = ["as_given", "numbered", "rank_all", "unscored"]
+__all__ = ["as_given", "judged_candidates", "numbered", "rank_all", "unscored"]
 
 
 def numbered(documents: Sequence[str | Document]) -> list[Document]:
@@ -51,6 +52,27 @@ def rank_all(
                 f"{len(ranking)}; it must return each once"
             )
     return list(rankings)
+
+
+def judged_candidates(
+    queries: Mapping[str, str], documents: Mapping[str, Sequence[Document]]
+) -> tuple[list[str], list[list[Document]]]:
+    """Return the texts of judged queries and their candidates, checked, to choose settings by.
+
+    Raises:
+        InputError: a query without candidates, candidates without ids, or with one id twice.
+    """
+    if missing := [query_id for query_id in queries if query_id not in documents]:
+        raise InputError(f"there are no documents for query {missing[0]!r}")
+    requests = Requests.several(queries.values(), [documents[query_id] for query_id in queries], None)
+    candidates = []
+    for query_id, given in zip(queries, requests.documents, strict=True):
+        candidates.append([each for each in given if isinstance(each, Document)])
+        if len(candidates[-1]) != len(given):
+            raise InputError(f"the documents of query {query_id!r} must be Documents, whose ids are judged")
+        if len({each.id for each in candidates[-1]}) != len(given):
+            raise InputError(f"the documents of query {query_id!r} have one id twice")
+    return [*requests.queries], candidates
 
 
 def as_given(hit: Hit, documents: Sequence[str | Document], rank: int) -> Hit:
