@@ -7,6 +7,7 @@ One run measures, with the same weights, texts and longest length for all, token
   rate at which the device multiplied large bf16 matrices in the same run;
 - ratios to sentence-transformers in bf16 with SDPA (best of several batch sizes) and to its default (float32,
   batches of 32); largest differences from its float32 logits;
+- the same with token ids that documents bring along from an index, in place of tokenising them;
 - what the host needs by itself (the device's part replaced by nothing), so that it shows which of the two is
   waited for; and a profile of the device's time by kind of kernel.
 
@@ -155,6 +156,31 @@ def crossrank(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def with_ids(model: Any, tokenizer: Any, passages: list[str]) -> Scorer:
+    """A scorer of documents that bring their token ids along, as those of an index do."""
+    import numpy as np
+
+    from crossrank.types import Document, TokenIds
+
+    kept = {}
+    for number, (text, tokens) in enumerate(zip(passages, tokenizer.encode(passages), strict=True)):
+        ids = TokenIds(tokenizer.fingerprint, text, tokens.ids)
+        kept[text] = Document(str(number), text, token_ids=ids)
+
+    def score(pairs: Pairs) -> Any:
+        rows: dict[str, list[int]] = {}
+        for row, (query, _) in enumerate(pairs):
+            rows.setdefault(query, []).append(row)
+        documents = [[kept[pairs[row][1]] for row in each] for each in rows.values()]
+        scores = np.empty(len(pairs), np.float32)
+        for ranking, own in zip(model.rank_many([*rows], documents), rows.values(), strict=True):
+            for hit in ranking:
+                scores[own[hit.index]] = hit.score
+        return scores
+
+    return score
+
+
 def matrix_peak(args: argparse.Namespace) -> float:
     """Floating-point operations a second of a large bf16 matrix product of random numbers, the best."""
     import torch
@@ -279,6 +305,7 @@ def measure(size: str, args: argparse.Namespace, scratch: Path, peak: float) -> 
     scorers = {
         **sentence_transformers(folder, args),
         **{name: model.score for name, model in models.items()},
+        f"{CROSSRANK} bf16, ids of an index": with_ids(models[f"{CROSSRANK} bf16"], tokenizer, passages),
     }
     # Graphs are captured when a shape comes again, and libraries choose kernels for each.
     for scorer in scorers.values():

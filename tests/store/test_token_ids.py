@@ -96,6 +96,12 @@ def folder_of(path: Path, golden: str, library: Library) -> Path:
     return path
 
 
+def _on_torch(folder: Path) -> CrossEncoder:
+    for name in ("torch", "transformers"):
+        pytest.importorskip(name)
+    return CrossEncoder(folder, backend="torch", device="cpu", threads=1)
+
+
 OPENERS: dict[str, Callable[[Path], tuple[str | Path, CrossEncoder]]] = {
     "built-in": lambda _: (MINI, CrossEncoder(threads=1, max_length=64)),
     "windows": lambda _: (MINI, CrossEncoder(threads=1, max_length=32, long_documents="max")),
@@ -108,6 +114,7 @@ OPENERS: dict[str, Callable[[Path], tuple[str | Path, CrossEncoder]]] = {
         folder := folder_of(path, "xlm_roberta", unigram()),
         CrossEncoder(folder, threads=1),
     ),
+    "torch": lambda _: (TESTS / "golden/bert", _on_torch(TESTS / "golden/bert")),
     "t5": lambda _: (TESTS / "golden_t5/t5", MonoT5(TESTS / "golden_t5/t5", family="t5", threads=1)),
 }
 
