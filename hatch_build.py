@@ -25,6 +25,13 @@ SOURCE = "bert_layer.c"
 FLAGS = "-O3 -std=gnu11 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -ffp-contract=off"
 
 
+def compilation(source: Path, library: Path, *options: str) -> list[str]:
+    """The command that compiles the library."""
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    options = (*FLAGS.split(), "-shared", "-fPIC", "-fvisibility=hidden", *options, "-o", str(library))
+    return [*compiler, *options, str(source), "-lm", "-lpthread"]
+
+
 class NativeLibrary(BuildHookInterface):  # type: ignore[type-arg]
     """Puts the library into wheels, and beside its source for editable installs."""
 
@@ -50,18 +57,16 @@ class NativeLibrary(BuildHookInterface):  # type: ignore[type-arg]
             return library
         for old in folder.glob("bert_layer-*.so"):
             old.unlink()
-        compiler = shlex.split(os.environ.get("CC", "cc"))
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch, library.name)
-            options = [*FLAGS.split(), "-shared", "-fPIC", "-fvisibility=hidden", "-o", str(made)]
-            command = [*compiler, *options, str(folder / SOURCE), "-lm", "-lpthread"]
+            command = compilation(folder / SOURCE, made)
             try:
                 ran = subprocess.run(command, capture_output=True, text=True, check=False)
             except OSError as error:
                 return self._without(f"there is no C compiler ({error})")
             if ran.returncode:
                 last = (ran.stderr.strip().splitlines() or [f"it ends with {ran.returncode}"])[-1]
-                return self._without(f"{shlex.join(compiler)} does not compile {SOURCE}: {last}")
+                return self._without(f"{command[0]} does not compile {SOURCE}: {last}")
             made.replace(library)
         return library
 

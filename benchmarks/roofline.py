@@ -1,9 +1,11 @@
 """How close a cross-encoder comes to what one core can multiply, and where the rest of the time goes.
 
-Measures the core's matrix peaks (the best of ONNX Runtime and, where it is installed, torch; bf16 by torch),
-counts the model's operations for 100 candidates by part, runs it on one thread without padding, and sums ONNX
-Runtime's profile by kind of operator; int8 with the native library, where it runs, and without. Writes
-results/roofline.json, and the tables of a page between its markers.
+Measures the core's matrix peaks (the best of ONNX Runtime and, where it is installed, torch; bf16 by torch)
+and how fast it copies memory, counts the model's operations for 100 candidates by part, runs it on one thread
+without padding, and sums ONNX Runtime's profile by kind of operator; int8 with the native library, where it
+runs, and without. What the native library does within a layer is counted in cycles by a copy that is compiled
+for it. bf16 is torch's: its seconds only. Writes results/roofline.json, and the tables of a page between its
+markers.
 
     python benchmarks/roofline.py --page docs/performance.md
 """
@@ -12,7 +14,11 @@ from __future__ import annotations
 
 import argparse
 import collections
+import ctypes
+import importlib.util
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -34,23 +40,28 @@ from crossrank.runtime.tokenization import ModelInputs, Tokenizer
 
 Precision = Literal["float32", "int8"]
 
+ROOT = Path(__file__).parents[1]
 SIZE = 1024  # of the square matrices that the peaks are measured with
 LINEAR, ATTENTION, REST = "linear layers", "attention", "everything else"
+LAYERS = "whole layers, by the native library"
+ROUNDING, NORMS = "rounding to int8", "normalisation"
+WITHIN = (ROUNDING, LINEAR, "linear layers with GELU on their sums", ATTENTION, NORMS)
+"""What the native library counts cycles of, in its order."""
 KINDS = {
     "Gemm": LINEAR,
     "FusedGemm": LINEAR,
     "MatMulIntegerToFloat": LINEAR,
     "MultiHeadAttention": ATTENTION,
-    "BertLayer": "whole layers, by the native library",
+    "BertLayer": LAYERS,
     "Gelu": "activation functions",
     "BiasGelu": "activation functions",
     "FastGelu": "activation functions",
-    "LayerNormalization": "normalisation",
-    "QuantizeLinear": "rounding to int8",
-    "Abs": "rounding to int8",
-    "ReduceMax": "rounding to int8",
-    "Max": "rounding to int8",
-    "Expand": "rounding to int8",
+    "LayerNormalization": NORMS,
+    "QuantizeLinear": ROUNDING,
+    "Abs": ROUNDING,
+    "ReduceMax": ROUNDING,
+    "Max": ROUNDING,
+    "Expand": ROUNDING,
     "Mul": "smoothing and scales by row",
     "Add": "additions",
 }
@@ -111,6 +122,13 @@ def peaks(rounds: int) -> dict[str, float]:
     return found
 
 
+def copied(rounds: int) -> float:
+    """Bytes that one core copies in a second, read and written, out of its caches."""
+    source = np.ones(32 * 2**20)
+    target = np.empty_like(source)
+    return 2 * source.nbytes / fastest(lambda: np.copyto(target, source), rounds)
+
+
 def operations(config: Mapping[str, Any], lengths: Iterable[int]) -> dict[str, float]:
     """10^9 operations by part; of the last layer, what only the first token needs is counted once a pair."""
     layers, hidden = config["num_hidden_layers"], config["hidden_size"]
@@ -153,22 +171,59 @@ def profile(graph: Graph, batches: list[ModelInputs], rounds: int) -> tuple[floa
     return seconds, {kind: round(taken / 1e3, 2) for kind, taken in kinds.most_common()}
 
 
+def within_layers(
+    checkpoint: Checkpoint, batches: list[ModelInputs], rounds: int, scratch: Path
+) -> dict[str, float]:
+    """Shares of the native library's time by what it does; empty where a copy cannot be compiled."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        from hatch_build import FOLDER, SOURCE, compilation
+    except ImportError:  # hatchling is not installed
+        return {}
+    compiled = scratch / "profile.so"
+    command = compilation(ROOT / FOLDER / SOURCE, compiled, "-DCROSSRANK_PROFILE")
+    subprocess.run(command, check=True)
+    session, _kept = open_session(build_stored_graph(checkpoint, "logits", "int8", compiled, padded=False))
+    wanted = {value.name for value in session.get_inputs()}
+    cycles = (ctypes.c_uint64 * len(WITHIN)).in_dll(ctypes.CDLL(str(compiled)), "crossrank_cycles")
+    for number in range(rounds + 1):
+        for arrays in batches:
+            session.run(None, {name: each for name, each in arrays._asdict().items() if name in wanted})
+        if not number:  # the first run is a warm-up
+            ctypes.memset(cycles, 0, ctypes.sizeof(cycles))
+    return {part: count / sum(cycles) for part, count in zip(WITHIN, cycles, strict=True)}
+
+
+def torch_seconds(folder: Path, pairs: list[tuple[str, str]], rounds: int) -> float | None:
+    """CPU seconds of the torch backend in bf16, tokenisation included; None without torch."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    from crossrank import CrossEncoder
+
+    options: dict[str, Any] = {"precision": "bf16", "backend": "torch", "device": "cpu", "threads": 1}
+    model = CrossEncoder(folder, **options, progress=False)
+    return fastest(lambda: model.score(pairs), rounds)
+
+
 def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     forms = material.folders(args.weights, "cross-encoder", scratch)
     checkpoints = {"float32": Checkpoint.open(forms.float32), "int8": Checkpoint.open(forms.int8)}
     tokenizer = Tokenizer(checkpoints["float32"])
-    query = tokenizer.encode(material.queries(1))[0]
-    passages = tokenizer.encode(
-        material.texts(material.lengths(args.profile, args.passages).tolist(), tokenizer)
-    )
+    question = material.queries(1)[0]
+    texts = material.texts(material.lengths(args.profile, args.passages).tolist(), tokenizer)
+    query, passages = tokenizer.encode([question])[0], tokenizer.encode(texts)
     lengths = [tokenizer.pair_length(len(query.ids), len(passage.ids)) for passage in passages]
     batches = [
         tokenizer.pair_inputs([(query.ids, passages[row].ids) for row in batch.rows], batch.length)
-        for batch in plan(lengths, exact=True)
+        for batch in plan(lengths, grouping="exact")
     ]
+    # int8 weights of a layer: attention's four matrices and the feed-forward's two
+    hidden, inner = (checkpoints["int8"].config[name] for name in ("hidden_size", "intermediate_size"))
+    layer_bytes = 4 * hidden * hidden + 2 * hidden * inner
     counted = operations(checkpoints["float32"].config, lengths)
     core = peaks(args.rounds)
-    paths = {}
+    paths: dict[str, dict[str, Any]] = {}
+    total = sum(counted.values())
     ways: list[tuple[str, Precision, Path | None]] = [("float32", "float32", None)]
     if library() is not None:
         ways.append(("int8, native library", "int8", library()))
@@ -177,7 +232,6 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         graph = build_stored_graph(checkpoints[precision], "logits", precision, compiled, padded=False)
         harness.say(f"running {name}")
         seconds, kinds = profile(graph, batches, args.rounds)
-        total = sum(counted.values())
         attention = "bf16" if compiled is not None and attention_in_bf16() and "bf16" in core else "float32"
         ideal = (total - counted["attention"]) / core[precision] + counted["attention"] / core[attention]
         paths[name] = {
@@ -187,6 +241,21 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             "ideal_s": round(ideal, 4),
             "share_of_peak": round(ideal / seconds, 3),
             "kinds_ms": kinds,
+        }
+        if compiled is not None and LAYERS in kinds:
+            for part, share in within_layers(checkpoints["int8"], batches, args.rounds, scratch).items():
+                kinds[part] = round(kinds.get(part, 0.0) + share * kinds[LAYERS], 2)
+            if len(kinds) > 1:
+                del kinds[LAYERS]
+    pairs = [(question, text) for text in texts]
+    if "bf16" in core and (seconds_in_bf16 := torch_seconds(forms.float32, pairs, args.rounds)):
+        paths["bf16, torch"] = {
+            "cpu_s": round(seconds_in_bf16, 4),
+            "gops": round(total / seconds_in_bf16, 1),
+            "attention": "bf16",
+            "ideal_s": round(total / core["bf16"], 4),
+            "share_of_peak": round(total / core["bf16"] / seconds_in_bf16, 3),
+            "kinds_ms": {},
         }
     return {
         "benchmark": "roofline",
@@ -200,6 +269,8 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             **forms.origin,
         },
         "peaks_gops": core,
+        "copied_gb_per_s": round(copied(args.rounds) / 1e9, 1),
+        "weights_mb": round(checkpoints["int8"].config["num_hidden_layers"] * layer_bytes / 1e6, 1),
         "operations_g": counted,
         "paths": paths,
     }
@@ -230,12 +301,16 @@ def tables(result: Mapping[str, Any]) -> str:
         rows.append([name, path["attention"], *milliseconds, f"{path['share_of_peak']:.0%}"])
     columns = ["path", "attention", "CPU ms", "at the peak", "share of the peak"]
     lines += [*harness.markdown_table(columns, rows, words=2), ""]
-    kinds = dict.fromkeys(kind for path in result["paths"].values() for kind in path["kinds_ms"])
-    rows = [
-        [kind, *(f"{path['kinds_ms'].get(kind, 0):,.0f}" for path in result["paths"].values())]
-        for kind in kinds
-    ]
-    lines += harness.markdown_table(["where the time goes, ms", *result["paths"]], rows)
+    profiled = {name: path["kinds_ms"] for name, path in result["paths"].items() if path["kinds_ms"]}
+    kinds = dict.fromkeys(kind for found in profiled.values() for kind in found)
+    rows = [[kind, *(f"{found.get(kind, 0):,.0f}" for found in profiled.values())] for kind in kinds]
+    lines += [*harness.markdown_table(["where the time goes, ms", *profiled], rows), ""]
+    rate = result["copied_gb_per_s"]
+    read_ms = settings["batches"] * result["weights_mb"] / rate
+    lines.append(
+        f"Memory: {settings['batches']} batches read {result['weights_mb']} MB of int8 weights each; at the "
+        f"{rate} GB/s that the core copies with, that is {read_ms:.0f} ms, if none of them stay in a cache."
+    )
     return "\n".join(lines)
 
 

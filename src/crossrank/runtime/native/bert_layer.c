@@ -567,6 +567,23 @@ static int lay_out(const Layer *layer, size_t block, size_t queries, size_t leng
   return 1;
 }
 
+#ifdef CROSSRANK_PROFILE /* where the cycles go, for benchmarks/roofline.py; one thread at a time */
+enum { ROUNDING, PRODUCTS, GELU_PRODUCTS, ATTENTION, NORMS, NUM_PARTS };
+__attribute__((visibility("default"))) uint64_t crossrank_cycles[NUM_PARTS];
+#define TIMED(part, ...)                                  \
+  do {                                                    \
+    const uint64_t begun = __builtin_ia32_rdtsc();        \
+    __VA_ARGS__;                                          \
+    crossrank_cycles[part] += __builtin_ia32_rdtsc() - begun; \
+  } while (0)
+#define round_rows(...) TIMED(ROUNDING, round_rows(__VA_ARGS__))
+#define multiply_plain(...) TIMED(PRODUCTS, multiply_plain(__VA_ARGS__))
+#define multiply_gelu(...) TIMED(GELU_PRODUCTS, multiply_gelu(__VA_ARGS__))
+#define multiply_gelu_rounded(...) TIMED(GELU_PRODUCTS, multiply_gelu_rounded(__VA_ARGS__))
+#define add_norm(...) TIMED(NORMS, add_norm(__VA_ARGS__))
+#define attention(...) TIMED(ATTENTION, attention(__VA_ARGS__))
+#endif
+
 /* After attention: (rows, hidden) mixtures of values, and the layer's inputs at their places, to its outputs. */
 static void feed_forward(const Layer *layer, const Scratch *s, const float *mixtures, size_t rows, const float *inputs,
                          float *out, const size_t *out_places) {
