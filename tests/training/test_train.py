@@ -26,6 +26,7 @@ from crossrank import BiEncoder, CrossEncoder
 from crossrank.errors import InputError, TrainingStoppedError
 from crossrank.training.adapting import add_lora
 from crossrank.training.cross_encoder_student import CrossEncoderStudent
+from crossrank.training.guards import Progress, StepLog
 from crossrank.training.held_out import HeldOutSet, Measured
 from crossrank.training.recipes import HeldOut, LoRA, Recipe, read_recipe, recipe_of
 from crossrank.training.run_folder import RunFolder
@@ -461,6 +462,23 @@ def test_pairs_of_the_training_data_are_held_out_for_the_measure_that_is_asked_f
     write_jsonl(tmp_path / "train.jsonl", rows[:1])
     with pytest.raises(InputError, match="one query cannot be trained on and held out"):
         plan(recipe_of(values))
+
+
+def test_the_time_left_counts_the_measurements_to_come(tmp_path: Path) -> None:
+    clock = iter(range(0, 10_000, 10))
+    told: list[Progress] = []
+    run = RunFolder(tmp_path / "run")
+    run.folder.mkdir(parents=True)
+    steps = StepLog(run, told.append, lambda: 0, every=2)
+    state = SimpleNamespace(global_step=0, max_steps=5, is_world_process_zero=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crossrank.training.guards.time.monotonic", lambda: next(clock))
+        steps.pause(7.0)  # the base's
+        steps.on_train_begin(None, state, None)
+        state.global_step = 1
+        steps.on_log(None, state, None, {"loss": 1.0})
+    # 10 s a step, 4 of them, and measurements after steps 2, 4 and 5
+    assert told[0].eta_s == 4 * 10 + 3 * 7
 
 
 def test_held_out_queries_are_not_trained_on(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Progress:
         loss: mean since the last report; None with a measurement.
         learning_rate: now.
         pairs_per_s: since the last report.
-        eta_s: seconds to the end at the rate so far, without measurements.
+        eta_s: seconds to the end at the rate so far, with measurements that take as long as the last one.
         measured: value of the held-out measure, where this is a measurement.
         best: the best value so far, and `best_step` where it was.
         best_step: see `best`; 0 is the base.
@@ -69,10 +69,20 @@ class GradientGuard(TrainerCallback):  # type: ignore[misc]
 
 
 class StepLog(TrainerCallback):  # type: ignore[misc]
-    """Writes loss and rate down, and reports them."""
+    """Writes loss and rate down, and reports them.
 
-    def __init__(self, run: RunFolder, report: Report, pairs_done: Callable[[], int]) -> None:
-        self._run, self._report, self._pairs_done = run, report, pairs_done
+    Args:
+        run: has the metrics.
+        report: is told.
+        pairs_done: gives the pairs that were trained on so far.
+        every: steps between two measurements; None where nothing is measured.
+    """
+
+    def __init__(
+        self, run: RunFolder, report: Report, pairs_done: Callable[[], int], every: int | None = None
+    ) -> None:
+        self._run, self._report, self._pairs_done, self._every = run, report, pairs_done, every
+        self._measurement_s = 0.0
         self._pairs = 0
         self._since = self._begun = time.monotonic()
         self._first_step = 0
@@ -108,7 +118,8 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
                 loss=float(logs["loss"]),
                 learning_rate=float(logs.get("learning_rate", 0.0)),
                 pairs_per_s=rate,
-                eta_s=per_step * (state.max_steps - state.global_step),
+                eta_s=per_step * (state.max_steps - state.global_step)
+                + self._measurement_s * self._measurements_left(state),
             )
         )
 
@@ -116,6 +127,12 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         """Leave seconds that were no training out of rates."""
         self.paused_s += seconds
         self._since += seconds
+        self._measurement_s = seconds
+
+    def _measurements_left(self, state: Any) -> int:
+        if self._every is None:
+            return 0
+        return int(math.ceil(state.max_steps / self._every) - state.global_step // self._every)
 
 
 class Measurements(TrainerCallback):  # type: ignore[misc]

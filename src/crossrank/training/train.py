@@ -202,7 +202,8 @@ def _run(
     checkpoint = by_first(run.last_checkpoint)
     first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else -1
     by_first(lambda: run.take_back(first_step))
-    steps = StepLog(run, report, lambda: trainer.pairs_done * trainer.args.world_size)
+    every = made.recipe.held_out.every if made.recipe.held_out is not None else None
+    steps = StepLog(run, report, lambda: trainer.pairs_done * trainer.args.world_size, every)
     trainer.remove_callback(transformers.PrinterCallback)  # reports are told to `report`
     trainer.add_callback(steps)
     trainer.add_callback(GradientGuard())
