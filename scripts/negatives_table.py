@@ -1,15 +1,17 @@
 """What negatives do: a small cross-encoder trained with random, BM25 and bi-encoder negatives, in one table.
 
-All three start from the same reranker, and see the same queries with the same positives in the same number of
-steps; only where the negatives are from differs. Each is then measured by reranking the same BM25 candidates:
-of SQuAD's dev questions, and of other collections that are named.
+All three start from the same reranker, and see the same queries with the same positives in the same number
+of steps; only where the negatives are from differs. Each is trained with several seeds, and measured by
+reranking the same BM25 candidates: of SQuAD's dev questions, and of other collections that are named. A
+query's value is the mean over the seeds.
 
     python scripts/negatives_table.py --squad ../shared/data/squad11 --also ../shared/data/scifact
     python scripts/negatives_table.py --squad ../shared/data/squad11 --queries 24 --passages 200 --work small
     python scripts/negatives_table.py --squad ../shared/data/squad11 --base crossrank-embed  # with a new head
 
 Stopped at any moment it goes on when it is called again. Writes benchmarks/results/negatives.json; on 2 cores
-it is sized for some 10 minutes.
+it is sized for some 25 minutes. With --output benchmarks/results/negatives_new_head.json the page's section
+is "negatives_new_head".
 """
 
 from __future__ import annotations
@@ -74,10 +76,10 @@ def mine_arms(collection: Collection, queries: dict[str, str], passages: int, wo
         mine(queries, qrels, documents, [source], work / f"{name}.jsonl", seed=SEED)
 
 
-def train_arm(name: str, base: str, work: Path, steps: int | None) -> dict[str, float]:
-    """Train one arm, or go on with it; return what it took."""
-    output = work / f"model-{name}"
-    record = work / f"{name}.json"
+def train_arm(name: str, seed: int, base: str, work: Path, steps: int | None) -> dict[str, float]:
+    """Train one arm with a seed, or go on with it; return what it took."""
+    output = work / f"model-{name}-{seed}"
+    record = work / f"{name}-{seed}.json"
     if record.exists():
         return json.loads(record.read_text())
     recipe = recipe_of(
@@ -97,7 +99,7 @@ def train_arm(name: str, base: str, work: Path, steps: int | None) -> dict[str, 
             },
             "lengths": {"max_length": MAX_LENGTH},
             "precision": "float32",
-            "seed": SEED,
+            "seed": seed,
             "output": str(output),
         }
     )
@@ -140,6 +142,11 @@ def measured_everywhere(
     }
 
 
+def mean_of(found: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each query's values."""
+    return {query_id: sum(each[query_id] for each in found) / len(found) for query_id in found[0]}
+
+
 def cell(values: dict[str, float]) -> str:
     found = mean_interval(values)
     return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
@@ -156,7 +163,8 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=3000, help="questions to train on")
     parser.add_argument("--base", default="crossrank-tiny", help="what is trained: a model's name or folder")
     parser.add_argument("--passages", type=int, default=6000, help="that negatives are mined from")
-    parser.add_argument("--held-out", type=int, default=150, help="queries of each collection to measure on")
+    parser.add_argument("--held-out", type=int, default=1000, help="most queries of each collection")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9], help="of the trainings")
     parser.add_argument("--depth", type=int, default=30, help="BM25 candidates a query")
     parser.add_argument("--steps", type=int, help="in place of one pass over the data")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "negatives")
@@ -167,7 +175,8 @@ def main() -> None:
     begun = time.monotonic()
     quieten()
 
-    settings = {name: getattr(args, name) for name in ("queries", "passages", "held_out", "depth", "steps")}
+    names = ("queries", "passages", "held_out", "depth", "steps", "seeds")
+    settings = {name: getattr(args, name) for name in names}
     settings |= {"negatives": NEGATIVES, "max_length": MAX_LENGTH, "seed": SEED, "base": args.base}
     base = load(args.base)
     harness.settled(args.work, {**settings, "squad": str(args.squad), "weights": base.fingerprint})
@@ -185,10 +194,14 @@ def main() -> None:
         values[f"{args.base} before"] = measured_everywhere(opened, before, args.work, "base")
     for arm, label in ARMS.items():
         print(f"{label} negatives", flush=True)
-        training[label] = train_arm(arm, args.base, args.work, args.steps)
-        model = CrossEncoder(args.work / f"model-{arm}", precision="float32", max_length=MAX_LENGTH)
-        values[label] = measured_everywhere(opened, model, args.work, arm)
-        print(f"measured after {time.monotonic() - begun:.0f} s", flush=True)
+        by_seed = []
+        for seed in args.seeds:
+            stem = f"{arm}-{seed}"
+            training[f"{label}, seed {seed}"] = train_arm(arm, seed, args.base, args.work, args.steps)
+            model = CrossEncoder(args.work / f"model-{stem}", precision="float32", max_length=MAX_LENGTH)
+            by_seed.append(measured_everywhere(opened, model, args.work, stem))
+            print(f"measured after {time.monotonic() - begun:.0f} s", flush=True)
+        values[label] = {name: mean_of([found[name] for found in by_seed]) for name in opened}
 
     columns = ["negatives"]
     for name in opened:
@@ -217,7 +230,8 @@ def main() -> None:
     }
     told = [f"By `scripts/negatives_table.py`, {harness.machine_line(result)}.", ""]
     told += harness.markdown_table(columns, lines)
-    harness.publish("negatives", result, "\n".join(told), args)
+    section = args.output.stem if args.output else None
+    harness.publish("negatives", result, "\n".join(told), args, section=section)
 
 
 if __name__ == "__main__":
