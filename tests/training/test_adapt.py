@@ -279,7 +279,7 @@ def test_judgements_are_measured_and_decide_nothing(tmp_path: Path) -> None:
     report = adapt(
         corpus(),
         tmp_path / "out",
-        SETTINGS,
+        dataclasses.replace(SETTINGS, sources=(*SETTINGS.sources, "generated")),
         judged=(Path(__file__).parents[2] / "data" / "sample", "test"),
         generator=lambda texts: [[" ".join(text.split()[3:7])] for text in texts],
     )

@@ -47,6 +47,7 @@ def recipe(lists: Path, base: Path, output: Path, **changes: Any) -> Any:
         "schedule": {"steps": 2, "learning_rate": 1e-3, "lists_per_step": 4, "list_size": 4},
         "output": str(output),
         "precision": "float32",
+        "held_out": None,
     }
     return recipe_of({**values, **changes})
 
