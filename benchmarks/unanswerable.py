@@ -117,6 +117,7 @@ def main() -> None:
         "machine": harness.machine(*PACKAGES),
         "settings": {
             "reranker": model.name,
+            "fingerprint": model.fingerprint,
             "precision": model.precision,
             "questions": args.questions,
             "depth": args.depth,
