@@ -37,9 +37,7 @@ def _scores(judged: Judged, precision: str, args: argparse.Namespace) -> list[np
     model = CrossEncoder(
         args.reranker, precision=precision, long_query="truncate", threads=args.threads, progress=False
     )
-    pairs = judged.pairs()
-    scores = model.score([pair for each in pairs for pair in each])
-    return np.split(scores, np.cumsum([len(each) for each in pairs])[:-1])
+    return judged.scored(model.score)
 
 
 def main() -> None:
@@ -91,7 +89,7 @@ def table(result: Mapping[str, Any]) -> str:
             f"{row['other']:.4f}",
             f"{row['difference']:+.4f} ({low:+.4f} to {high:+.4f})",
             "yes" if row["within"] else "no",
-            f"{row['kendall_tau']:.3f}",
+            "" if row["kendall_tau"] is None else f"{row['kendall_tau']:.3f}",  # lists of fewer than ten
             f"{row['top10_overlap']:.3f}",
             f"{row['mean_delta_in_std']:.4f}",
         ]

@@ -21,11 +21,10 @@ from typing import Any
 
 import harness
 import numpy as np
-import numpy.typing as npt
 import safetensors.numpy
 
 from crossrank import CrossEncoder
-from crossrank.benchmarking.fidelity import Judged, read_judged
+from crossrank.benchmarking.fidelity import read_judged
 from crossrank.models.hub import resolve
 from crossrank.runtime.int8 import INT8_FILE, Dequantized, write_parity
 from crossrank.runtime.native import left_out
@@ -38,7 +37,6 @@ KINDS = {
 }
 """Kind of linear layer -> a pattern of their names in a BERT."""
 
-ADDED = ("weight_scale", "input_scale", "input_zero_point", "input_smooth", "bias_correction", "by_row")
 SCALE = ".input_scale"
 
 
@@ -51,16 +49,22 @@ def parts_of(names: Collection[str]) -> dict[str, set[str]]:
     return {part: layers for part, layers in found.items() if layers}
 
 
+def linear_layers(stored: Iterable[str]) -> set[str]:
+    """The linear layers that an int8 file rounds the inputs of."""
+    return {name.removesuffix(SCALE) for name in stored if name.endswith(SCALE)}
+
+
 def write_form(source: Path, rounded: Iterable[str], folder: Path) -> Path:
     """Write a copy of an int8 model in which these linear layers alone are rounded."""
     stored = safetensors.numpy.load_file(source / INT8_FILE)
-    plain, tensors = Dequantized(stored), dict(stored)
-    kept = {*rounded}
-    for name in [name.removesuffix(SCALE) for name in stored if name.endswith(SCALE)]:
-        if name not in kept:
-            tensors[f"{name}.weight"] = np.ascontiguousarray(plain[f"{name}.weight"])
-            for added in ADDED:
-                tensors.pop(f"{name}.{added}", None)
+    plain = Dequantized(stored)
+    others = linear_layers(stored) - {*rounded}
+    # what int8 adds to a layer is not among the plain model's tensors
+    tensors = {
+        name: each for name, each in stored.items() if name in plain or name.rpartition(".")[0] not in others
+    }
+    for name in others:
+        tensors[f"{name}.weight"] = np.ascontiguousarray(plain[f"{name}.weight"])
     shutil.copytree(
         source, folder, ignore=shutil.ignore_patterns("*.safetensors", "parity.json", "calibration.json")
     )
@@ -72,14 +76,14 @@ def write_form(source: Path, rounded: Iterable[str], folder: Path) -> Path:
 def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     source = resolve(args.weights, kind="cross-encoder")
     stored = safetensors.numpy.load_file(source / INT8_FILE)
-    names = {name.removesuffix(SCALE) for name in stored if name.endswith(SCALE)}
+    names = linear_layers(stored)
     parts = parts_of(names)
     forms = {"all": names}
     forms |= {f"{part} alone": layers for part, layers in parts.items()}
     forms |= {f"all but {part}": names - layers for part, layers in parts.items()}
     judged = read_judged(args.judged, depth=args.depth, run=args.run, qrels=args.qrels)
     options: dict[str, Any] = {"long_query": "truncate", "threads": args.threads, "progress": False}
-    reference = _scores(judged, CrossEncoder(source, precision="float32", **options))
+    reference = judged.scored(CrossEncoder(source, precision="float32", **options).score)
     found: dict[str, dict[str, Any]] = {}
     models = {}
     with left_out():
@@ -87,7 +91,7 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             harness.say(f"rounded: {form}")
             folder = write_form(source, rounded, scratch / str(place))
             models[form] = CrossEncoder(folder, precision="int8", **options)
-            found[form] = judged.difference(reference, _scores(judged, models[form]))
+            found[form] = judged.difference(reference, judged.scored(models[form].score))
     timed = {form: model for form, model in models.items() if not form.endswith(" alone")}
     pairs = judged.pairs()[0]
     load = harness.load_average()
@@ -111,12 +115,6 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "parts": list(parts),
         "forms": found,
     }
-
-
-def _scores(judged: Judged, model: CrossEncoder) -> list[npt.NDArray[np.float32]]:
-    pairs = judged.pairs()
-    scores = model.score([pair for each in pairs for pair in each])
-    return np.split(scores, np.cumsum([len(each) for each in pairs])[:-1])
 
 
 def table(result: Mapping[str, Any]) -> str:

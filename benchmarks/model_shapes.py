@@ -123,18 +123,16 @@ def add_int8(folder: Path) -> None:
 
 def qualities(judged: Judged, threads: int) -> dict[str, float]:
     """nDCG@10 of the built-in models, by the row of their shape."""
-    ends = np.cumsum([len(documents) for documents in judged.candidates])[:-1]
-    pairs = [pair for each in judged.pairs() for pair in each]
     embed = BiEncoder(threads=threads, progress=False)
     queries = embed.encode_queries(list(judged.queries.values()))
-    texts = np.split(embed.encode_documents([text for _, text in pairs]), ends)
+    texts = judged.scored(lambda pairs: embed.encode_documents([text for _, text in pairs]))
     found = {"bi-encoder": judged.quality([each @ query for each, query in zip(texts, queries, strict=True)])}
     for row, name in TRAINED.items():
         model = CrossEncoder(name, precision="int8", long_query="truncate", threads=threads, progress=False)
         config = Checkpoint.open(model.folder).config
         if (config["num_hidden_layers"], config["hidden_size"]) != SHAPES[row][:2]:
             raise SystemExit(f"{name} has not the shape of the row {row!r}")
-        found[row] = judged.quality(np.split(model.score(pairs), ends))
+        found[row] = judged.quality(judged.scored(model.score))
     return found
 
 

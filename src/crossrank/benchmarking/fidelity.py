@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,12 @@ class Judged(NamedTuple):
             [(query, document.full_text) for document in documents]
             for query, documents in zip(self.queries.values(), self.candidates, strict=True)
         ]
+
+    def scored(self, score: Callable[[list[tuple[str, str]]], Array]) -> list[Array]:
+        """Return what one call of a scorer gives all pairs, an array a query."""
+        pairs = self.pairs()
+        ends = np.cumsum([len(each) for each in pairs])[:-1]
+        return np.split(score([pair for each in pairs for pair in each]), ends)
 
     def difference(self, reference: Sequence[Array], scores: Sequence[Array]) -> dict[str, Any]:
         """What other scores do to the rankings of the float32 scores.
