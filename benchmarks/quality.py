@@ -1,4 +1,4 @@
-"""nDCG@10 and MRR@10 of the four ways of searching, with the built-in models, on judged collections.
+"""nDCG@10 and MRR@10 of the ways of searching, with the built-in models, on judged collections.
 
 Collections are folders in BEIR form. One that has the run `--run` (as msmarco_dl19 has
 `runs/bm25.top100.trec`) is not searched: its lists are reranked, whole, by `--qrels` where given, so that
@@ -71,9 +71,8 @@ def searched(collection: Collection, rerankers: list[CrossEncoder], args: Any) -
     }
     systems: Systems = {name: (run, None) for name, run in runs.items()}
     for reranker in rerankers:
-        for name in ("BM25", "hybrid"):
-            searcher = Searcher(first_stages[name], reranker, depth=args.depth)
-            run = searcher.search_many(queries, top_k=args.depth)
+        for name, stage in first_stages.items():
+            run = Searcher(stage, reranker, depth=args.depth).search_many(queries, top_k=args.depth)
             systems |= with_reranker(name, runs[name], reranker.name, run, queries, qrels)
     return systems, qrels
 
@@ -96,8 +95,8 @@ def reranked(collection: Collection, rerankers: list[CrossEncoder], args: Any) -
     for reranker in rerankers:
         rankings = reranker.rank_many(list(queries.values()), lists)
         run = Run(dict(zip(queries, rankings, strict=True)))
-        for name in ("BM25", "hybrid"):
-            systems |= with_reranker(name, runs[name], reranker.name, run, queries, qrels)
+        for name, first in runs.items():
+            systems |= with_reranker(name, first, reranker.name, run, queries, qrels)
     return systems, qrels
 
 
@@ -140,7 +139,7 @@ def measured(folder: Path, rerankers: list[CrossEncoder], args: Any) -> dict[str
     for name, (_, first) in systems.items():
         if args.beside and first is not None:
             other = f"{first} + {rerankers[-1].name}"
-            if name == other:
+            if name == other and (first == "BM25" or not is_given):  # one list has one order
                 comparison = compare(found[f"{first} + {rerankers[0].name}"], found[name], MEASURE)
                 beside[first] = asdict(comparison)
             if name in (other, f"{other}, fused", f"{other}, tuned"):
