@@ -1,9 +1,10 @@
 """Models of sentence pairs: trains the four recipes, and puts what they reach beside a bi-encoder's cosine.
 
 Each model is measured on the test split of its data with `crossrank evaluate-pairs`, and so is the cosine of
-the built-in bi-encoder, which no recipe has trained. Where labels are 0 and 1, both take the threshold that
-is best on the dev split; where they are classes, the cosine is told them by the training pairs: it is cut
-into steps with as many pairs each, and a step says the class that most of its pairs have.
+the built-in bi-encoder, which no recipe has trained; pairs that are in the training data, too, are left out.
+Where labels are 0 and 1, both take the threshold that is best on the dev split; where they are classes, the
+cosine is told them by the training pairs: it is cut into steps with as many pairs each, and a step says the
+class that most of its pairs have.
 
     python scripts/pair_models.py --page docs/similarity.md
     python scripts/pair_models.py --limit 40 --steps 2 --work small --output small/table.json
@@ -19,9 +20,10 @@ import argparse
 import gzip
 import itertools
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +31,7 @@ import numpy as np
 import yaml
 
 from crossrank import BiEncoder
-from crossrank.evaluation.pairs import agreement, pair_values, read_labelled_pairs
+from crossrank.evaluation.pairs import LabelledPair, agreement, pair_values, read_labelled_pairs
 from crossrank.whole_files import write_whole
 
 ROOT = Path(__file__).parents[1]
@@ -79,13 +81,30 @@ def prepared(task: Task, args: argparse.Namespace) -> tuple[Path, dict[str, Path
     files["test"] = files["train"].with_name("test.jsonl.gz")
     if args.limit is not None:
         files = {split: first_rows(file, args.limit, args.work / "data") for split, file in files.items()}
-        recipe["data"][0]["file"], recipe["held_out"]["file"] = str(files["train"]), str(files["dev"])
+        for part in [*recipe["data"], recipe["held_out"]]:
+            part["file"] = str(first_rows(Path(part["file"]), args.limit, args.work / "data"))
     if args.steps is not None:
         recipe["schedule"].pop("epochs", None)
         recipe["schedule"]["steps"] = args.steps
+    trained_on = [Path(part["file"]) for part in recipe["data"]]
+    files["test"] = unseen(files["test"], trained_on, args.work / f"{task.recipe}-test.jsonl")
     path = args.work / f"{task.recipe}.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return path, files
+
+
+def unseen(test: Path, trained_on: Sequence[Path], path: Path) -> Path:
+    """Write the test pairs whose two texts are, in either order, no pair of the training data."""
+    seen = {same_pair(row) for file in trained_on for row in read_labelled_pairs(file)}
+    kept = [row for row in read_labelled_pairs(test) if same_pair(row) not in seen]
+    rows = ({"text1": row.first, "text2": row.second, "label": row.label} for row in kept)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def same_pair(row: LabelledPair) -> frozenset[str]:
+    """What two pairs have in common that differ in order, case and punctuation at most."""
+    return frozenset(" ".join(re.findall(r"\w+", text.casefold())) for text in (row.first, row.second))
 
 
 def first_rows(file: Path, count: int, folder: Path) -> Path:
