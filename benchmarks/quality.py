@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import harness
 
@@ -58,7 +58,25 @@ Systems = dict[str, tuple[Runs, str | None]]
 """Name -> its rankings, and the first stage it is compared with."""
 
 
-def searched(collection: Collection, rerankers: list[CrossEncoder], args: Any) -> tuple[Systems, Qrels]:
+class Found(NamedTuple):
+    """What the ways of searching found in a collection.
+
+    Attributes:
+        queries: query id -> text.
+        qrels: judgements.
+        first: name of a first stage -> its rankings.
+        second: (a reranker's name, a first stage's) -> the rankings of both.
+        same_lists: whether a reranker's order is the same over all first stages.
+    """
+
+    queries: Mapping[str, str]
+    qrels: Qrels
+    first: dict[str, Runs]
+    second: dict[tuple[str, str], Runs]
+    same_lists: bool
+
+
+def searched(collection: Collection, rerankers: list[CrossEncoder], args: Any) -> Found:
     """The collection's own queries, searched in its documents."""
     queries, qrels = collection.queries(args.split), collection.qrels(args.split)
     documents = list(collection.documents())
@@ -69,15 +87,17 @@ def searched(collection: Collection, rerankers: list[CrossEncoder], args: Any) -
     runs: dict[str, Runs] = {
         name: Searcher(stage).search_many(queries, top_k=args.depth) for name, stage in first_stages.items()
     }
-    systems: Systems = {name: (run, None) for name, run in runs.items()}
-    for reranker in rerankers:
-        for name, stage in first_stages.items():
-            run = Searcher(stage, reranker, depth=args.depth).search_many(queries, top_k=args.depth)
-            systems |= with_reranker(name, runs[name], reranker.name, run, queries, qrels)
-    return systems, qrels
+    second: dict[tuple[str, str], Runs] = {
+        (reranker.name, name): Searcher(stage, reranker, depth=args.depth).search_many(
+            queries, top_k=args.depth
+        )
+        for reranker in rerankers
+        for name, stage in first_stages.items()
+    }
+    return Found(queries, qrels, runs, second, same_lists=False)
 
 
-def reranked(collection: Collection, rerankers: list[CrossEncoder], args: Any) -> tuple[Systems, Qrels]:
+def reranked(collection: Collection, rerankers: list[CrossEncoder], args: Any) -> Found:
     """A run that the collection comes with, reranked."""
     qrels = read_qrels(args.qrels) if args.qrels else collection.qrels(args.split)
     documents = {document.id: document for document in collection.documents()}
@@ -91,26 +111,24 @@ def reranked(collection: Collection, rerankers: list[CrossEncoder], args: Any) -
     }
     hybrid = {query_id: RRF()([given[query_id], dense[query_id]]) for query_id in queries}
     runs: dict[str, Runs] = {"BM25": Run(given), "bi-encoder": Run(dense), "hybrid": Run(hybrid)}
-    systems: Systems = {name: (run, None) for name, run in runs.items()}
+    second: dict[tuple[str, str], Runs] = {}
     for reranker in rerankers:
         rankings = reranker.rank_many(list(queries.values()), lists)
         run = Run(dict(zip(queries, rankings, strict=True)))
-        for name, first in runs.items():
-            systems |= with_reranker(name, first, reranker.name, run, queries, qrels)
-    return systems, qrels
+        second |= {(reranker.name, name): run for name in runs}
+    return Found(queries, qrels, runs, second, same_lists=True)
 
 
-def with_reranker(
-    first: str, given: Runs, reranker: str, run: Runs, queries: Mapping[str, str], qrels: Qrels
-) -> Systems:
+def with_reranker(found: Found, reranker: str, first: str) -> Systems:
     """The reranked run by itself, fused with the first stage's, and with weights tuned on other queries."""
     name = f"{first} + {reranker}"
+    given, run = found.first[first], found.second[reranker, first]
     even = WeightedSum(normalisation="z-score")
     fused = {query_id: even([given[query_id], run[query_id]]) for query_id in run}
     return {
         name: (run, first),
         f"{name}, fused": (fused, first),
-        f"{name}, tuned": (dict(tuned(given, run, queries, qrels)), first),
+        f"{name}, tuned": (dict(tuned(given, run, found.queries, found.qrels)), first),
     }
 
 
@@ -132,29 +150,30 @@ def measured(folder: Path, rerankers: list[CrossEncoder], args: Any) -> dict[str
     collection = Collection.open(folder)
     start = time.perf_counter()
     is_given = args.run is not None and args.run in collection.runs
-    systems, qrels = (reranked if is_given else searched)(collection, rerankers, args)
-    found = {name: evaluate(run, qrels, MEASURES) for name, (run, _) in systems.items()}
+    found = (reranked if is_given else searched)(collection, rerankers, args)
+    systems: Systems = {name: (run, None) for name, run in found.first.items()}
+    for reranker in rerankers[:-1] if args.beside else rerankers:
+        for first in found.first:
+            systems |= with_reranker(found, reranker.name, first)
+    values = {name: evaluate(run, found.qrels, MEASURES) for name, (run, _) in systems.items()}
     records: dict[str, Any] = {}
-    beside: dict[str, Any] = {}
     for name, (_, first) in systems.items():
-        if args.beside and first is not None:
-            other = f"{first} + {rerankers[-1].name}"
-            if name == other and (first == "BM25" or not is_given):  # one list has one order
-                comparison = compare(found[f"{first} + {rerankers[0].name}"], found[name], MEASURE)
-                beside[first] = asdict(comparison)
-            if name in (other, f"{other}, fused", f"{other}, tuned"):
-                continue
-        records[name] = dict(found[name].means)
+        records[name] = dict(values[name].means)
         if first is not None:
-            comparison = compare(found[name], found[first], MEASURE)
+            comparison = compare(values[name], values[first], MEASURE)
             records[name] |= {
                 "against": first,
                 "difference": asdict(comparison.difference),
                 "p": comparison.p_value,
             }
-    num_queries = len(found["BM25"].per_query)
+    beside: dict[str, Any] = {}
+    if args.beside:
+        for first in ["BM25"] if found.same_lists else found.first:
+            other = evaluate(found.second[rerankers[-1].name, first], found.qrels, MEASURES)
+            beside[first] = asdict(compare(values[f"{first} + {rerankers[0].name}"], other, MEASURE))
+    num_queries = len(values["BM25"].per_query)
     harness.say(f"{collection.name}: {num_queries} queries, {time.perf_counter() - start:.0f} s")
-    depth = max(len(ranking) for ranking in systems["BM25"][0].values())
+    depth = max(len(ranking) for ranking in found.first["BM25"].values())
     return {"queries": num_queries, "depth": depth, "systems": records, "beside": beside}
 
 
