@@ -22,6 +22,7 @@ from crossrank.runtime.engine import build_stored_graph, open_session
 from crossrank.runtime.graph import Graph
 from crossrank.runtime.int8 import Int8Linear
 from crossrank.runtime.native import VARIABLE, left_out, library
+from crossrank.runtime.processor import Processor, processor
 
 Array = npt.NDArray[Any]
 
@@ -189,13 +190,31 @@ def test_a_layer_is_that_of_onnx_runtimes_operators(shape: Shape, first: bool, s
     assert off.max() < 0.1
 
 
-@pytest.mark.skipif(not native.attention_in_bf16(), reason="this processor has no bf16")
+@pytest.mark.skipif("avx512_bf16" not in (processor().features or ()), reason="this processor has no bf16")
 @settings(max_examples=25, deadline=None)
 @given(shape=shapes, first=st.booleans(), size=sizes)
 def test_attention_in_bf16_is_attention_rounded(shape: Shape, first: bool, size: tuple[int, int]) -> None:
-    off = differences(shape, size, first=first)
+    with pytest.MonkeyPatch.context() as patch:  # where it is slower than float32, too
+        patch.setattr(native, "attention_in_bf16", lambda: True)
+        off = differences(shape, size, first=first)
     assert np.mean(off) < 0.01  # bf16 has 2⁻⁹
     assert off.max() < 0.15
+
+
+@pytest.mark.parametrize(
+    ("vendor", "features", "bf16"),
+    [
+        ("AuthenticAMD", ("avx512_vnni", "avx512_bf16"), True),
+        ("AuthenticAMD", ("avx512_vnni",), False),
+        ("GenuineIntel", ("avx512_vnni", "avx512_bf16"), False),  # half as fast as float32
+        (None, None, False),
+    ],
+)
+def test_attention_is_in_bf16_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, vendor: str | None, features: tuple[str, ...] | None, bf16: bool
+) -> None:
+    monkeypatch.setattr(native, "processor", lambda: Processor("a processor", features, vendor))
+    assert native.attention_in_bf16() is bf16
 
 
 @settings(max_examples=25, deadline=None)

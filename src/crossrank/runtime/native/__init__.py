@@ -2,8 +2,9 @@
 
 `bert_layer.c` is compiled as the package is built, where there is a C compiler: hatch_build.py. Without it,
 or on a processor without AVX-512 VNNI, layers are written of ONNX Runtime's own operators (int8.py). Both sum
-the same integers, and what lies between is float32 in another order. Where the processor multiplies bf16,
-attention rounds to it what it multiplies: scores are no further from float32 for that (docs/architecture.md).
+the same integers, and what lies between is float32 in another order. Where the processor multiplies bf16
+faster, attention rounds to it what it multiplies: scores are no further from float32 for that
+(docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -82,8 +83,12 @@ def library() -> Path | None:
 
 
 def attention_in_bf16() -> bool:
-    """Whether the library's attention multiplies in bf16, in heads of a multiple of 32 features."""
-    return "avx512_bf16" in (processor().features or ())
+    """Whether the library's attention multiplies in bf16, in heads of a multiple of 32 features.
+
+    Where that is faster. AMD's processors multiply twice as many bf16 in a cycle as float32, Intel's (without
+    AMX) half as many: `benchmarks/roofline.py` measures it. Not measured as a model opens: scores hang on it.
+    """
+    return processor().vendor == "AuthenticAMD" and "avx512_bf16" in (processor().features or ())
 
 
 @cache

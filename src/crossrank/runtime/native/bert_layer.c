@@ -24,7 +24,8 @@ enum {
   PANEL = 64,       /* output features that are computed together: four registers of 16 */
   TILE_ROWS = 6,    /* times four registers of sums: 24 of the 32 there are */
   BLOCK_ROWS = 192, /* tokens that go through attention together, if a text is not longer */
-  INNER_ROWS = 96   /* tokens that go through the feed-forward layers together */
+  INNER_ROWS = 96,  /* tokens that go through the feed-forward layers together */
+  CACHED_WEIGHTS = 640 * 1024 /* bytes of weights that tile after tile is multiplied with: in a core's second cache */
 };
 
 #define INLINE static inline __attribute__((always_inline))
@@ -92,7 +93,7 @@ INLINE __m512 gelu(__m512 x) {
   const __m512 size = _mm512_abs_ps(x);
   const __m512 at = _mm512_min_ps(_mm512_mul_ps(size, _mm512_set1_ps((float)(PIECES / END))), _mm512_set1_ps(PIECES - 1e-5f));
   const __m512i piece = _mm512_cvttps_epi32(at);
-  const __m512 t = _mm512_sub_ps(at, _mm512_cvtepi32_ps(piece));
+  const __m512 t = _mm512_reduce_ps(at, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); /* what is behind the point */
   __m512 phi = look_up(normal[3], piece);
   phi = _mm512_fmadd_ps(phi, t, look_up(normal[2], piece));
   phi = _mm512_fmadd_ps(phi, t, look_up(normal[1], piece));
@@ -100,9 +101,10 @@ INLINE __m512 gelu(__m512 x) {
   return _mm512_fmadd_ps(size, phi, _mm512_mul_ps(x, _mm512_set1_ps(0.5f)));
 }
 
-/* 2^x for x <= 0; Taylor's polynomial of 2^f for |f| <= 1/2: within 2e-7, relative. */
+/* 2^x for x <= 0; Taylor's polynomial of 2^f for |f| <= 1/2: within 2e-7, relative. Below 2^-100 all is 2^-100, which
+   is nothing beside the largest, 1, and whose products are no denormal numbers, which take many times as long. */
 INLINE __m512 exp2_(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
+  x = _mm512_max_ps(x, _mm512_set1_ps(-100.0f));
   const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m512 f = _mm512_sub_ps(x, whole);
   __m512 y = _mm512_set1_ps(1.5403530e-4f);
@@ -135,14 +137,26 @@ INLINE __m256i to_bf16(__m512 x) {
 
 /* ---- linear layers ------------------------------------------------------------------------------------------- */
 
-INLINE __m128i to_bytes(__m512 x, __m512i zero_point) {
-  const __m512i rounded = _mm512_add_epi32(_mm512_cvtps_epi32(x), zero_point); /* to nearest, ties to even */
-  return _mm512_cvtusepi32_epi8(_mm512_max_epi32(rounded, _mm512_setzero_si512()));
+INLINE __m512i to_integers(__m512 x, __m512i zero_point) {
+  return _mm512_add_epi32(_mm512_cvtps_epi32(x), zero_point); /* to nearest, ties to even */
+}
+
+/* Store 64 numbers as bytes: rounded, and cut off at 0 and 255. */
+INLINE void store_bytes(uint8_t *to, const __m512 x[4], __m512i zero_point) {
+  const __m512i first = _mm512_packs_epi32(to_integers(x[0], zero_point), to_integers(x[1], zero_point));
+  const __m512i second = _mm512_packs_epi32(to_integers(x[2], zero_point), to_integers(x[3], zero_point));
+  /* packing goes by quarters of registers: four numbers of each, four times */
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(to, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(first, second)));
 }
 
 /* A block's rows are close together; in the layer's input and output they are where `places` says, or, where that is
    NULL, close together, too. */
 INLINE size_t placed(const size_t *places, size_t row) { return places ? places[row] : row; }
+
+INLINE __m512 scaled(const float *x, const float *factor) {
+  return _mm512_mul_ps(_mm512_loadu_ps(x), _mm512_loadu_ps(factor));
+}
 
 /* Round rows of inputs to uint8. `largest` (rows) is written where the layer wants it. */
 static void round_rows(const Layer *layer, const Linear *linear, const float *inputs, const size_t *places, size_t rows,
@@ -152,19 +166,19 @@ static void round_rows(const Layer *layer, const Linear *linear, const float *in
   const __m512i zero_point = _mm512_set1_epi32((int)linear->zero_point);
   for (size_t row = 0; row < rows; row++, rounded += size) {
     const float *x = inputs + placed(places, row) * size;
-    __m512 by = _mm512_set1_ps(1.0f);
+    __m512 by = _mm512_set1_ps(1.0f), each[4];
     if (linear->by_row) {
-      __m512 most = _mm512_set1_ps(1e-12f);
-      for (size_t i = 0; i < size; i += 16) {
-        const __m512 value = _mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(factor + i));
-        most = _mm512_max_ps(most, _mm512_abs_ps(value));
-      }
+      UNROLL for (int j = 0; j < 4; j++) each[j] = _mm512_set1_ps(1e-12f);
+      for (size_t i = 0; i < size; i += 64)
+        UNROLL for (int j = 0; j < 4; j++)
+          each[j] = _mm512_max_ps(each[j], _mm512_abs_ps(scaled(x + i + 16 * j, factor + i + 16 * j)));
+      const __m512 most = _mm512_max_ps(_mm512_max_ps(each[0], each[1]), _mm512_max_ps(each[2], each[3]));
       largest[row] = _mm512_reduce_max_ps(most);
       by = _mm512_set1_ps(1.0f / (largest[row] * *floats(layer, linear->step)));
     }
-    for (size_t i = 0; i < size; i += 16) {
-      const __m512 value = _mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(factor + i));
-      _mm_storeu_si128((__m128i *)(rounded + i), to_bytes(_mm512_mul_ps(value, by), zero_point));
+    for (size_t i = 0; i < size; i += 64) {
+      UNROLL for (int j = 0; j < 4; j++) each[j] = _mm512_mul_ps(scaled(x + i + 16 * j, factor + i + 16 * j), by);
+      store_bytes(rounded + i, each, zero_point);
     }
   }
 }
@@ -191,31 +205,10 @@ typedef struct {
     if (columns > 3) { DO(i, 3) }  \
   }
 
-/* Store one register of a product. */
-INLINE void finish(const Layer *layer, const Linear *linear, const Product *p, size_t row, size_t column, __m512i sum,
-                   const After after) {
-  const size_t at = row * linear->out + column;
-  const __m512 largest = _mm512_set1_ps(linear->by_row ? p->largest[row] : 1.0f);
-  __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(floats(layer, linear->scale) + column));
-  y = _mm512_fmadd_ps(y, largest, _mm512_loadu_ps(floats(layer, linear->bias) + column));
-  if (after != PLAIN) y = gelu(y);
-  if (after == GELU_ROUNDED) {
-    y = _mm512_mul_ps(y, _mm512_loadu_ps(floats(layer, p->next->factor) + column));
-    const __m512i zero_point = _mm512_set1_epi32((int)p->next->zero_point);
-    _mm_storeu_si128((__m128i *)(p->rounded + at), to_bytes(y, zero_point));
-  } else {
-    _mm512_storeu_ps(p->out + at, y);
-  }
-}
-
-/* The products of `rows` rows (a constant) with one panel of weights. */
-INLINE void multiply_tile(const Layer *layer, const Linear *linear, const Product *p, size_t row, size_t panel,
-                          const int rows, const After after) {
+/* The sums of `rows` rows (a constant) with one panel of weights: to (rows, PANEL). */
+INLINE void multiply_tile(const uint8_t *x, size_t in, const int8_t *weights, const int32_t *start, int32_t *sums,
+                          const int rows) {
   enum { columns = 4 };
-  const size_t in = linear->in, column = panel * PANEL;
-  const uint8_t *x = p->x + row * in;
-  const int8_t *weights = (const int8_t *)layer + linear->weights + column * in;
-  const int32_t *start = (const int32_t *)((const char *)layer + linear->start) + column;
 #define DECLARE(i) __m512i s##i##0, s##i##1, s##i##2, s##i##3;
   EACH_ROW(DECLARE)
 #define START_ONE(i, j) s##i##j = _mm512_loadu_si512(start + 16 * j);
@@ -235,26 +228,59 @@ INLINE void multiply_tile(const Layer *layer, const Linear *linear, const Produc
   EACH(ADD_ONE, i)
     EACH_ROW(ADD)
   }
-#define FINISH_ONE(i, j) finish(layer, linear, p, row + i, column + 16 * j, s##i##j, after);
-#define FINISH(i) EACH(FINISH_ONE, i)
-  EACH_ROW(FINISH)
+#define STORE_ONE(i, j) _mm512_storeu_si512(sums + PANEL * i + 16 * j, s##i##j);
+#define STORE(i) EACH(STORE_ONE, i)
+  EACH_ROW(STORE)
 }
 
+/* Up to six rows. Not inlined: beside what becomes of the sums, compilers would not keep them in registers. */
+static __attribute__((noinline)) void multiply_panel(const uint8_t *x, size_t in, const int8_t *weights,
+                                                     const int32_t *start, int32_t *sums, size_t rows) {
+  switch (rows) {
+    case 1: multiply_tile(x, in, weights, start, sums, 1); break;
+    case 2: multiply_tile(x, in, weights, start, sums, 2); break;
+    case 3: multiply_tile(x, in, weights, start, sums, 3); break;
+    case 4: multiply_tile(x, in, weights, start, sums, 4); break;
+    case 5: multiply_tile(x, in, weights, start, sums, 5); break;
+    default: multiply_tile(x, in, weights, start, sums, 6);
+  }
+}
+
+/* A tile's sums (rows, PANEL), as numbers of the output, to their places. */
+INLINE void finish_tile(const Layer *layer, const Linear *linear, const Product *p, size_t row, size_t column,
+                        const int32_t *sums, size_t rows, const After after) {
+  const float *scale = floats(layer, linear->scale) + column, *bias = floats(layer, linear->bias) + column;
+  for (size_t i = row; i < row + rows; i++, sums += PANEL) {
+    const __m512 largest = _mm512_set1_ps(linear->by_row ? p->largest[i] : 1.0f);
+    __m512 y[4];
+    UNROLL for (int j = 0; j < 4; j++) {
+      y[j] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(sums + 16 * j)), _mm512_loadu_ps(scale + 16 * j));
+      y[j] = _mm512_fmadd_ps(y[j], largest, _mm512_loadu_ps(bias + 16 * j));
+      if (after != PLAIN) y[j] = gelu(y[j]);
+    }
+    if (after == GELU_ROUNDED) {
+      const float *factor = floats(layer, p->next->factor) + column;
+      UNROLL for (int j = 0; j < 4; j++) y[j] = _mm512_mul_ps(y[j], _mm512_loadu_ps(factor + 16 * j));
+      store_bytes(p->rounded + i * linear->out + column, y, _mm512_set1_epi32((int)p->next->zero_point));
+    } else {
+      UNROLL for (int j = 0; j < 4; j++) _mm512_storeu_ps(p->out + i * linear->out + column + 16 * j, y[j]);
+    }
+  }
+}
+
+/* As many panels as stay in the cache, and tile after tile with all of them. */
 INLINE void multiply_rows(const Layer *layer, const Linear *linear, const Product *p, size_t rows, const After after) {
-  const size_t panels = linear->out / PANEL, bytes = linear->in * PANEL;
-  for (size_t panel = 0; panel < panels; panel++) {
-    const char *next = (const char *)layer + linear->weights + (panel + 1 < panels ? panel + 1 : panel) * bytes;
-    const size_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, share = bytes / tiles;
-    size_t row = 0;
-    for (size_t tile = 0; tile < tiles; tile++, row += TILE_ROWS) {
-      for (size_t i = tile * share; i < (tile + 1) * share; i += 64) _mm_prefetch(next + i, _MM_HINT_T1);
-      switch (rows - row) {
-        case 1: multiply_tile(layer, linear, p, row, panel, 1, after); break;
-        case 2: multiply_tile(layer, linear, p, row, panel, 2, after); break;
-        case 3: multiply_tile(layer, linear, p, row, panel, 3, after); break;
-        case 4: multiply_tile(layer, linear, p, row, panel, 4, after); break;
-        case 5: multiply_tile(layer, linear, p, row, panel, 5, after); break;
-        default: multiply_tile(layer, linear, p, row, panel, 6, after);
+  const size_t in = linear->in, panels = linear->out / PANEL, fit = CACHED_WEIGHTS / (in * PANEL), most = fit ? fit : 1;
+  const int8_t *weights = (const int8_t *)layer + linear->weights;
+  const int32_t *start = (const int32_t *)((const char *)layer + linear->start);
+  int32_t sums[TILE_ROWS * PANEL] __attribute__((aligned(64)));
+  for (size_t first = 0; first < panels; first += most) {
+    const size_t end = panels - first < most ? panels : first + most;
+    for (size_t row = 0; row < rows; row += TILE_ROWS) {
+      const size_t count = rows - row < TILE_ROWS ? rows - row : TILE_ROWS;
+      for (size_t column = first * PANEL; column < end * PANEL; column += PANEL) {
+        multiply_panel(p->x + row * in, in, weights + column * in, start + column, sums, count);
+        finish_tile(layer, linear, p, row, column, sums, count, after);
       }
     }
   }
