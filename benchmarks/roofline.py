@@ -35,7 +35,7 @@ from crossrank.runtime.batching import plan
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.engine import build_stored_graph, open_session
 from crossrank.runtime.graph import Graph
-from crossrank.runtime.native import attention_in_bf16, library
+from crossrank.runtime.native import library
 from crossrank.runtime.tokenization import ModelInputs, Tokenizer
 
 Precision = Literal["float32", "int8"]
@@ -236,8 +236,7 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                 kinds[part] = round(kinds.get(part, 0.0) + share * kinds[LAYERS], 2)
             if len(kinds) > 1:
                 del kinds[LAYERS]
-        in_bf16 = compiled is not None and attention_in_bf16() and "bf16" in before
-        attention = "bf16" if in_bf16 else "float32"
+        attention = "float32" if compiled is None else "int16"
         paths[name] = {"cpu_s": seconds, "linear": precision, "attention": attention, "kinds_ms": kinds}
     pairs = [(question, text) for text in texts]
     if "bf16" in before and (seconds_in_bf16 := torch_seconds(forms.float32, pairs, args.rounds)):
@@ -249,6 +248,7 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         }
     # others may use the machine while the peaks are measured: they are measured twice, and the best counts
     core = {name: max(value, before[name]) for name, value in peaks(args.rounds).items()}
+    core["int16"] = round(core["int8"] / 2, 1)  # an instruction multiplies half as many
     total = sum(counted.values())
     for path in paths.values():
         ideal = (total - counted["attention"]) / core[path["linear"]]

@@ -38,12 +38,10 @@ class Processor(NamedTuple):
     Attributes:
         name: as people know it: "AMD EPYC 9004"; on ARM the numbers that the system gives.
         features: those of `FEATURES` that it has; None where the system does not list them.
-        vendor: as Linux names it ("AuthenticAMD"); None where it does not, as on ARM.
     """
 
     name: str
     features: tuple[str, ...] | None
-    vendor: str | None = None
 
     @property
     def sums_integers(self) -> bool | None:
@@ -83,5 +81,4 @@ def read_processor(listing: str | Path = "/proc/cpuinfo") -> Processor:
     return Processor(
         facts.get("model name") or numbers or platform.processor() or platform.machine(),
         None if flags is None else tuple(each for each in FEATURES if each in flags.split()),
-        facts.get("vendor_id"),
     )

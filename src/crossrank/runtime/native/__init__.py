@@ -2,9 +2,8 @@
 
 `bert_layer.c` is compiled as the package is built, where there is a C compiler: hatch_build.py. Without it,
 or on a processor without AVX-512 VNNI, layers are written of ONNX Runtime's own operators (int8.py). Both sum
-the same integers, and what lies between is float32 in another order. Where the processor multiplies bf16
-faster, attention rounds to it what it multiplies: scores are no further from float32 for that
-(docs/architecture.md).
+the same integers, and what lies between is float32 in another order, but that the library's attention rounds
+what it multiplies to 14 bits: scores are no further from float32 for that (docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from crossrank.errors import InputError
 from crossrank.runtime.graph import Graph
 from crossrank.runtime.processor import processor
 
-__all__ = ["DOMAIN", "VARIABLE", "LayerNames", "attention_in_bf16", "left_out", "library", "write_layer"]
+__all__ = ["DOMAIN", "VARIABLE", "LayerNames", "left_out", "library", "write_layer"]
 
 DOMAIN = "crossrank"
 """Of the operator."""
@@ -38,7 +37,7 @@ VARIABLE = "CROSSRANK_NATIVE"
 _SOURCE = Path(__file__).with_name("bert_layer.c")
 _NEEDS = {"fma", "avx512f", "avx512_vnni"}  # whoever has VNNI in 512 bits has BW, DQ and VL, too
 _PANEL = 64  # as in the library: features of a product that are computed together
-_LINEAR_FIELDS, _LAYER_FIELDS = 10, 10  # numbers in its structs
+_LINEAR_FIELDS, _LAYER_FIELDS = 10, 9  # numbers in its structs
 _ALIGNMENT = 64
 _is_left_out = ContextVar("_is_left_out", default=False)
 
@@ -80,15 +79,6 @@ def library() -> Path | None:
     if wanted not in ("auto", "off"):
         raise InputError(f"{VARIABLE} is {wanted!r}; choose 'auto' or 'off'")
     return _runs_here() if wanted == "auto" and not _is_left_out.get() else None
-
-
-def attention_in_bf16() -> bool:
-    """Whether the library's attention multiplies in bf16, in heads of a multiple of 32 features.
-
-    Where that is faster. AMD's processors multiply twice as many bf16 in a cycle as float32, Intel's (without
-    AMX) half as many: `benchmarks/roofline.py` measures it. Not measured as a model opens: scores hang on it.
-    """
-    return processor().vendor == "AuthenticAMD" and "avx512_bf16" in (processor().features or ())
 
 
 @cache
@@ -148,7 +138,7 @@ def write_layer(
     )
     if not fits:
         return None
-    blob = _pack(graph, names, (hidden, inner, heads, first_only, attention_in_bf16()), epsilon)
+    blob = _pack(graph, names, (hidden, inner, heads, first_only), epsilon)
     weight = graph.weight(f"{names.query}.layer{'.first' if first_only else ''}", blob)
     return graph.node("BertLayer", [x, shape, weight, lengths], domain=DOMAIN)
 
@@ -176,11 +166,11 @@ def _pack(graph: Graph, names: LayerNames, sizes: Sequence[int], epsilon: float)
         size += _aligned(parts[-2].nbytes)
         return size
 
-    head[:5] = sizes
-    head[5] = _round_alike(graph, names.value, names.key)
-    head[6] = _round_alike(graph, names.query, names.value)
-    head[7] = add(np.array([epsilon], np.float32))
-    for place, name in enumerate((names.attention_norm, names.output_norm), 8):
+    head[:4] = sizes
+    head[4] = _round_alike(graph, names.value, names.key)
+    head[5] = _round_alike(graph, names.query, names.value)
+    head[6] = add(np.array([epsilon], np.float32))
+    for place, name in enumerate((names.attention_norm, names.output_norm), 7):
         head[place] = add(np.stack(graph.norm_arrays(name)).astype(np.float32))
     for number, name in enumerate(names[:6]):
         fields = _linear(graph, name)
