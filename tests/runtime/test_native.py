@@ -139,9 +139,8 @@ def kinds(graph: Graph) -> set[str]:
 
 
 shapes = st.builds(
-    Shape,
-    hidden=st.just(128),
-    heads=st.sampled_from([2, 4, 8]),
+    lambda wide, **rest: Shape(hidden=wide[0], heads=wide[1], **rest),
+    wide=st.sampled_from([(128, 1), (128, 2), (128, 4), (128, 8), (192, 4)]),  # 128, 64, 32, 16, 48 a head
     inner=st.sampled_from([64, 320]),
     by_row=st.sets(
         st.sampled_from(
@@ -198,21 +197,44 @@ def test_attention_is_that_of_onnx_runtimes_operators_rounded(
     assert off.max() < 0.1
 
 
-@pytest.mark.parametrize("length", [2, 64, 500])
-def test_attention_to_many_equal_tokens_stays_within_its_bits(length: int) -> None:
-    """All values are as large as they get, and all weights alike: the largest sums there are."""
-    tensors = Shape(heads=2).tensors()
-    tensors["embeddings.position_embeddings.weight"][:] = 0
+def both_ways(shape: Shape, tensors: dict[str, Array], ids: Array) -> Array:
+    """How far the library's states are from ONNX Runtime's operators'."""
     states = []
     for compiled in (library(), None):
         graph = Graph(tensors, Int8Linear(operators=compiled), padded=False)
-        encoder = BertEncoder(graph, Shape(heads=2).config, "bert")
+        encoder = BertEncoder(graph, shape.config, "bert")
         graph.output(encoder.frame.deep(encoder.tokens()), "states", [None] * 3)
-        ids = np.full((1, length), 7)
-        session, _kept = open_session(graph)
-        states.append(session.run(None, {"input_ids": ids, "token_type_ids": ids * 0})[0])
-    off = np.abs(states[0] - states[1]) / states[1].std()
+        states.append(run(graph, ids))
+    off: Array = np.abs(states[0] - states[1]) / states[1].std()
+    return off
+
+
+@pytest.mark.parametrize("length", [2, 64, 500])
+def test_mixtures_of_many_equal_tokens_stay_within_their_bits(length: int) -> None:
+    """All values are as large as they get, and all weights alike: the largest sums there are."""
+    shape = Shape(heads=2)
+    tensors = shape.tensors()
+    tensors["embeddings.position_embeddings.weight"][:] = 0
+    off = both_ways(shape, tensors, np.full((1, length), 7))
     assert np.median(off) < 2e-5
+    assert off.max() < 0.1
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_scores_of_the_largest_queries_and_keys_stay_within_their_bits(heads: int) -> None:
+    """All features of a query are alike, and all of a key: the largest scores there are, among others."""
+    shape = Shape(heads=heads)
+    tensors = shape.tensors()
+    query, key = (f"encoder.layer.0.attention.self.{part}" for part in ("query", "key"))
+    tensors[f"{query}.weight"][:] = 0
+    tensors[f"{query}.bias"][:] = 0.2
+    tensors[f"{key}.weight"][:] = tensors[f"{key}.weight"][0]
+    tensors[f"{key}.weight_scale"][:] = tensors[f"{key}.weight_scale"][0]
+    for part in (query, key):
+        tensors[f"{part}.bias_correction"][:] = 0
+    tensors[f"{key}.bias"][:] = 0
+    off = both_ways(shape, tensors, ids_of(3, 30))
+    assert np.mean(off) < 0.005
     assert off.max() < 0.1
 
 

@@ -2,7 +2,7 @@
 
    It computes what the graph of encoders/bert.py and int8.py says, with the same integers: inputs rounded to uint8,
    products with int8 weights summed in 32 bits, everything else in float32, but for what attention multiplies, which
-   is rounded to 14 bits or more. It is faster since nothing but the layer's input and output leaves the cache: the
+   is rounded to some 14 bits. It is faster since nothing but the layer's input and output leaves the cache: the
    scale, the bias and GELU are applied to sums as they come, attention keeps the scores of a few queries at a time,
    and a block of tokens goes through the whole layer before the next one begins.
 
@@ -294,14 +294,15 @@ static void multiply_gelu_rounded(const Layer *layer, const Linear *linear, cons
 
 /* ---- attention ----------------------------------------------------------------------------------------------- */
 
-/* Attention multiplies int16, in pairs, and sums them in 32 bits: twice as fast as float32, and finer than bf16, which
-   has 8 bits of each number. Keys and queries of a head, and each feature of its values, are rounded by the largest
-   number among the text's tokens; weights of values are rounded for each query, so that no sum leaves the 32 bits. */
-enum { VALUE_LEVELS = 8191, WEIGHT_LEVELS = 32767, MOST_WEIGHT = INT32_MAX / VALUE_LEVELS };
+/* Attention multiplies int16, in pairs, and sums them in 32 bits: twice as fast as float32. Keys and queries of a head,
+   and each feature of its values, are rounded by the largest number among the text's tokens; weights of values by each
+   query's sum of them, so that no sum leaves the 32 bits. A weight below 1 / 65534 of the query's largest counts as 0. */
+enum { VALUE_LEVELS = 8191, WEIGHT_LEVELS = 32767, MOST_OF_A_SUM = INT32_MAX / VALUE_LEVELS };
 
+/* Of keys and queries: 8191 in heads of 32 features, 4095 in heads of 128. */
 static float key_levels(size_t size) {
-  const double levels = sqrt(INT32_MAX / (double)size);
-  return levels < 32767 ? floorf((float)levels) : 32767.0f;
+  const double levels = floor(sqrt(INT32_MAX / (double)size));
+  return levels < 32767 ? (float)levels : 32767.0f;
 }
 
 /* A product of attention: (rows, size) a by (size, columns) b, pairs of int16 all. Rows of the result are multiplied by
@@ -400,13 +401,13 @@ INLINE __m512i pair_up(__m512i first, __m512i second) {
   return _mm512_permutexvar_epi64(order, _mm512_packs_epi32(first, second));
 }
 
-INLINE __m512i rounded16(const float *x, __m512 by) {
+INLINE __m512i to_levels(const float *x, __m512 by) {
   return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), by));
 }
 
-/* `size` numbers, times `by`, as pairs of int16: (size / 2,), up to the next multiple of 16 pairs. */
+/* 32 of `size` numbers from `i` on, times `by`, as 16 pairs of int16; zeros behind the last. */
 INLINE __m512i pairs_at(const float *x, size_t i, size_t size, __m512 by) {
-  return pair_up(rounded16(x + i, by), i + 16 < size ? rounded16(x + i + 16, by) : _mm512_setzero_si512());
+  return pair_up(to_levels(x + i, by), i + 16 < size ? to_levels(x + i + 16, by) : _mm512_setzero_si512());
 }
 
 /* The largest |number| of (count, size), rows `stride` apart. */
@@ -449,8 +450,8 @@ static void values_to_pairs(const float *values, size_t stride, size_t count, si
     const __m512 levels = _mm512_set1_ps(VALUE_LEVELS), by = _mm512_div_ps(levels, most);
     _mm512_storeu_ps(steps + i, _mm512_div_ps(most, levels));
     for (size_t row = 0; row < count; row += 2, from += 2 * stride) {
-      const __m512i even = rounded16(from, by);
-      const __m512i odd = row + 1 < count ? rounded16(from + stride, by) : _mm512_setzero_si512();
+      const __m512i even = to_levels(from, by);
+      const __m512i odd = row + 1 < count ? to_levels(from + stride, by) : _mm512_setzero_si512();
       const __m512i pair = _mm512_mask_blend_epi16(0xaaaaaaaa, even, _mm512_slli_epi32(odd, 16));
       _mm512_storeu_si512(pairs + row / 2 * size + i, pair);
     }
@@ -458,8 +459,8 @@ static void values_to_pairs(const float *values, size_t stride, size_t count, si
 }
 
 /* The weights 2^(scale (score - largest)) of up to six queries' scores (rows, padded), rounded, as pairs with zeros from
-   `count` to `padded`; scores are overwritten. 1 / the sum of a row's weights goes to `shares`. Rows go through each
-   step together: each alone would wait for itself. */
+   `count` to `padded`; scores are overwritten. 1 / the sum of a row's rounded weights goes to `shares`, which holds other
+   numbers of the row before. Rows go through each step together: each alone would wait for itself. */
 static void soften(float *scores, size_t rows, size_t count, size_t padded, float scale, int32_t *weights,
                    float *shares) {
   const size_t last = (count - 1) / 16 * 16;
@@ -483,7 +484,7 @@ static void soften(float *scores, size_t rows, size_t count, size_t padded, floa
     const __m512 weight = _mm512_maskz_mov_ps(mask, exp2_(_mm512_fmadd_ps(_mm512_loadu_ps(from + last), by, shift)));
     _mm512_storeu_ps(from + last, weight);
     if (last + 16 < padded) _mm512_storeu_ps(from + last + 16, _mm512_setzero_ps());
-    const float most_levels = (float)(MOST_WEIGHT - (int64_t)count) / _mm512_reduce_add_ps(_mm512_add_ps(sum, weight));
+    const float most_levels = (float)(MOST_OF_A_SUM - (int64_t)count) / _mm512_reduce_add_ps(_mm512_add_ps(sum, weight));
     shares[row] = most_levels < WEIGHT_LEVELS ? most_levels : WEIGHT_LEVELS;
   }
   for (size_t row = 0; row < rows; row++) {
@@ -491,9 +492,9 @@ static void soften(float *scores, size_t rows, size_t count, size_t padded, floa
     const __m512 levels = _mm512_set1_ps(shares[row]);
     __m512i total = _mm512_setzero_si512();
     for (size_t i = 0; i < padded; i += 32) {
-      const __m512i first = rounded16(from + i, levels), second = rounded16(from + i + 16, levels);
-      _mm512_storeu_si512(weights + (row * padded + i) / 2, pair_up(first, second));
-      total = _mm512_add_epi32(total, _mm512_add_epi32(first, second));
+      const __m512i pairs = pair_up(to_levels(from + i, levels), to_levels(from + i + 16, levels));
+      _mm512_storeu_si512(weights + (row * padded + i) / 2, pairs);
+      total = add_pairs(total, pairs, _mm512_set1_epi16(1));
     }
     shares[row] = 1.0f / (float)_mm512_reduce_add_epi32(total);
   }
@@ -501,10 +502,10 @@ static void soften(float *scores, size_t rows, size_t count, size_t padded, floa
 
 /* What attention needs beside its inputs and outputs, for one head and six queries, in pairs but scores and steps. */
 typedef struct {
-  int32_t *columns; /* (size, padded) keys */
-  int32_t *values;  /* (padded, size) */
-  int32_t *queries; /* (6, size), each in a multiple of 16 pairs */
-  int32_t *weights; /* (6, padded) */
+  int32_t *columns; /* (size / 2, padded) keys */
+  int32_t *values;  /* (padded / 2, size) */
+  int32_t *queries; /* (6, size / 2), each in a multiple of 16 pairs */
+  int32_t *weights; /* (6, padded / 2) */
   float *scores;    /* (6, padded) */
   float *steps;     /* (size,) of values */
 } AttentionScratch;
@@ -619,7 +620,7 @@ static int lay_out(const Layer *layer, size_t block, size_t queries, size_t leng
       {(void **)&s->value, block * hidden * sizeof(float)},
       {(void **)&s->attention.columns, size / 2 * padded * sizeof(int32_t)},
       {(void **)&s->attention.values, size * padded / 2 * sizeof(int32_t)},
-      {(void **)&s->attention.queries, TILE_ROWS * (size + 31) / 32 * 16 * sizeof(int32_t)},
+      {(void **)&s->attention.queries, TILE_ROWS * ((size + 31) / 32 * 16) * sizeof(int32_t)},
       {(void **)&s->attention.weights, TILE_ROWS * padded / 2 * sizeof(int32_t)},
       {(void **)&s->attention.scores, TILE_ROWS * padded * sizeof(float)},
       {(void **)&s->attention.steps, size * sizeof(float)},
@@ -810,6 +811,7 @@ static Status compute(void *kernel, void *context) {
   const Layer *layer = input_data(api, context, 2);
   const int32_t *lengths = input_data(api, context, 3);
   if (x == NULL || shape == NULL || layer == NULL) return failed(api, "BertLayer lacks an input");
+  if (shape[0] < 1 || shape[1] < 1) return failed(api, "BertLayer wants texts of one token or more");
   const int64_t rows = layer->first_only ? shape[0] : shape[0] * shape[1];
   const int64_t sizes[2] = {rows, layer->hidden};
   void *value = NULL, *out = NULL;
