@@ -104,8 +104,17 @@ class Shape(NamedTuple):
         return made
 
 
-def graph_of(shape: Shape, compiled: Path | None, *, first: bool = False, padded: bool = False) -> Graph:
-    graph = Graph(shape.tensors(), Int8Linear(operators=compiled), padded=padded)
+def graph_of(
+    shape: Shape,
+    compiled: Path | None,
+    *,
+    first: bool = False,
+    padded: bool = False,
+    tensors: dict[str, Array] | None = None,
+) -> Graph:
+    graph = Graph(
+        shape.tensors() if tensors is None else tensors, Int8Linear(operators=compiled), padded=padded
+    )
     encoder = BertEncoder(graph, shape.config, "bert")
     written = encoder.first() if first else encoder.frame.deep(encoder.tokens())
     graph.output(written, "states", [None] * (2 if first else 3))
@@ -199,13 +208,8 @@ def test_attention_is_that_of_onnx_runtimes_operators_rounded(
 
 def both_ways(shape: Shape, tensors: dict[str, Array], ids: Array) -> Array:
     """How far the library's states are from ONNX Runtime's operators'."""
-    states = []
-    for compiled in (library(), None):
-        graph = Graph(tensors, Int8Linear(operators=compiled), padded=False)
-        encoder = BertEncoder(graph, shape.config, "bert")
-        graph.output(encoder.frame.deep(encoder.tokens()), "states", [None] * 3)
-        states.append(run(graph, ids))
-    off: Array = np.abs(states[0] - states[1]) / states[1].std()
+    found, expected = (run(graph_of(shape, each, tensors=tensors), ids) for each in (library(), None))
+    off: Array = np.abs(found - expected) / expected.std()
     return off
 
 
