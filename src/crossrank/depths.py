@@ -24,13 +24,12 @@ _MOST = 100
 
 @runtime_checkable
 class DepthRule(Protocol):
-    """Decides for one query how many documents go on.
+    """Decides for one query how many documents go on."""
 
-    Attributes:
-        most: documents that go on at most; what a first stage is asked for where there is one.
-    """
-
-    most: int
+    @property
+    def most(self) -> int:
+        """Documents that go on at most; what a first stage is asked for where there is one."""
+        ...
 
     def __call__(self, scores: Sequence[float]) -> int:
         """Return how many of the best go on.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from crossrank import Collection, Index, read_run
+from crossrank import Collection, CrossEncoder, Index, read_run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MODEL = GOLDEN / "sbert_bi_encoder"
@@ -477,6 +477,14 @@ def test_rerankers_one_after_another_read_texts(run, tmp_path: Path) -> None:
     ranked = run("rerank", "where is the city", *many, "-r", RERANKER, "--then", other, "--json")
     stages = [hit["stage"] for hit in json.loads(ranked.stdout)["hits"]]
     assert stages == ["other"] * 15 + ["bert"] * 3
+    many = ["the old city" + " a cat" * i for i in range(18)]
+    first = [hit.score for hit in CrossEncoder(RERANKER).rank("where is the city", many)]
+    margin = (first[9] - first[11] + first[9] - first[12]) / 2  # between the 12th and the 13th
+    ranked = run(
+        *("rerank", "where is the city", *many, "-r", RERANKER, "--then", other, "--margin", margin, "--json")
+    )
+    stages = [hit["stage"] for hit in json.loads(ranked.stdout)["hits"]]
+    assert stages == ["other"] * 12 + ["bert"] * 6
 
 
 @pytest.mark.parametrize("then", ["name:", ":3", "name:0", "name:two", "name:-1"])
@@ -488,3 +496,17 @@ def test_then_takes_a_name_and_a_depth(run, then: str) -> None:
 
 def test_a_second_reranker_without_a_first_is_wrong_usage(run, text_index: Path) -> None:
     assert run("search", text_index, "fox", "-r", "none", "--then", "crossrank-mini:2").exit_code == 2
+
+
+def test_a_margin_decides_how_many_a_search_lets_go_on(run, text_index: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(RERANKER, tmp_path / "other")
+    command = ["search", text_index, "fox or whale or oak", "-r", RERANKER, "--json"]
+    found = len(json.loads(run(*command).stdout)["hits"])
+    assert found > 2
+    most = min(found, 10)  # the margin is measured from the 10th, so up to there all go on
+    for then, on in ((f"{other}:2", 2), (other, most)):
+        hits = json.loads(run(*command, "--then", then, "--margin", 0).stdout)["hits"]
+        assert [hit["stage"] for hit in hits] == ["other"] * on + ["bert"] * (found - on)
+    failed = run(*command, "--margin", 1)
+    assert failed.exit_code == 2
+    assert "--margin would do nothing: nothing goes on" in " ".join(failed.stderr.split())

@@ -44,6 +44,10 @@ def test_rerank_leaves_at_an_earlier_layer_and_lets_the_best_finish(run) -> None
     finished = json.loads(run(*asked, "--finish", "2").stdout)["hits"]
     assert [hit["stage"] for hit in finished] == ["bert_exits"] * 2 + ["bert_exits@2"]
     assert {hit["document_id"] for hit in finished[:2]} == {hit["document_id"] for hit in left[:2]}
+    many = [f"{DOCUMENTS[0]}{' fox' * number}" for number in range(12)]
+    options = ("--exit-layer", "2", "--finish", "12", "--margin", "0", "--json")
+    close = json.loads(run("rerank", QUERY, *many, "-r", folder, *options).stdout)["hits"]
+    assert [hit["stage"] for hit in close] == ["bert_exits"] * 10 + ["bert_exits@2"] * 2
     pairs = "".join(f"{QUERY}\t{text}\n" for text in DOCUMENTS)
     scores = run("score", "-r", folder, "--exit-layer", "2", input=pairs).stdout.split()
     expected = CrossEncoder(folder, exit_layer=2).score([(QUERY, text) for text in DOCUMENTS])
@@ -54,6 +58,8 @@ def test_rerank_leaves_at_an_earlier_layer_and_lets_the_best_finish(run) -> None
     ("options", "message"),
     [
         (["--finish", "2"], "--finish would do nothing"),
+        (["--margin", "2"], "--margin would do nothing"),
+        (["--exit-layer", "2", "--margin", "2"], "--margin would do nothing"),
         (["--exit-layer", "1", "--finish", "2", "-r", str(RERANKER)], "no head after layer 1"),
     ],
 )

@@ -199,7 +199,7 @@ def test_segments_have_the_tokens_of_the_whole(family, parts):
 def test_long_texts_exactly_and_with_offsets(family, monkeypatch):
     _, library, tokenizer = family
     text = " ".join(CORPUS) * 400  # 0.8 MB: several segments and chunks
-    monkeypatch.setattr(tokenization, "_CHUNK_CHARACTERS", 250_000)
+    monkeypatch.setattr(tokenization, "_BLOCK_CHARACTERS", 250_000)
     short, long, empty = tokenizer.encode(["fox", text, ""], offsets=True)
     expected = library.encode(text, add_special_tokens=False)
     assert long.ids.tolist() == expected.ids

@@ -40,6 +40,7 @@ _OF_OTHER_RERANKERS = (
     "label",
     "exit_layer",
     "finish",
+    "margin",
     "long_query",
     "long_documents",
     "precision",

@@ -13,6 +13,7 @@ from crossrank.errors import InputError, UnknownOptionError
 from crossrank.models.hub import DEFAULT_MODELS
 
 if TYPE_CHECKING:
+    from crossrank.depths import Depth
     from crossrank.models.bi_encoder import BiEncoder
     from crossrank.models.late_interaction import LateInteraction
     from crossrank.store.filters import Filter
@@ -31,6 +32,7 @@ __all__ = [
     "LongDocumentsOption",
     "LongQuery",
     "LongQueryOption",
+    "MarginOption",
     "MinProbabilityOption",
     "Precision",
     "PrecisionOption",
@@ -39,6 +41,7 @@ __all__ = [
     "ThenOption",
     "ThreadsOption",
     "Where",
+    "depth_up_to",
     "open_bi_encoder",
     "open_index",
     "open_late_interaction",
@@ -48,6 +51,8 @@ __all__ = [
 
 DEFAULT_RERANKER = DEFAULT_MODELS["cross-encoder"]
 DEFAULT_NEXT_DEPTH = 15  # after crossrank-tiny, crossrank-mini loses nothing by it: docs/less-work.md
+DEFAULT_MOST = 100  # that a margin lets go on
+MARGIN_FROM = 10  # the rank that a margin is measured from
 DEFAULT_BI_ENCODER = DEFAULT_MODELS["bi-encoder"]
 
 
@@ -120,6 +125,14 @@ LongDocumentsOption = Annotated[
 LongQueryOption = Annotated[
     LongQuery, typer.Option(help="What the reranker does with a query that is too long for it.")
 ]
+MarginOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help=f"Let only those go on to the next reranker that score at most so much less than number "
+        f"{MARGIN_FROM} does by the one before; DEPTH ({DEFAULT_MOST}, if none is given) is then the most.",
+    ),
+]
 MinProbabilityOption = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Leave out hits of less calibrated probability, and say how many."),
@@ -137,11 +150,11 @@ RerankerOption = Annotated[
 RevisionOption = Annotated[str | None, typer.Option(help="Commit, tag or branch of a model from the hub.")]
 
 
-def _next(given: str) -> tuple[str, int]:
-    """Name and depth that a value of --then states."""
+def _next(given: str) -> tuple[str, int | None]:
+    """Name and depth that a value of --then states; None where it states no depth."""
     name, colon, depth = given.rpartition(":")
     if not colon:
-        return given, DEFAULT_NEXT_DEPTH
+        return given, None
     if not name or not depth.isascii() or not depth.isdigit() or int(depth) < 1:
         raise typer.BadParameter(
             f"--then takes NAME or NAME:DEPTH, such as {DEFAULT_RERANKER}:15, not {given!r}"
@@ -224,14 +237,28 @@ def open_reranker(
     return model
 
 
-def open_next(then: Sequence[str] | None, **options: Any) -> list[tuple[Any, int]]:
+def open_next(
+    then: Sequence[str] | None, *, margin: float | None = None, **options: Any
+) -> list[tuple[Any, Depth]]:
     """Open the rerankers of `ThenOption`, each with its depth.
 
     Args:
         then: NAME or NAME:DEPTH each; None for none.
+        margin: see `MarginOption`.
         options: of `open_reranker`.
     """
-    return [(open_reranker(name, **options), depth) for name, depth in map(_next, then or ())]
+    default = DEFAULT_NEXT_DEPTH if margin is None else DEFAULT_MOST
+    return [
+        (open_reranker(name, **options), depth_up_to(depth or default, margin))
+        for name, depth in map(_next, then or ())
+    ]
+
+
+def depth_up_to(most: int, margin: float | None) -> Depth:
+    """How many documents go on: `most`, or fewer by a margin; see `MarginOption`."""
+    from crossrank.depths import Margin
+
+    return most if margin is None else Margin(margin, top_k=min(MARGIN_FROM, most), most=most)
 
 
 def open_late_interaction(

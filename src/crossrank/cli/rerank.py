@@ -46,6 +46,7 @@ from crossrank.cli.loading import (
     LongDocumentsOption,
     LongQuery,
     LongQueryOption,
+    MarginOption,
     MinProbabilityOption,
     Precision,
     PrecisionOption,
@@ -54,6 +55,7 @@ from crossrank.cli.loading import (
     ThenOption,
     ThreadsOption,
     Where,
+    depth_up_to,
     open_next,
     open_reranker,
 )
@@ -69,6 +71,7 @@ from crossrank.errors import InputError, QueryTooLongError
 from crossrank.types import Document, Pair, Ranking
 
 if TYPE_CHECKING:
+    from crossrank.depths import Depth
     from crossrank.models.cross_encoder import CrossEncoder
     from crossrank.models.reranker import Reranker
 
@@ -106,6 +109,7 @@ def rerank(
         int | None,
         typer.Option(min=1, help="With --exit-layer: how many of the best go on to the last layer."),
     ] = None,
+    margin: MarginOption = None,
     long_query: LongQueryOption = LongQuery.error,
     long_documents: LongDocumentsOption = LongDocuments.truncate,
     precision: PrecisionOption = Precision.auto,
@@ -153,6 +157,8 @@ def rerank(
         raise typer.BadParameter("give a query and documents, or lines on standard input")
     if exit_layer is None:
         refuse(ctx, "finish", because="all documents go through all layers (--exit-layer)")
+    if not then and finish is None:
+        refuse(ctx, "margin", because="nothing goes on to another stage (--then, --finish)")
     requests: Iterable[RerankRequest]
     if query is None:
         requests = read_requests(input)
@@ -181,9 +187,10 @@ def rerank(
     )
     with opened as model:
         if exit_layer is not None and finish is not None:
-            model = _finishing(model, exit_layer, finish)  # noqa: PLW2901
+            model = _finishing(model, exit_layer, depth_up_to(finish, margin))  # noqa: PLW2901
         later = open_next(
             then,
+            margin=margin,
             precision=precision,
             threads=threads,
             long_query=long_query,
@@ -217,7 +224,7 @@ def _in_parts(backend: Backend, device: str | None) -> Where:
     return Where(Backend.onnx if backend is Backend.auto and device is None else backend, device)
 
 
-def _finishing(model: Reranker, exit_layer: int, finish: int) -> Reranker:
+def _finishing(model: Reranker, exit_layer: int, finish: Depth) -> Reranker:
     """The model with an early exit, from which the best go on to its last layer."""
     from crossrank.composition.early_exit import EarlyExit
     from crossrank.models.cross_encoder import CrossEncoder

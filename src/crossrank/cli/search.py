@@ -34,6 +34,7 @@ from crossrank.cli.loading import (
     LongDocuments,
     LongDocumentsOption,
     LongQuery,
+    MarginOption,
     MinProbabilityOption,
     Precision,
     ThenOption,
@@ -157,6 +158,7 @@ def refuse_idle_options(ctx: typer.Context, *, retriever: RetrieverName, reranke
             ctx,
             *(
                 "then",
+                "margin",
                 "fuse",
                 "budget_ms",
                 "label",
@@ -171,6 +173,8 @@ def refuse_idle_options(ctx: typer.Context, *, retriever: RetrieverName, reranke
             refuse(
                 ctx, "long_query", because="no reranker (--reranker) and no --retriever late reads queries"
             )
+    elif not ctx.params["then"]:
+        refuse(ctx, "margin", because="nothing goes on to another reranker (--then)")
     if retriever in (RetrieverName.bm25, RetrieverName.late):
         refuse(ctx, "model", "model_revision", because=f"--retriever {retriever.value} needs no bi-encoder")
 
@@ -189,6 +193,7 @@ def open_searcher(
     fuse: Fuse,
     filter: str | None,
     then: Sequence[str] | None,
+    margin: float | None,
     long_query: LongQuery,
     long_documents: LongDocuments,
     precision: Precision,
@@ -235,7 +240,7 @@ def open_searcher(
             opened = open_reranker(reranker, revision=revision, label=label, **options)
             stages = [
                 (from_index(index, each), most)
-                for each, most in [(opened, depth), *open_next(then, **options)]
+                for each, most in [(opened, depth), *open_next(then, margin=margin, **options)]
             ]
         yield Searcher(
             first, stages or None, depth=depth, fuse=_formula(fuse), min_probability=min_probability
@@ -285,6 +290,7 @@ def search(
     retriever: RetrieverOption = RetrieverName.auto,
     reranker: SearchRerankerOption = DEFAULT_RERANKER,
     then: ThenOption = None,
+    margin: MarginOption = None,
     depth: DepthOption = 100,
     fuse: FuseOption = Fuse.none,
     top_k: Annotated[
@@ -364,6 +370,7 @@ def search(
         fuse=fuse,
         filter=filter,
         then=then,
+        margin=margin,
         long_query=long_query,
         long_documents=long_documents,
         precision=precision,

@@ -21,7 +21,7 @@ from typing import Any
 
 import tokenizers
 
-__all__ = ["segments", "splits_at_spaces"]
+__all__ = ["keeps_probe", "kinds_of", "segments", "splits_at_spaces"]
 
 _SEGMENT_CHARACTERS = 100_000
 
@@ -77,13 +77,24 @@ def splits_at_spaces(tokenizer: tokenizers.Tokenizer) -> bool:
         if at_letters or _ADDED_TOKEN_ACROSS_CUT.search(token.content):
             return False
 
+    return keeps_probe(tokenizer, _CUT)
+
+
+def keeps_probe(tokenizer: tokenizers.Tokenizer, cuts: re.Pattern[str]) -> bool:
+    """Try it out on a text: whether this tokenizer's tokens stay as they are wherever it is cut so."""
+
     def ids(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
     whole = ids(_PROBE)
     return all(
-        ids(_PROBE[: cut.start()]) + ids(_PROBE[cut.start() :]) == whole for cut in _CUT.finditer(_PROBE)
+        ids(_PROBE[: cut.start()]) + ids(_PROBE[cut.start() :]) == whole for cut in cuts.finditer(_PROBE)
     )
+
+
+def kinds_of(component: Any, key: str) -> list[str]:
+    """The steps of a normaliser or pre-tokeniser, of whose sequences tokenizer.json says `key`, by name."""
+    return [part["type"] for part in _parts(component, key)]
 
 
 def _keeps_words(part: dict[str, Any]) -> bool:

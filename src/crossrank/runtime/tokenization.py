@@ -19,6 +19,8 @@ import tokenizers
 
 from crossrank.checks import check_texts
 from crossrank.errors import CheckpointError
+from crossrank.runtime.batching import text_blocks
+from crossrank.runtime.known_words import KnownWords
 from crossrank.runtime.segments import segments, splits_at_spaces
 from crossrank.runtime.settings import bad_setting, read_setting, settings_digest
 from crossrank.runtime.templates import derive_templates
@@ -33,7 +35,7 @@ Ids = npt.NDArray[np.int32]
 Row = npt.NDArray[np.int64]
 
 _SPECIAL_TOKENS = ("pad_token", "cls_token", "sep_token", "unk_token", "mask_token")
-_CHUNK_CHARACTERS = 1_000_000  # of one call into the library: its encodings take about 100 bytes a token
+_BLOCK_CHARACTERS = 1_000_000  # of one call into the library: its encodings take about 100 bytes a token
 
 
 class Tokens(NamedTuple):
@@ -105,6 +107,7 @@ class Tokenizer:
         self._single, self._pair = derive_templates(self._tokenizer, has_types=has_types, source=str(path))
         self._num_special_tokens = self._pair.num_special_tokens  # asked for once a pair
         self._can_split = splits_at_spaces(self._tokenizer)
+        self._words = KnownWords.of(self._tokenizer)
 
     @property
     def num_special_tokens(self) -> int:
@@ -130,7 +133,8 @@ class Tokenizer:
         """Tokenise each text by itself, without special tokens and without truncation.
 
         Long texts are tokenised in segments where that provably gives the same tokens (see `segments`), so
-        memory stays bounded.
+        memory stays bounded. Words that came before are not tokenised again where that, too, gives the same
+        (see `known_words`).
 
         Args:
             texts: strings; empty ones have no tokens.
@@ -190,20 +194,16 @@ class Tokenizer:
     def _encode_pieces(self, pieces: list[str], starts: list[int], offsets: bool) -> list[Tokens]:
         encode = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
         encoded: list[Tokens] = []
-        begin = 0
-        while begin < len(pieces):
-            end, characters = begin + 1, len(pieces[begin])
-            while end < len(pieces) and characters + len(pieces[end]) <= _CHUNK_CHARACTERS:
-                characters += len(pieces[end])
-                end += 1
-            for start, encoding in zip(
-                starts[begin:end], encode(pieces[begin:end], add_special_tokens=False), strict=True
-            ):
+        for block in text_blocks(pieces, most_texts=len(pieces), most_characters=_BLOCK_CHARACTERS):
+            if self._words is not None and not offsets:
+                encoded += map(Tokens, self._words.ids(pieces[block]))
+                continue
+            encodings = encode(pieces[block], add_special_tokens=False)
+            for start, encoding in zip(starts[block], encodings, strict=True):
                 spans = None
                 if offsets:
                     spans = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2) + np.int32(start)
                 encoded.append(Tokens(np.array(encoding.ids, dtype=np.int32), spans))
-            begin = end
         return encoded
 
     def _check_special_tokens(self, settings: dict[str, Any], path: Path, pad_id: int | None) -> None:
