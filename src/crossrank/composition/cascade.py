@@ -118,11 +118,12 @@ class Cascade(RankVerbs):
             check_reranker(each)
         texts, candidates = judged_candidates(queries, documents)
         first, then = (rank_all(each, texts, candidates) for each in rerankers)
+        scores = [{hit.document_id: hit.score for hit in ranking} for ranking in then]
         curve: dict[int, float] = {}
         for depth in range(1, max(map(len, candidates), default=0) + 1):
             run = {
                 query_id: _in_stages(one, other, depth)
-                for query_id, one, other in zip(queries, first, then, strict=True)
+                for query_id, one, other in zip(queries, first, scores, strict=True)
             }
             [curve[depth]] = evaluate(run, qrels, [measure]).means.values()
         wanted = curve.get(len(curve), 0.0) - within
@@ -144,9 +145,8 @@ class Cascade(RankVerbs):
         return f"Cascade({', then '.join(filter(None, (self.stages[0].name, then)))})"
 
 
-def _in_stages(first: Ranking, then: Ranking, depth: int) -> dict[str, float]:
-    """Document id -> a score that falls with its rank, where the best `depth` are ordered anew."""
-    scores = {hit.document_id: hit.score for hit in then}
+def _in_stages(first: Ranking, scores: Mapping[str, float], depth: int) -> dict[str, float]:
+    """Document id -> a score that falls with its rank, where the best `depth` are ordered by `scores`."""
     ids = first.document_ids
     order = [*sorted(ids[:depth], key=lambda document_id: -scores[document_id]), *ids[depth:]]
     return {document_id: float(-rank) for rank, document_id in enumerate(order)}
