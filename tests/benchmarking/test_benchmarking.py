@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -272,6 +273,42 @@ def test_a_report_of_the_built_in_model(report: BenchReport, tmp_path: Path) -> 
     assert report.contestants["crossrank int8"]["versions"]["onnxruntime"]
     plot_bench(report, tmp_path / "bench.svg")
     assert "crossrank int8" in (tmp_path / "bench.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("dies_in", "num_pairs", "measured"),
+    [("give", 10, set()), ("run", 10, set()), ("give", 20, {"latency"}), ("run", 20, {"latency"})],
+)
+def test_a_contestant_that_dies_leaves_the_others_measured(
+    monkeypatch: pytest.MonkeyPatch, dies_in: str, num_pairs: int, measured: set[str]
+) -> None:
+    methods = {name: getattr(Contestant, name) for name in ("give", "run")}
+    given: dict[str, int] = {}
+
+    def give(self: Contestant, variant: str, pairs: list[tuple[str, str]]) -> Scores:
+        given[self.name] = len(pairs)
+        return called(self, "give", variant, pairs)
+
+    def called(self: Contestant, name: str, *arguments: object) -> Any:
+        if (self.name, name, given[self.name]) == ("crossrank int8", dies_in, num_pairs):
+            self._process.kill()
+        return methods[name](self, *arguments)
+
+    monkeypatch.setattr(Contestant, "give", give)
+    monkeypatch.setattr(Contestant, "run", lambda self, variant: called(self, "run", variant))
+    report = bench(
+        profiles=["fixed"],
+        num_documents=10,
+        num_queries=2,
+        rounds=1,
+        threads=1,
+        contestants=["crossrank int8"],
+    )
+    found = report.profiles["fixed"]
+    assert {name for name in ("latency", "throughput") if "crossrank int8" in found[name]} == measured
+    assert "crossrank float32" in found["throughput"]
+    assert all(place.startswith("crossrank int8") for place in report.left_out)
+    assert "killed, most likely for want of memory" in next(iter(report.left_out.values()))
 
 
 def test_other_libraries_with_the_same_weights_give_the_same_scores() -> None:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from crossrank.benchmarking.contestants import Contestant, ContestantError, installed, padding_waste
 from crossrank.benchmarking.fidelity import DEPTHS, EXACT, TOLERANCE, Judged, judge, within_tolerance
 from crossrank.benchmarking.forms import Forms, set_max_length, write_forms
-from crossrank.benchmarking.rounds import Timing, histogram, interleave, load_average, machine
+from crossrank.benchmarking.rounds import Measured, Timing, histogram, interleave, load_average, machine
 from crossrank.benchmarking.texts import PROFILES, cut, english, lengths
 from crossrank.benchmarking.worker import CONTESTANTS, UNSORTED
 from crossrank.checks import as_strings, check_count
@@ -31,6 +31,7 @@ __all__ = ["BenchReport", "bench"]
 
 _TOLERANCE = f"95 % interval of ΔnDCG@10 inside ±{TOLERANCE}; the int8 parity gate without judged queries"
 
+_Result = TypeVar("_Result")
 Differences = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 _REFERENCE = "crossrank float32"
@@ -308,14 +309,16 @@ def _profile(
                 "padding": round(padding_waste(contestant.name, variant, sizes, characters), 3),
             }
     load = load_average()
-    timings = _timed(variants, one_query, min(rounds, _SCOUTING_ROUNDS))
+    timings = _timed(variants, one_query, min(rounds, _SCOUTING_ROUNDS), left_out)
+    variants = {label: each for label, each in variants.items() if label in timings}
+    latency = {label: each for label, each in latency.items() if label in timings}
     fastest = _fastest(variants, timings)
     going_on = {
         label: each
         for label, each in variants.items()
         if latency[label]["is_default"] or label in fastest or each[1].startswith(UNSORTED)
     }
-    for label, timing in _timed(going_on, one_query, rounds - _SCOUTING_ROUNDS).items():
+    for label, timing in _timed(going_on, one_query, rounds - _SCOUTING_ROUNDS, left_out).items():
         timings[label].extend(timing)
     fastest = _fastest(going_on, timings)
     for label, timing in timings.items():
@@ -330,7 +333,7 @@ def _profile(
         if peak is not None:
             latency[label]["peak_mb"] = peak
     throughput: dict[str, dict[str, Any]] = {}
-    for label, timing in _timed(best, pairs, min(rounds, max(3, rounds // 2))).items():
+    for label, timing in _timed(best, pairs, min(rounds, max(3, rounds // 2)), left_out).items():
         throughput[label] = {**timing.summary(), "pairs_per_s": round(len(pairs) / timing.median_s, 1)}
     curved = {
         label: each
@@ -341,7 +344,8 @@ def _profile(
         label: {str(num_documents): latency[label]["median_s"]} for label in curved
     }
     for depth in (depth for depth in DEPTHS if depth < num_documents):
-        for label, timing in _timed(curved, one_query[:depth], min(rounds, max(3, rounds // 2))).items():
+        few_rounds = min(rounds, max(3, rounds // 2))
+        for label, timing in _timed(curved, one_query[:depth], few_rounds, left_out).items():
             seconds[label][str(depth)] = round(timing.median_s, 4)
     return {
         "mean_tokens": round(float(np.mean(sizes)), 1),
@@ -409,13 +413,36 @@ def _ratios(latency: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _timed(
-    variants: Mapping[str, tuple[Contestant, str]], pairs: list[tuple[str, str]], rounds: int
+    variants: Mapping[str, tuple[Contestant, str]],
+    pairs: list[tuple[str, str]],
+    rounds: int,
+    left_out: dict[str, str],
 ) -> dict[str, Timing]:
-    for contestant, variant in variants.values():
-        contestant.give(variant, pairs)  # no batch size meets these shapes for the first time when it counts
-    return interleave(
-        {label: partial(contestant.run, variant) for label, (contestant, variant) in variants.items()}, rounds
-    )
+    """Time all in turns. Those that fail, as for want of memory, are left out, and the others go on.
+
+    Raises:
+        ContestantError: what all are compared with fails.
+    """
+
+    def tried(label: str, call: Callable[[], _Result]) -> _Result | None:
+        try:
+            return call()
+        except ContestantError as error:
+            if variants[label][0].name == _REFERENCE:
+                raise
+            left_out[f"{label}, {len(pairs)} pairs"] = str(error)
+            failed.add(label)
+            return None
+
+    def run(label: str, contestant: Contestant, variant: str) -> Measured:
+        return tried(label, partial(contestant.run, variant)) or Measured(0.0, 0.0)
+
+    failed: set[str] = set()
+    for label, (contestant, variant) in variants.items():
+        # No batch size meets these shapes for the first time when it counts.
+        tried(label, partial(contestant.give, variant, pairs))
+    calls = {label: partial(run, label, *each) for label, each in variants.items() if label not in failed}
+    return {label: timing for label, timing in interleave(calls, rounds).items() if label not in failed}
 
 
 def _ours_first(running: Sequence[Contestant]) -> list[Contestant]:

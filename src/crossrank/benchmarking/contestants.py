@@ -146,7 +146,9 @@ class Contestant:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise ContestantError(f"{self.name}: its process ended (exit code {self._process.wait()})")
+            code = self._process.wait()
+            why = ": it was killed, most likely for want of memory" if code == -9 else ""  # SIGKILL
+            raise ContestantError(f"{self.name}: its process ended (exit code {code}){why}")
         found: dict[str, Any] = json.loads(line)
         if "error" in found:
             raise ContestantError(f"{self.name}: {found['error']}")
