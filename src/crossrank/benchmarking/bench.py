@@ -423,6 +423,7 @@ def _timed(
     Raises:
         ContestantError: what all are compared with fails.
     """
+    failed: set[str] = set()
 
     def tried(label: str, call: Callable[[], _Result]) -> _Result | None:
         try:
@@ -437,7 +438,6 @@ def _timed(
     def run(label: str, contestant: Contestant, variant: str) -> Measured:
         return tried(label, partial(contestant.run, variant)) or Measured(0.0, 0.0)
 
-    failed: set[str] = set()
     for label, (contestant, variant) in variants.items():
         # No batch size meets these shapes for the first time when it counts.
         tried(label, partial(contestant.give, variant, pairs))
