@@ -333,7 +333,8 @@ def _profile(
         if peak is not None:
             latency[label]["peak_mb"] = peak
     throughput: dict[str, dict[str, Any]] = {}
-    for label, timing in _timed(best, pairs, min(rounds, max(3, rounds // 2)), left_out).items():
+    fewer_rounds = min(rounds, max(3, rounds // 2))
+    for label, timing in _timed(best, pairs, fewer_rounds, left_out).items():
         throughput[label] = {**timing.summary(), "pairs_per_s": round(len(pairs) / timing.median_s, 1)}
     curved = {
         label: each
@@ -344,8 +345,7 @@ def _profile(
         label: {str(num_documents): latency[label]["median_s"]} for label in curved
     }
     for depth in (depth for depth in DEPTHS if depth < num_documents):
-        few_rounds = min(rounds, max(3, rounds // 2))
-        for label, timing in _timed(curved, one_query[:depth], few_rounds, left_out).items():
+        for label, timing in _timed(curved, one_query[:depth], fewer_rounds, left_out).items():
             seconds[label][str(depth)] = round(timing.median_s, 4)
     return {
         "mean_tokens": round(float(np.mean(sizes)), 1),
