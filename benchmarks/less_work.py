@@ -37,7 +37,6 @@ from crossrank import BM25, Cascade, Collection, CrossEncoder, EarlyExit, Margin
 from crossrank.depths import Depth
 from crossrank.evaluation.significance import compare
 from crossrank.evaluation.trec import read_qrels
-from crossrank.runtime.batching import padded_length
 from crossrank.runtime.checkpoint import Checkpoint
 from crossrank.runtime.settings import read_setting
 from crossrank.runtime.tokenization import Tokenizer
@@ -129,9 +128,9 @@ class Operations:
         self.num_layers = model.num_layers
 
     def length(self, query: str, text: str) -> int:
-        """Tokens of a pair as it is run."""
+        """Tokens of a pair."""
         sizes = [len(tokens.ids) for tokens in self._tokenizer.encode([query, text])]
-        return padded_length(min(self._tokenizer.pair_length(*sizes), self._limit))
+        return min(self._tokenizer.pair_length(*sizes), self._limit)
 
     def between(self, length: int, start: int, stop: int) -> float:
         """Of the layers after `start` up to `stop`, where only the first token is computed."""
@@ -152,7 +151,7 @@ class Played:
     lengths: dict[tuple[str, str], int]
 
 
-def candidates(folder: Path, depth: int, num_queries: int | None) -> tuple[str, Rows, Any]:
+def candidates(folder: Path, depth: int, num_queries: int | None) -> tuple[Rows, Any]:
     collection = Collection.open(folder)
     qrels: Mapping[str, Mapping[str, int]] = collection.qrels("test")
     if (folder / OFFICIAL).is_file():
@@ -167,14 +166,13 @@ def candidates(folder: Path, depth: int, num_queries: int | None) -> tuple[str, 
         found = {q: list(ranking.document_ids) for q, ranking in zip(queries, rankings, strict=True)}
     kept = list(found)[:num_queries]
     return (
-        collection.name,
         {q: (queries[q], [documents[i] for i in found[q]]) for q in kept if found[q]},
         {q: qrels[q] for q in kept if found[q]},
     )
 
 
-def played(folder: Path, model: CrossEncoder, tiny: CrossEncoder | None, args: Any) -> Played:
-    name, rows, qrels = candidates(folder, args.depth, args.queries)
+def played(name: str, folder: Path, model: CrossEncoder, tiny: CrossEncoder | None, args: Any) -> Played:
+    rows, qrels = candidates(folder, args.depth, args.queries)
     queries, documents = [query for query, _ in rows.values()], [each for _, each in rows.values()]
     # All documents go through all layers: one pass has the scores of each.
     steps = [(layer, args.depth) for layer in (*model.exit_layers, model.num_layers)]
@@ -362,18 +360,30 @@ def timed(
                 known[name]["ms"] = round(value, 2)
         if not model.exit_layers:
             continue
-        for share in (0.125, 0.25, 0.5):
-            budget = TimeBudget(share * milliseconds["whole model"], most=args.depth)
-            early = EarlyExit(model, model.exit_layers[0], [(model.num_layers, budget)])
+        budgets = {
+            f"time budget {share:g}": EarlyExit(
+                model,
+                model.exit_layers[0],
+                [(model.num_layers, TimeBudget(share * milliseconds["whole model"], most=args.depth))],
+            )
+            for share in (0.125, 0.25, 0.5)
+        }
+        timings = harness.interleave(
+            {
+                name: lambda early=early, rows=rows: [early.rank(*row) for _, row in rows]
+                for name, early in budgets.items()
+            },
+            args.rounds,
+        )
+        for name, early in budgets.items():
             rankings = {q: early.rank(*row) for q, row in on.rows.items()}
             difference = compare(quality(rankings, on), references[on.name], measure=MEASURE).difference
-            taken = [sum(each.timings_ms.values()) for each in rankings.values()]
-            known[f"time budget {share:g}"] = {
+            known[name] = {
                 "family": "time budget",
                 "ndcg@10": round(quality(rankings, on)[MEASURE], 4),
                 "difference": round(difference.value, 4),
                 "interval": [round(difference.low, 4), round(difference.high, 4)],
-                "ms": round(float(np.median(taken)), 2),
+                "ms": round(1000 * timings[name].median_s / len(rows), 2),
             }
 
 
@@ -425,12 +435,16 @@ def text(record: Mapping[str, Any]) -> str:
     asked = ", ".join(
         f"{name} ({each['queries']} queries, {each['whole_model']:.4f})" for name, each in result.items()
     )
+    measured = (
+        f"; milliseconds a query: median of {settings['rounds']} rounds "
+        f"of {settings['timed_queries']} queries"
+        if settings["timed_queries"]
+        else ""
+    )
     lines = [
         f"{harness.machine_line(record)}; load average before: {record['load_average_before']}. "
-        f"{settings['depth']} candidates a query, {settings['threads']} threads, {settings['precision']}; "
-        f"milliseconds a query: median of {settings['rounds']} rounds of "
-        f"{settings['timed_queries']} queries. "
-        f"nDCG@10 of the whole model: {asked}.",
+        f"{settings['depth']} candidates a query, {settings['threads']} threads, {settings['precision']}"
+        f"{measured}. nDCG@10 of the whole model: {asked}.",
         "",
     ]
     columns = [f"within {settings['loss']:g} everywhere", "operations"]
@@ -492,7 +506,7 @@ def main() -> None:
     parser.add_argument("--depth", type=harness.at_least_one, default=100, help="candidates a query")
     parser.add_argument("--queries", type=harness.at_least_one, help="the first queries alone")
     parser.add_argument("--precision", default="auto", choices=["auto", "int8", "float32"])
-    parser.add_argument("--timed", type=int, default=10, help="queries a collection that are timed")
+    parser.add_argument("--timed", type=int, default=10, help="queries a collection that are timed; 0: none")
     parser.add_argument("--rounds", type=harness.at_least_one, default=7)
     parser.add_argument("--loss", type=float, default=0.003, help="of nDCG@10, that a default may cost")
     harness.page_option(parser)
@@ -502,7 +516,9 @@ def main() -> None:
     model = CrossEncoder(args.weights, **options)
     tiny = CrossEncoder(args.tiny, **options) if args.tiny else None
     load = harness.load_average()
-    all_played = [played(folder, model, tiny, args) for folder in args.collections]
+    all_played = [
+        played(name, folder, model, tiny, args) for name, folder in harness.named(args.collections).items()
+    ]
     references = {on.name: quality(ranked(whole_model(model), on), on) for on in all_played}
     result = compared(all_played, references, model, tiny, args.depth)
     if args.timed > 0:
