@@ -20,7 +20,6 @@ import json
 import subprocess
 import sys
 import venv
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ import harness
 import material
 
 from crossrank.benchmarking.bench import bench
-from crossrank.benchmarking.contestants import add_onnx_files
+from crossrank.benchmarking.contestants import NEED_ONNX_FILES, ContestantError, add_onnx_files
 from crossrank.benchmarking.fidelity import read_judged
 from crossrank.benchmarking.plots import plot_bench
 from crossrank.benchmarking.texts import PROFILES
@@ -240,7 +239,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     exporter = Path(sys.executable)
     if not args.here:
         interpreters, failed = environments(args.contestants, args.environments)
-        exporter = environment(args.environments, ST)
+    reading_files = [name for name in interpreters if name in NEED_ONNX_FILES]
+    if reading_files and not args.here:
+        try:
+            exporter = environment(args.environments, ST)
+        except InstallError as error:
+            failed |= dict.fromkeys(reading_files, f"its file cannot be exported: {error}")
+            interpreters = {name: interpreters[name] for name in interpreters if name not in reading_files}
+            reading_files = []
+
+    def add_files(folder: Path) -> None:
+        try:
+            add_onnx_files(folder, exporter)
+        except ContestantError as error:
+            failed.update(dict.fromkeys(reading_files, str(error)))
+
     judged = [
         read_judged(folder, depth=args.depth, num_queries=args.judged_queries) for folder in args.judged
     ]
@@ -255,7 +268,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         max_length=args.max_length,
         contestants=[*OURS, *interpreters],
         interpreters=interpreters,
-        prepare=partial(add_onnx_files, interpreter=exporter),
+        prepare=add_files if reading_files else None,
         judged=judged,
         known=json.loads(JUDGED.read_text(encoding="utf-8")) if JUDGED.exists() and not judged else None,
     )

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from crossrank.benchmarking.bench import BenchReport, _control, _differences, bench
+from crossrank.benchmarking.bench import BenchReport, _control, _differences, _own_pairs, bench
 from crossrank.benchmarking.contestants import Contestant, ContestantError, add_onnx_files, padding_waste
 from crossrank.benchmarking.fidelity import judge, read_judged
 from crossrank.benchmarking.forms import set_max_length
@@ -311,6 +311,38 @@ def test_a_contestant_that_dies_leaves_the_others_measured(
     assert "killed, most likely for want of memory" in next(iter(report.left_out.values()))
 
 
+@pytest.mark.parametrize("seen", [0, 3])  # rounds that were well: of two, or of two and one more
+def test_a_contestant_that_dies_in_a_later_round_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, seen: int
+) -> None:
+    run, runs = Contestant.run, itertools.count()
+
+    def dying(self: Contestant, variant: str) -> Measured:
+        if self.name == "crossrank int8" and next(runs) == seen:
+            self._process.kill()
+            self._process.wait()  # so that what is sent to it next breaks the pipe
+        return run(self, variant)
+
+    monkeypatch.setattr(Contestant, "run", dying)
+    report = bench(
+        profiles=["fixed"],
+        num_documents=4,
+        num_queries=1,
+        rounds=4,
+        threads=1,
+        contestants=["crossrank int8"],
+    )
+    assert list(report.profiles["fixed"]["latency"]) == ["crossrank float32"]
+    assert len(report.profiles["fixed"]["latency"]["crossrank float32"]["rounds_s"]) == 4
+    assert list(report.left_out) == ["crossrank int8, 4 pairs"]
+    assert next(runs) == seen + 1  # it is not asked again
+
+
+def test_own_texts_make_pairs_that_differ() -> None:
+    pairs = _own_pairs(["a b", "c", "d", "a b"], 2, 3)
+    assert pairs == [("a b", "a b"), ("a b", "c"), ("a b", "d"), ("c", "a b"), ("c", "c"), ("c", "d")]
+
+
 def test_other_libraries_with_the_same_weights_give_the_same_scores() -> None:
     for name in ("sentence_transformers", "onnx"):
         pytest.importorskip(name)
@@ -372,6 +404,11 @@ def test_bad_requests_are_refused_before_anything_runs() -> None:
         bench(contestants=["x"])
     with pytest.raises(InputError, match="rounds must be"):
         bench(rounds=0)
-    with pytest.raises(InputError, match="no documents"):
-        bench(texts=[])
+    for texts, message in (
+        ([], "texts has 0 different documents, and a query num_documents=3"),
+        (["a", "b", "b"], "texts has 2 different documents"),
+        (["a", "b", "c"], "are 3 different ones, and num_queries=4"),
+    ):
+        with pytest.raises(InputError, match=message):
+            bench(texts=texts, num_documents=3)
     assert set(PROFILES) == {"short", "marco", "nq", "fixed"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from crossrank.benchmarking.contestants import ContestantError
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
@@ -72,3 +75,25 @@ def test_every_contestant_has_an_environment(script: ModuleType) -> None:
 
     assert set(script.ENVIRONMENTS) | set(script.OURS) == set(CONTESTANTS)
     assert set(script.ENVIRONMENTS.values()) == set(script.REQUIREMENTS)
+
+
+@pytest.mark.parametrize("fails", ["environment", "add_onnx_files"])
+def test_without_exported_files_the_others_are_measured(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def failing(*arguments: object) -> None:
+        raise {"environment": script.InstallError, "add_onnx_files": ContestantError}[fails]("no space left")
+
+    monkeypatch.setattr(script, "environment", lambda folder, name: Path(sys.executable))
+    found, failed = script.environments(["flashrank"], tmp_path)
+    monkeypatch.setattr(script, "environments", lambda names, folder: (dict(found), dict(failed)))
+    monkeypatch.setattr(script, fails, failing)
+    monkeypatch.setattr(
+        sys, "argv", ["rerank.py", "--profiles", "short", "--contestants", "flashrank", "--rounds", "1"]
+    )
+    sys.argv += ["--documents", "3", "--queries", "1", "--threads", "1", "--output", str(tmp_path / "r.json")]
+    script.main()
+    result = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert set(result["profiles"]["short"]["latency"]) == set(script.OURS)
+    assert list(result["left_out"]) == ["flashrank"]
+    assert result["left_out"]["flashrank"].endswith("no space left")

@@ -13,7 +13,8 @@ SMALL = ("--documents", "4", "--queries", "1", "--rounds", "1", "--alone", "--th
 
 def test_own_texts_to_a_file_and_the_terminal(run: Callable[..., Result], tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
-    texts.write_text("The red fox runs.\nA blue whale swims slowly in the sea.\n", encoding="utf-8")
+    lines = ["The red fox runs.", "A blue whale swims slowly in the sea.", "An oak.", "A cat, too."]
+    texts.write_text("\n".join(lines), encoding="utf-8")
     written = tmp_path / "bench.json"
     result = run("bench", "--texts", texts, *SMALL, "--to", written)
     assert result.exit_code == 0, result.stderr
@@ -22,6 +23,10 @@ def test_own_texts_to_a_file_and_the_terminal(run: Callable[..., Result], tmp_pa
     found = json.loads(written.read_text(encoding="utf-8"))
     assert found["settings"]["num_documents"] == 4
     assert list(found["profiles"]) == ["texts"]
+    texts.write_text("An oak.\nA cat.\nAn oak.\n", encoding="utf-8")
+    failed = run("bench", "--texts", texts, *SMALL)
+    assert failed.exit_code == 1
+    assert "texts has 2 different documents, and a query num_documents=4 candidates" in failed.stderr
 
 
 def test_mistakes_are_said_at_once(run: Callable[..., Result], tmp_path: Path) -> None:

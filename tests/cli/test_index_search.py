@@ -466,6 +466,8 @@ def test_a_second_reranker_reads_the_best_of_the_first(run, text_index: Path, tm
     hits = json.loads(run(*command, "--then", f"{other}:2").stdout)["hits"]
     assert [hit["stage"] for hit in hits] == ["other", "other", *("bert" for _ in first[2:])]
     assert {hit["document_id"] for hit in hits[:2]} == {hit["document_id"] for hit in first[:2]}
+    few = json.loads(run(*command, "--depth", 2, "--then", other).stdout)["hits"]  # 15, where there are 15
+    assert [hit["stage"] for hit in few[:3]] == ["other", "other", "bm25"]
 
 
 def test_rerankers_one_after_another_read_texts(run, tmp_path: Path) -> None:

@@ -130,6 +130,12 @@ def test_finishing_runs_the_layers_that_are_left_alone(monkeypatch: pytest.Monke
     assert sum(count for source, _, count in runs if source == 0) == 10
 
 
+def test_layer_0_may_be_all() -> None:
+    (words,) = CrossEncoder(GOLDEN / "bert_exits").staged([0])()
+    cut = CrossEncoder(GOLDEN / "bert_exits", exit_layer=0)
+    np.testing.assert_array_equal(words.score(pairs()), cut.score(pairs()))
+
+
 def test_the_same_layers_are_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
     make = staged_engine.StagedEngine.__init__

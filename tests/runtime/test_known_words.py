@@ -123,6 +123,14 @@ def test_a_word_is_tokenised_once(monkeypatch) -> None:
     assert sorted(asked) == ["(", ")"]
 
 
+def test_words_that_hardly_come_again_are_not_kept() -> None:
+    words = KnownWords(built_in())
+    line = "漢字" * 60
+    for texts in ([f"a fox {line} {number} b" for number in range(5)], ["x" * 65 + "-fox", line + " fox"]):
+        assert given_ids(words, texts) == expected(built_in(), texts)
+    assert sorted(words._known) == sorted(["a", "b", "fox", "0", "1", "2", "3", "4", "-"])
+
+
 def test_threads_that_start_anew_beside_one_another_agree(monkeypatch) -> None:
     monkeypatch.setattr(known_words, "_MOST_BYTES", 20_000)
     tokenizer = built_in()

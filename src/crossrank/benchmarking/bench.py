@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -39,6 +40,7 @@ _OURS = (_REFERENCE, "crossrank int8")
 _OWN_PACKAGES = ("crossrank", "onnxruntime", "tokenizers", "numpy")
 _OWN = "texts"
 _QUERY_TOKENS = 12
+_QUERY_WORDS = 12  # of own texts
 _CALIBRATION_PAIRS = 256
 _ALONE = 8  # pairs that are scored by themselves, too
 _EXACT_AFTER = 3  # judged queries
@@ -59,7 +61,8 @@ class BenchReport:
             nothing else), "curves" of nDCG@10 against milliseconds of those that `judged`
             has, "control" and "ratios" of the latencies.
         judged: contestant -> collection -> what `Judged.difference` gives; none for exact scores.
-        left_out: contestant -> why it could not run.
+        left_out: what is missing -> why: a contestant, its variant, what that was to run, its memory, or the
+            contestant's difference on a collection.
     """
 
     settings: dict[str, Any]
@@ -108,7 +111,8 @@ def bench(
     Args:
         model: a cross-encoder: a built-in model, a folder, or a hub name; None takes the built-in model.
         profiles: lengths of the documents, of `texts.PROFILES`; none measures only `judged`.
-        texts: documents in place of those of `texts.english`; they are then the one profile, "texts".
+        texts: documents in place of those of `texts.english`, `num_documents` different ones at least; they
+            are then the one profile, "texts", and the first words of each are a query.
         sources: long texts to cut documents from, in place of `texts.english`.
         num_documents: candidates of a query.
         num_queries: of the call that throughput is measured by.
@@ -125,7 +129,7 @@ def bench(
         progress: whether a progress bar is shown; None shows it on a terminal.
 
     Raises:
-        InputError: an unknown profile or contestant, or a number below 1.
+        InputError: an unknown profile or contestant, a number below 1, or too few texts.
         CheckpointError: the model cannot be opened.
         ContestantError: crossrank itself cannot run.
     """
@@ -137,11 +141,8 @@ def bench(
             raise InputError(f"there is no contestant {name!r}; choose from {', '.join(CONTESTANTS)}")
     names = list(dict.fromkeys([_REFERENCE, *names]))
     threads = num_threads(threads)
-    own_texts = None if texts is None else as_strings(texts, "texts")
-    if own_texts is not None and not own_texts:
-        raise InputError("texts has no documents")
-    wanted = list(profiles) if own_texts is None else [_OWN]
-    cut_from = own_texts or list(sources or english())
+    own = None if texts is None else _own_pairs(as_strings(texts, "texts"), num_queries, num_documents)
+    cut_from = list(sources or english())
     with tempfile.TemporaryDirectory(prefix="crossrank-bench-", ignore_cleanup_errors=True) as scratch:
         forms = write_forms(model, "cross-encoder", Path(scratch), _calibration_inputs)
         if prepare is not None:
@@ -150,9 +151,14 @@ def bench(
         tokenizer = Tokenizer(checkpoint)
         limit = min(max_length, checkpoint.max_length or max_length)
         set_max_length(forms.float32, limit)
-        material = {
-            profile: _pairs(tokenizer, profile, cut_from, num_queries, num_documents) for profile in wanted
-        }
+        material = (
+            {_OWN: own}
+            if own is not None
+            else {
+                profile: _pairs(tokenizer, profile, cut_from, num_queries, num_documents)
+                for profile in profiles
+            }
+        )
         fingerprints = {
             "fingerprint": checkpoint.fingerprint,
             "int8_fingerprint": Checkpoint.open(forms.int8).fingerprint,
@@ -318,8 +324,12 @@ def _profile(
         for label, each in variants.items()
         if latency[label]["is_default"] or label in fastest or each[1].startswith(UNSORTED)
     }
-    for label, timing in _timed(going_on, one_query, rounds - _SCOUTING_ROUNDS, left_out).items():
-        timings[label].extend(timing)
+    later = _timed(going_on, one_query, rounds - _SCOUTING_ROUNDS, left_out)
+    for label in list(going_on):
+        if label in later:
+            timings[label].extend(later[label])
+        else:  # it failed: fewer rounds than the others have are no figure
+            del going_on[label], timings[label], latency[label]
     fastest = _fastest(going_on, timings)
     for label, timing in timings.items():
         latency[label] |= {"is_best": label in fastest, **timing.summary()}
@@ -436,6 +446,8 @@ def _timed(
             return None
 
     def run(label: str, contestant: Contestant, variant: str) -> Measured:
+        if label in failed:
+            return Measured(0.0, 0.0)
         return tried(label, partial(contestant.run, variant)) or Measured(0.0, 0.0)
 
     for label, (contestant, variant) in variants.items():
@@ -453,14 +465,28 @@ def _ours_first(running: Sequence[Contestant]) -> list[Contestant]:
 def _pairs(
     tokenizer: Tokenizer, profile: str, sources: list[str], num_queries: int, num_documents: int
 ) -> list[tuple[str, str]]:
-    count = num_documents * num_queries
-    if profile == _OWN:
-        documents = [sources[row % len(sources)] for row in range(count)]
-        queries = [" ".join(text.split()[:_QUERY_TOKENS]) or "text" for text in documents[:num_queries]]
-    else:
-        documents = cut(sources, lengths(profile, count).tolist(), tokenizer)
-        queries = cut(sources, [_QUERY_TOKENS] * num_queries, tokenizer, seed=1)
+    documents = cut(sources, lengths(profile, num_documents * num_queries).tolist(), tokenizer)
+    queries = cut(sources, [_QUERY_TOKENS] * num_queries, tokenizer, seed=1)
     return [(queries[row // num_documents], document) for row, document in enumerate(documents)]
+
+
+def _own_pairs(texts: Sequence[str], num_queries: int, num_documents: int) -> list[tuple[str, str]]:
+    """Pairs that all differ: equal ones crossrank computes once, and other libraries each time."""
+    documents = list(dict.fromkeys(texts))
+    if len(documents) < num_documents:
+        raise InputError(
+            f"texts has {len(documents)} different documents, and a query num_documents={num_documents} "
+            "candidates; give more texts, or ask for fewer candidates"
+        )
+    first_words = (" ".join(text.split()[:_QUERY_WORDS]) or "text" for text in documents)
+    queries = list(dict.fromkeys(first_words))[:num_queries]
+    if len(queries) < num_queries:
+        raise InputError(
+            f"the first {_QUERY_WORDS} words of texts, which are the queries, are {len(queries)} different "
+            f"ones, and num_queries={num_queries}; give more texts, or ask for fewer queries"
+        )
+    turns = itertools.cycle(documents)
+    return [(query, next(turns)) for query in queries for _ in range(num_documents)]
 
 
 def _calibration_inputs(checkpoint: Checkpoint) -> list[ModelInputs]:

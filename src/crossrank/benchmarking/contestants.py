@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,7 @@ from crossrank.benchmarking import export_onnx, worker
 from crossrank.benchmarking.rounds import Measured
 from crossrank.errors import CrossrankError
 
-__all__ = ["Contestant", "ContestantError", "add_onnx_files", "installed", "padding_waste"]
+__all__ = ["NEED_ONNX_FILES", "Contestant", "ContestantError", "add_onnx_files", "installed", "padding_waste"]
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -31,13 +32,14 @@ _SORTED_BY = {  # contestants that sort pairs, longest first, before they cut th
     "onnxruntime fused dynamic int8": _TOKENS,
 }
 _WINDOW = 4  # batches within which infinity sorts, shortest first
-_NEEDS_ONNX_FILE = (
+NEED_ONNX_FILES = (
     "onnxruntime dynamic int8",
     "onnxruntime fused dynamic int8",
     "flashrank",
     "fastembed",
     "infinity optimum",
 )
+"""Contestants that read what `add_onnx_files` makes."""
 
 
 class ContestantError(CrossrankError):
@@ -73,6 +75,7 @@ class Contestant:
         interpreter: str | Path = sys.executable,
     ) -> None:
         self.name = name
+        self._died = ""
         self._again = partial(
             Contestant, name, folder, threads=threads, max_length=max_length, interpreter=interpreter
         )
@@ -120,7 +123,8 @@ class Contestant:
         """End the process."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with suppress(BrokenPipeError):  # a process that died has left what it was sent unread
+                    stream.close()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -136,6 +140,8 @@ class Contestant:
         self.close()
 
     def _ask(self, value: dict[str, Any]) -> dict[str, Any]:
+        if self._died:
+            raise ContestantError(self._died)
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -148,7 +154,8 @@ class Contestant:
         if not line:
             code = self._process.wait()
             why = ": it was killed, most likely for want of memory" if code == -9 else ""  # SIGKILL
-            raise ContestantError(f"{self.name}: its process ended (exit code {code}){why}")
+            self._died = f"{self.name}: its process ended (exit code {code}){why}"
+            raise ContestantError(self._died)
         found: dict[str, Any] = json.loads(line)
         if "error" in found:
             raise ContestantError(f"{self.name}: {found['error']}")
@@ -161,7 +168,7 @@ def installed(*, with_onnx_files: bool = False) -> list[str]:
     Args:
         with_onnx_files: with those that read the files of `add_onnx_files`.
     """
-    left_out = () if with_onnx_files else _NEEDS_ONNX_FILE
+    left_out = () if with_onnx_files else NEED_ONNX_FILES
     return [name for name in worker.CONTESTANTS if name not in left_out and worker.is_installed(name)]
 
 

@@ -34,7 +34,11 @@ def bench(
         typer.Option(help="Lengths of documents: short, marco, nq or fixed. Repeatable; default: all four."),
     ] = None,
     texts: Annotated[
-        Path | None, typer.Option(help="Your own documents, as `rerank` reads them, in place of --profile.")
+        Path | None,
+        typer.Option(
+            help="Your own documents, as `rerank` reads them, in place of --profile: --documents different "
+            "ones at least. The first words of each are a query."
+        ),
     ] = None,
     documents: Annotated[int, typer.Option(min=1, help="Candidates of a query.")] = 100,
     queries: Annotated[int, typer.Option(min=1, help="Queries in one call, for throughput.")] = 4,

@@ -238,20 +238,24 @@ def open_reranker(
 
 
 def open_next(
-    then: Sequence[str] | None, *, margin: float | None = None, **options: Any
+    then: Sequence[str] | None, *, margin: float | None = None, before: int | None = None, **options: Any
 ) -> list[tuple[Any, Depth]]:
     """Open the rerankers of `ThenOption`, each with its depth.
 
     Args:
         then: NAME or NAME:DEPTH each; None for none.
         margin: see `MarginOption`.
+        before: how many documents the reranker before the first gets; None: all.
         options: of `open_reranker`.
     """
-    default = DEFAULT_NEXT_DEPTH if margin is None else DEFAULT_MOST
-    return [
-        (open_reranker(name, **options), depth_up_to(depth or default, margin))
-        for name, depth in map(_next, then or ())
-    ]
+    opened: list[tuple[Any, Depth]] = []
+    for name, stated in map(_next, then or ()):
+        depth = stated or (DEFAULT_NEXT_DEPTH if margin is None else DEFAULT_MOST)
+        if stated is None and before is not None:
+            depth = min(depth, before)
+        opened.append((open_reranker(name, **options), depth_up_to(depth, margin)))
+        before = depth
+    return opened
 
 
 def depth_up_to(most: int, margin: float | None) -> Depth:

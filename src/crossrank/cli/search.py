@@ -240,7 +240,10 @@ def open_searcher(
             opened = open_reranker(reranker, revision=revision, label=label, **options)
             stages = [
                 (from_index(index, each), most)
-                for each, most in [(opened, depth), *open_next(then, margin=margin, **options)]
+                for each, most in [
+                    (opened, depth),
+                    *open_next(then, margin=margin, before=depth, **options),
+                ]
             ]
         yield Searcher(
             first, stages or None, depth=depth, fuse=_formula(fuse), min_probability=min_probability

@@ -362,6 +362,8 @@ class CrossEncoder(RankVerbs):
         if _is_zero(layers[0]):
             before = [self._stage(0, WordSimilarity(self._checkpoint, threads))]
             layers = layers[1:]
+        if not layers:
+            return lambda: list(before)
         parts = self._parts.get(tuple(layers))
         if parts is None:
             parts = self._parts[tuple(layers)] = StagedEngine(

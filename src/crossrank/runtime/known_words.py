@@ -23,6 +23,9 @@ _MOST_BYTES = 16_000_000
 _BYTES_OF_A_WORD = 200
 """What a word of a few letters takes."""
 
+_LONGEST_KEPT = 64
+"""Characters of a word; longer ones, as whole lines of scripts without spaces are, hardly come again."""
+
 _SPACE = re.compile(" ")
 _PART = re.compile("[A-Za-z0-9]+|[^A-Za-z0-9]")
 
@@ -75,18 +78,25 @@ class KnownWords:
             return [_joined(each, known) for each in words]
 
     def _with(self, words: set[str], known: dict[str, bytes]) -> dict[str, bytes]:
-        """What is known, and these words."""
+        """The ids of these words, and of others: what is known, unless some of them are not kept."""
         if self._num_bytes > _MOST_BYTES:
             self._known = known = {}
             self._num_bytes = 0
         parts = {word: self._parts(word) for word in words if word not in known}
         new = [part for part in set().union(*parts.values()) if part not in known]
         found = dict(zip(new, self._encoded(new), strict=True))
-        known.update(found)
-        found = {word: b"".join(map(known.__getitem__, each)) for word, each in parts.items()}
-        known.update(found)
-        self._num_bytes += sum(_BYTES_OF_A_WORD + 4 * len(word) for word in (*new, *found))
-        return known
+        self._keep(found, known)
+        long = [word for word in parts if len(word) > _LONGEST_KEPT]
+        for word in long:
+            each = parts.pop(word)
+            found[word] = b"".join([found[part] if part in found else known[part] for part in each])
+        self._keep({word: b"".join(map(known.__getitem__, each)) for word, each in parts.items()}, known)
+        return {word: found[word] if word in found else known[word] for word in words} if long else known
+
+    def _keep(self, found: dict[str, bytes], known: dict[str, bytes]) -> None:
+        kept = {word: ids for word, ids in found.items() if len(word) <= _LONGEST_KEPT}
+        known.update(kept)
+        self._num_bytes += sum(_BYTES_OF_A_WORD + 4 * len(word) for word in kept)
 
     def _parts(self, word: str) -> list[str]:
         """Words that have the same tokens, one after another: "fox" and "," for "Fox,".
