@@ -275,6 +275,10 @@ def test_a_report_of_the_built_in_model(report: BenchReport, tmp_path: Path) -> 
     assert "crossrank int8" in (tmp_path / "bench.svg").read_text(encoding="utf-8")
 
 
+def of_int8(**options: int) -> BenchReport:
+    return bench(profiles=["fixed"], threads=1, contestants=["crossrank int8"], **options)
+
+
 @pytest.mark.parametrize(
     ("dies_in", "num_pairs", "measured"),
     [("give", 10, set()), ("run", 10, set()), ("give", 20, {"latency"}), ("run", 20, {"latency"})],
@@ -296,14 +300,7 @@ def test_a_contestant_that_dies_leaves_the_others_measured(
 
     monkeypatch.setattr(Contestant, "give", give)
     monkeypatch.setattr(Contestant, "run", lambda self, variant: called(self, "run", variant))
-    report = bench(
-        profiles=["fixed"],
-        num_documents=10,
-        num_queries=2,
-        rounds=1,
-        threads=1,
-        contestants=["crossrank int8"],
-    )
+    report = of_int8(num_documents=10, num_queries=2, rounds=1)
     found = report.profiles["fixed"]
     assert {name for name in ("latency", "throughput") if "crossrank int8" in found[name]} == measured
     assert "crossrank float32" in found["throughput"]
@@ -324,14 +321,7 @@ def test_a_contestant_that_dies_in_a_later_round_is_left_out(
         return run(self, variant)
 
     monkeypatch.setattr(Contestant, "run", dying)
-    report = bench(
-        profiles=["fixed"],
-        num_documents=4,
-        num_queries=1,
-        rounds=4,
-        threads=1,
-        contestants=["crossrank int8"],
-    )
+    report = of_int8(num_documents=4, num_queries=1, rounds=4)
     assert list(report.profiles["fixed"]["latency"]) == ["crossrank float32"]
     assert len(report.profiles["fixed"]["latency"]["crossrank float32"]["rounds_s"]) == 4
     assert list(report.left_out) == ["crossrank int8, 4 pairs"]
