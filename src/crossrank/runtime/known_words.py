@@ -94,9 +94,10 @@ class KnownWords:
         return {word: found[word] if word in found else known[word] for word in words} if long else known
 
     def _keep(self, found: dict[str, bytes], known: dict[str, bytes]) -> None:
-        kept = {word: ids for word, ids in found.items() if len(word) <= _LONGEST_KEPT}
-        known.update(kept)
-        self._num_bytes += sum(_BYTES_OF_A_WORD + 4 * len(word) for word in kept)
+        if max(map(len, found), default=0) > _LONGEST_KEPT:
+            found = {word: ids for word, ids in found.items() if len(word) <= _LONGEST_KEPT}
+        known.update(found)
+        self._num_bytes += _BYTES_OF_A_WORD * len(found) + 4 * sum(map(len, found))
 
     def _parts(self, word: str) -> list[str]:
         """Words that have the same tokens, one after another: "fox" and "," for "Fox,".
