@@ -376,11 +376,11 @@ def timed(
             args.rounds,
         )
         for name, early in budgets.items():
-            rankings = {q: early.rank(*row) for q, row in on.rows.items()}
-            difference = compare(quality(rankings, on), references[on.name], measure=MEASURE).difference
+            found = quality({q: early.rank(*row) for q, row in on.rows.items()}, on)
+            difference = compare(found, references[on.name], measure=MEASURE).difference
             known[name] = {
                 "family": "time budget",
-                "ndcg@10": round(quality(rankings, on)[MEASURE], 4),
+                "ndcg@10": round(found[MEASURE], 4),
                 "difference": round(difference.value, 4),
                 "interval": [round(difference.low, 4), round(difference.high, 4)],
                 "ms": round(1000 * timings[name].median_s / len(rows), 2),

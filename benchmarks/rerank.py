@@ -236,23 +236,16 @@ def main() -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     failed: dict[str, str] = {}
     interpreters = dict.fromkeys(args.contestants, Path(sys.executable))
-    exporter = Path(sys.executable)
     if not args.here:
         interpreters, failed = environments(args.contestants, args.environments)
     reading_files = [name for name in interpreters if name in NEED_ONNX_FILES]
-    if reading_files and not args.here:
-        try:
-            exporter = environment(args.environments, ST)
-        except InstallError as error:
-            failed |= dict.fromkeys(reading_files, f"its file cannot be exported: {error}")
-            interpreters = {name: interpreters[name] for name in interpreters if name not in reading_files}
-            reading_files = []
 
     def add_files(folder: Path) -> None:
         try:
+            exporter = sys.executable if args.here else environment(args.environments, ST)
             add_onnx_files(folder, exporter)
-        except ContestantError as error:
-            failed.update(dict.fromkeys(reading_files, str(error)))
+        except (InstallError, ContestantError) as error:
+            failed.update(dict.fromkeys(reading_files, f"its file cannot be exported: {error}"))
 
     judged = [
         read_judged(folder, depth=args.depth, num_queries=args.judged_queries) for folder in args.judged

@@ -142,7 +142,6 @@ def bench(
     names = list(dict.fromkeys([_REFERENCE, *names]))
     threads = num_threads(threads)
     own = None if texts is None else _own_pairs(as_strings(texts, "texts"), num_queries, num_documents)
-    cut_from = list(sources or english())
     with tempfile.TemporaryDirectory(prefix="crossrank-bench-", ignore_cleanup_errors=True) as scratch:
         forms = write_forms(model, "cross-encoder", Path(scratch), _calibration_inputs)
         if prepare is not None:
@@ -151,14 +150,14 @@ def bench(
         tokenizer = Tokenizer(checkpoint)
         limit = min(max_length, checkpoint.max_length or max_length)
         set_max_length(forms.float32, limit)
-        material = (
-            {_OWN: own}
-            if own is not None
-            else {
+        if own is not None:
+            material = {_OWN: own}
+        else:
+            cut_from = list(sources or english())
+            material = {
                 profile: _pairs(tokenizer, profile, cut_from, num_queries, num_documents)
                 for profile in profiles
             }
-        )
         fingerprints = {
             "fingerprint": checkpoint.fingerprint,
             "int8_fingerprint": Checkpoint.open(forms.int8).fingerprint,
@@ -436,6 +435,8 @@ def _timed(
     failed: set[str] = set()
 
     def tried(label: str, call: Callable[[], _Result]) -> _Result | None:
+        if label in failed:
+            return None
         try:
             return call()
         except ContestantError as error:
@@ -446,8 +447,6 @@ def _timed(
             return None
 
     def run(label: str, contestant: Contestant, variant: str) -> Measured:
-        if label in failed:
-            return Measured(0.0, 0.0)
         return tried(label, partial(contestant.run, variant)) or Measured(0.0, 0.0)
 
     for label, (contestant, variant) in variants.items():
